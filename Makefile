@@ -1,0 +1,37 @@
+# The Python that makes the environment: the first found that is new enough and complete.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& command -v $$python && break; done)
+BIN = .venv/bin
+READY = .venv/.ready
+
+.PHONY: help run test lint lock
+
+help: ## print this help
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+run: $(READY) ## serve a demo with an embedded PostgreSQL; prints a curl to paste
+	@$(BIN)/python -m service demo
+
+test: $(READY) ## run the tests, with an embedded PostgreSQL
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+lock: $(READY) ## resolve the dependencies anew and write both lock files
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
+		--custom-compile-command "make lock" \
+		pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
+		--custom-compile-command "make lock" --constraints requirements.lock \
+		pyproject.toml --extra demo --group dev --output-file requirements-dev.lock
+
+$(READY): requirements-dev.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@

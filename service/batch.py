@@ -1,0 +1,171 @@
+"""The one handler: request to chunks to streamed envelope (contract section 1)."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from . import body as request_body
+from .auth import Authenticator, Caller
+from .config import Settings
+from .databases import Databases
+from .decoding import BatchDecoder, Chunk, MalformedBody, TooManyItems, split_batch
+from .problems import Problem, negotiate
+from .upsert import Upserter
+from .wire import ENVELOPE_START, Item, Outcome, encode_outcome, envelope_end
+
+logger = logging.getLogger(__name__)
+
+DATABASE_HEADER = "vbasoftware-database"
+ACTIVITY_ID = web.RequestKey("activity_id", str)
+
+
+class BatchHandler:
+    """Answers ``PUT {base_path}/care-case-clinical-trials-batch``."""
+
+    def __init__(
+        self, settings: Settings, authenticator: Authenticator, databases: Databases
+    ) -> None:
+        self._server = settings.server
+        self._known_databases = frozenset(settings.databases)
+        self._authenticator = authenticator
+        self._databases = databases
+        self._decoder = BatchDecoder(ignore_unknown_fields=settings.server.ignore_unknown_fields)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Check, read, decode and upsert the batch; stream the outcomes as chunks commit."""
+        caller = await self._authenticator.authenticate(request.headers)
+        database = self._database(request, caller)
+        request_body.check_media_type(request)
+        await _continue(request)
+        body = await request_body.read(request, self._server.max_body_bytes)
+        chunks = await self._chunks(body)
+        upserter = Upserter(await self._databases.pool(database), caller.user, request[ACTIVITY_ID])
+        response = EnvelopeResponse(request)
+        async for outcomes in self._outcomes(body, chunks, upserter):
+            await response.send(outcomes)
+        await response.finish()
+        logger.info(
+            "batch",
+            extra={
+                "activityID": request[ACTIVITY_ID],
+                "caller": caller.name,
+                "database": database,
+                "outcomes": dict(response.statuses),
+                "seconds": round(response.seconds, 3),
+            },
+        )
+        return response.stream
+
+    def _database(self, request: web.Request, caller: Caller) -> str:
+        names = request.headers.getall(DATABASE_HEADER, [])
+        if len(names) != 1 or not names[0]:
+            raise Problem(400, f"Name the target database in one {DATABASE_HEADER} header.")
+        # One check for both, so that they take the same time and look the same.
+        if not (caller.may_use(names[0]) and names[0] in self._known_databases):
+            raise Problem(403, "The caller may not use this database.")
+        return names[0]
+
+    async def _chunks(self, body: bytearray) -> list[Chunk]:
+        """Return the chunks of a body that is valid JSON to its end, before any is applied."""
+        chunks: list[Chunk] = []
+        try:
+            for chunk in split_batch(body, self._server.max_batch_items):
+                chunks.append(chunk)
+                await asyncio.sleep(0)
+        except MalformedBody as error:
+            raise Problem(400, str(error)) from None
+        except TooManyItems as error:
+            raise Problem(413, str(error)) from None
+        return chunks
+
+    async def _outcomes(
+        self, body: bytearray, chunks: list[Chunk], upserter: Upserter
+    ) -> AsyncIterator[list[Outcome]]:
+        """Yield the outcomes of one chunk after the other.
+
+        While PostgreSQL works on a chunk, the next one is decoded.
+        """
+        work: asyncio.Task[list[Outcome]] | None = None
+        try:
+            for chunk in chunks:
+                decoded = self._decoder.decode(body, chunk)
+                if work is not None:
+                    yield await work
+                work = asyncio.create_task(_apply(decoded, upserter))
+                # Lets the task send its statement before the next chunk is decoded.
+                await asyncio.sleep(0)
+            if work is not None:
+                yield await work
+        finally:
+            if work is not None:
+                work.cancel()
+
+
+async def _apply(decoded: list[Item | Outcome], upserter: Upserter) -> list[Outcome]:
+    """Upsert the valid items; return their outcomes in place, among those of the others."""
+    items = [entry for entry in decoded if isinstance(entry, Item)]
+    stored = iter(await upserter.upsert(items))
+    return [next(stored) if isinstance(entry, Item) else entry for entry in decoded]
+
+
+async def _continue(request: web.Request) -> None:
+    """Ask for the body, now that the headers are accepted (RFC 9110 section 10.1.1)."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Not part of the response, which has not begun.
+        request.writer.output_size = 0
+
+
+class EnvelopeResponse:
+    """A 207 whose envelope goes out piece by piece.
+
+    A client that hangs up does not end the batch: what it sent is finished unseen.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._started_at = time.monotonic()
+        self._has_outcomes = False
+        self._is_read = True
+        self.statuses: Counter[int] = Counter()
+        self.stream = web.StreamResponse(
+            status=207,
+            headers={"Content-Type": negotiate(request.headers.get("Accept", ""))},
+        )
+
+    @property
+    def seconds(self) -> float:
+        """The time since the batch was complete."""
+        return time.monotonic() - self._started_at
+
+    async def send(self, outcomes: list[Outcome]) -> None:
+        """Write the outcomes of a committed chunk."""
+        self.statuses.update(outcome.status for outcome in outcomes)
+        start = b"," if self._has_outcomes else ENVELOPE_START
+        self._has_outcomes = True
+        await self._write(start + b",".join(map(encode_outcome, outcomes)))
+
+    async def finish(self) -> None:
+        """Complete the envelope."""
+        start = b"" if self._has_outcomes else ENVELOPE_START
+        await self._write(start + envelope_end(self._request[ACTIVITY_ID]))
+        if self._is_read:
+            await self.stream.write_eof()
+
+    async def _write(self, data: bytes) -> None:
+        if not self._is_read:
+            return
+        try:
+            if not self.stream.prepared:
+                await self.stream.prepare(self._request)
+            await self.stream.write(data)
+        except ConnectionError:
+            self._is_read = False
+            logger.info(
+                "client hung up; its batch is finished",
+                extra={"activityID": self._request[ACTIVITY_ID]},
+            )

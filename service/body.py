@@ -1,0 +1,103 @@
+"""The request's body to bytes: media type, content encoding, size limit."""
+
+import zlib
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
+
+from .problems import Problem
+
+_JSON_TYPES = ("application/json", "text/json")
+
+
+def check_media_type(request: web.Request) -> None:
+    """Raise Problem 415 unless the body is declared as JSON in UTF-8, plain or compressed."""
+    content_type = request.content_type
+    is_suffixed = content_type.startswith("application/") and content_type.endswith("+json")
+    if content_type not in _JSON_TYPES and not is_suffixed:
+        raise Problem(
+            415,
+            "Expected Content-Type application/json, text/json or application/*+json,"
+            f" got {request.headers.get('Content-Type', 'none')[:100]}.",
+        )
+    charset = request.charset
+    if charset is not None and charset.strip("\"'").lower() not in ("utf-8", "utf8"):
+        raise Problem(415, f"Expected charset utf-8, got {charset[:100]}.")
+    if _encoding(request) not in ("", "identity", "gzip", "deflate"):
+        raise Problem(
+            415,
+            "Expected Content-Encoding gzip, deflate or none,"
+            f" got {request.headers['Content-Encoding'][:100]}.",
+            {"Accept-Encoding": "gzip, deflate"},
+        )
+
+
+def _encoding(request: web.Request) -> str:
+    name = ",".join(request.headers.getall("Content-Encoding", [])).strip().lower()
+    return name.removeprefix("x-") if name == "x-gzip" else name
+
+
+async def read(request: web.Request, max_bytes: int) -> bytearray:
+    """Return the decompressed body.
+
+    Raises Problem 413 as soon as it is longer than ``max_bytes``, and 400 when it cannot
+    be decompressed or is cut short.
+    """
+    if (request.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    encoding = _encoding(request)
+    inflater = _Inflater(encoding) if encoding in ("gzip", "deflate") else None
+    body = bytearray()
+    try:
+        async for data in request.content.iter_any():
+            if inflater is None:
+                body += data
+            else:
+                body += inflater.inflate(data, max_bytes + 1 - len(body))
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+    except (web.RequestPayloadError, ContentLengthError, TransferEncodingError):
+        raise Problem(400, "The body ended before it was complete.") from None
+    except zlib.error:
+        raise Problem(400, f"The body is not valid {encoding} data.") from None
+    if inflater is not None and not inflater.is_complete:
+        raise Problem(400, f"The {encoding} data ended before it was complete.")
+    return body
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(
+        413, f"The body is larger than {max_bytes} bytes after decompression; send it in parts."
+    )
+
+
+class _Inflater:
+    """Decompresses gzip with any number of members (RFC 1952), and deflate in both of its
+    forms: zlib's (RFC 1950), and the bare one (RFC 1951) that some clients send."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self._decompressor: Any = None
+        self.is_complete = True
+
+    def inflate(self, data: bytes, limit: int) -> bytes:
+        """Return at most ``limit`` bytes, however much the data would expand to."""
+        inflated = bytearray()
+        while data and len(inflated) < limit:
+            if self._decompressor is None:
+                self._decompressor = zlib.decompressobj(self._window(data))
+            inflated += self._decompressor.decompress(data, limit - len(inflated))
+            self.is_complete = self._decompressor.eof
+            if not self.is_complete:
+                break
+            data = self._decompressor.unused_data
+            if self._encoding == "deflate" and data:
+                raise zlib.error("trailing data")
+            self._decompressor = None
+        return bytes(inflated)
+
+    def _window(self, data: bytes) -> int:
+        if self._encoding == "gzip":
+            return 16 + zlib.MAX_WBITS
+        return zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS

@@ -1,0 +1,281 @@
+"""Bytes to items, or to the outcome that says why not.
+
+A body is cut into chunks of whole items without decoding it at once, so that the event
+loop is never held for long: a cut is right exactly when what lies before it is a complete
+JSON array, and that is what :func:`split_batch` tries.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from .wire import KEY_FIELD, AnyDateTime, Item, Outcome, StrictItem
+
+FIRST_CHUNK_BYTES = 16 * 1024
+"""Small, so that the first outcomes leave early."""
+
+CHUNK_BYTES = 512 * 1024
+"""At most, unless a single item is larger."""
+
+CHUNK_ITEMS = 500
+"""What a chunk aims at, by the mean size of the items before it."""
+
+
+class MalformedBody(Exception):
+    """The body is not a JSON array in UTF-8; the message says why (400)."""
+
+
+class TooManyItems(Exception):
+    """The array holds more items than ``max_batch_items`` (413)."""
+
+
+class Chunk(NamedTuple):
+    """Where consecutive items stand in the body: body[start:end], without the brackets."""
+
+    start: int
+    end: int
+
+
+_ITEM_END = re.compile(rb"\}[ \t\r\n]*,")
+_RAW_ITEMS = msgspec.json.Decoder(list[Raw])
+
+
+def split_batch(body: bytes | bytearray, max_items: int) -> Iterator[Chunk]:
+    """Yield the chunks of a batch; every one is valid JSON once the iterator has ended.
+
+    Raises MalformedBody (a body that is not an array, is cut short, or is nested deeper than
+    msgspec follows) and TooManyItems. The work between two yields is bounded by
+    the size of a chunk, as long as the body is well-formed.
+    """
+    start = _array_start(body)
+    target, items = FIRST_CHUNK_BYTES, 0
+    first = start
+    while True:
+        end, following, count = _next_cut(body, start, target)
+        if count == 0 and start != first:
+            raise MalformedBody("The body is not valid JSON: trailing comma in the array.")
+        items += count
+        if items > max_items:
+            raise TooManyItems(f"The batch has more than {max_items} items; send it in parts.")
+        if count:
+            yield Chunk(start, end)
+            target = min(CHUNK_BYTES, max(1, CHUNK_ITEMS * (end - start) // count))
+        if following == len(body):
+            return
+        start = following
+
+
+def _array_start(body: bytes | bytearray) -> int:
+    start = len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0
+    while start < len(body) and body[start] in b" \t\r\n":
+        start += 1
+    if start == len(body):
+        raise MalformedBody("The body is empty; expected a JSON array of objects.")
+    if body[start] != ord("["):
+        try:
+            got = type(msgspec.json.decode(body[start:])).__name__
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise MalformedBody(
+                "The body is not valid JSON in UTF-8; expected a JSON array of objects."
+            ) from None
+        got = {"dict": "an object", "str": "a string", "NoneType": "null"}.get(got, f"a {got}")
+        raise MalformedBody(f"Expected a JSON array of objects, got {got}.")
+    return start + 1
+
+
+def _next_cut(body: bytes | bytearray, start: int, target: int) -> tuple[int, int, int]:
+    """Return the end of a chunk, the start of what follows, and the number of items."""
+    while True:
+        candidate = _ITEM_END.search(body, start + target)
+        if candidate is None:
+            return _last_cut(body, start)
+        end = candidate.start() + 1
+        try:
+            return end, candidate.end(), _count(b"[" + body[start:end] + b"]")
+        except msgspec.DecodeError:
+            # Inside a text or a nested value, or the body is malformed: look further, in
+            # steps that grow so that a hostile body costs no more than twice its size.
+            target *= 2
+
+
+def _last_cut(body: bytes | bytearray, start: int) -> tuple[int, int, int]:
+    try:
+        count = _count(b"[" + body[start:])
+    except msgspec.DecodeError as error:
+        reason = str(error).removeprefix("JSON is malformed: ").split(" (byte ")[0]
+        raise MalformedBody(f"The body is not valid JSON: {reason}.") from None
+    return body.rindex(b"]"), len(body), count
+
+
+def _count(array: bytes | bytearray) -> int:
+    try:
+        try:
+            return len(_RAW_ITEMS.decode(array))
+        except msgspec.DecodeError:
+            masked = mask_unstorable(array)
+            if masked == array:
+                raise
+            return len(_RAW_ITEMS.decode(masked))
+    except RecursionError:
+        raise MalformedBody("The body is nested too deep; items are flat objects.") from None
+
+
+# An escape sequence, or two that together are a surrogate pair.
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD]([89a-fA-F])..|.)", re.DOTALL)
+_NUL_ESCAPE = b"\\u0000"
+
+
+def _nul_escapes(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return _NUL_ESCAPE.decode(), error.end
+
+
+codecs.register_error("nul-escapes", _nul_escapes)
+
+
+def mask_unstorable(json: bytes | bytearray) -> bytes:
+    """Return the JSON with lone surrogates and bytes that are not UTF-8 replaced by U+0000.
+
+    PostgreSQL can store none of the three, but only U+0000 decodes, so that one check
+    finds them all and names the field.
+    """
+    text = json.decode("utf-8", "nul-escapes").encode()
+    return _ESCAPE.sub(lambda escape: _NUL_ESCAPE if escape[1] else escape[0], text)
+
+
+class _LenientItem(Item, gc=False):
+    entry_date: AnyDateTime = field(name="entry_Date", default=None)  # type: ignore[assignment]
+    update_date: AnyDateTime = field(name="update_Date", default=None)  # type: ignore[assignment]
+
+
+class _StrictLenientItem(_LenientItem, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class _Keyed(Struct):
+    key: int | None = field(name=KEY_FIELD, default=None)
+
+
+_DATE_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d:)(\d\d)(\.\d+)?(?: ?(Z|z|UTC|[+-]\d\d:?\d\d))?)?"
+)
+
+
+def _parse_date_time(kind: type, value: Any) -> Any:
+    """msgspec's ``dec_hook``: a date-time in any of the contract's forms, in UTC."""
+    text = value if isinstance(value, str) else ""
+    match = _DATE_TIME.fullmatch(text) if text.isascii() else None
+    if match is None:
+        raise ValueError("Expected an RFC 3339 date-time such as 2025-01-02T03:04:05Z")
+    day, minutes, seconds, fraction, offset = match.groups()
+    # RFC 3339 allows a leap second; like PostgreSQL, count on into the next minute.
+    is_leap_second = seconds == "60"
+    beginning = f"{day}T{minutes or '00:00:'}{'59' if is_leap_second else seconds or '00'}"
+    offset = "Z" if offset in (None, "z", "UTC") else offset
+    try:
+        try:
+            moment = msgspec.convert(f"{beginning}{fraction or ''}{offset}", datetime)
+        except msgspec.ValidationError:
+            # Rounded up it may be past year 9999, as .NET's last moment of seven nines is.
+            moment = msgspec.convert(f"{beginning}{(fraction or '')[:7]}{offset}", datetime)
+        moment = moment.astimezone(UTC)
+        if is_leap_second:
+            moment += timedelta(seconds=1)
+    except (msgspec.ValidationError, OverflowError):
+        raise ValueError("Expected an existing date and time in the years 1 to 9999") from None
+    return AnyDateTime.fromtimestamp(0, UTC) + (moment - _EPOCH)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class BatchDecoder:
+    """Decodes the items of chunks; one for each way of treating unknown fields.
+
+    Tries the cheapest way first: the whole chunk by msgspec alone, then the whole chunk
+    with the date-times that msgspec does not know, then item by item.
+    """
+
+    def __init__(self, *, ignore_unknown_fields: bool) -> None:
+        item = Item if ignore_unknown_fields else StrictItem
+        lenient = _LenientItem if ignore_unknown_fields else _StrictLenientItem
+        self._chunk = msgspec.json.Decoder(list[item])  # type: ignore[valid-type]
+        self._lenient_chunk = msgspec.json.Decoder(
+            list[lenient],  # type: ignore[valid-type]
+            dec_hook=_parse_date_time,
+        )
+        self._lenient_item = msgspec.json.Decoder(lenient, dec_hook=_parse_date_time)
+
+    def decode(self, body: bytes | bytearray, chunk: Chunk) -> list[Item | Outcome]:
+        """Return the chunk's items in order, an outcome with status 400 for each invalid one.
+
+        Every date is aware; no text holds what PostgreSQL cannot store.
+        """
+        array = b"[" + body[chunk.start : chunk.end] + b"]"
+        if b"\\u0000" not in array:
+            try:
+                items: list[Item | Outcome] = self._chunk.decode(array)
+                if all(map(_has_plain_dates, items)):
+                    return items
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
+            try:
+                return self._lenient_chunk.decode(array)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
+        try:
+            raw_items = _RAW_ITEMS.decode(array)
+        except msgspec.DecodeError:
+            raw_items = _RAW_ITEMS.decode(mask_unstorable(array))
+        return [self._decode_item(bytes(raw)) for raw in raw_items]
+
+    def _decode_item(self, raw: bytes) -> Item | Outcome:
+        try:
+            return self._checked(raw)
+        except UnicodeDecodeError:
+            raw = mask_unstorable(raw)
+        except msgspec.ValidationError as error:
+            return _refusal(raw, error)
+        try:
+            return self._checked(raw)
+        except msgspec.ValidationError as error:
+            return _refusal(raw, error)
+
+    def _checked(self, raw: bytes) -> Item:
+        item = self._lenient_item.decode(raw)
+        for name, json_name in zip(
+            item.__struct_fields__, item.__struct_encode_fields__, strict=True
+        ):
+            value = getattr(item, name)
+            if isinstance(value, str) and "\0" in value:
+                raise msgspec.ValidationError(
+                    "Expected text that PostgreSQL can store, got U+0000, a lone surrogate"
+                    f" or bytes that are not UTF-8 - at `$.{json_name}`"
+                )
+        return item
+
+
+def _has_plain_dates(item: Item | Outcome) -> bool:
+    """Tell whether the dates need no second look: aware, and in range whatever the offset."""
+    assert isinstance(item, Item)
+    for moment in (item.entry_date, item.update_date):
+        if moment is not None and (moment.tzinfo is None or not 1 < moment.year < 9999):
+            return False
+    return True
+
+
+def _refusal(raw: bytes, error: msgspec.ValidationError) -> Outcome:
+    """Return the outcome of an invalid item: "field: reason", and its key where it has one."""
+    reason, _, path = str(error).partition(" - at `$.")
+    if path:
+        reason = f"{path.rstrip('`')}: {reason}"
+    try:
+        key = msgspec.json.decode(raw, type=_Keyed).key
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        key = None
+    return Outcome(key, 400, reason)

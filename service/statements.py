@@ -1,0 +1,19 @@
+"""The raw SQL that the service runs, read once from ``sql/``."""
+
+from pathlib import Path
+
+SQL_FOLDER = Path(__file__).parent.parent / "sql"
+
+
+def _read(name: str) -> str:
+    return (SQL_FOLDER / f"{name}.sql").read_text()
+
+
+UPSERT = _read("upsert/upsert")
+UPSERT_EACH = _read("upsert/upsert_each")
+ALLOT_KEYS = _read("upsert/allot_keys")
+SKIP_TAKEN_KEYS = _read("upsert/skip_taken_keys")
+TRANSACTION_STATUS = _read("upsert/transaction_status")
+
+CONNECTION_STATE = _read("operations/connection_state")
+SCHEMA_IS_CURRENT = _read("operations/schema_is_current")

@@ -1,0 +1,239 @@
+"""Contract section 1, "Response: 207"."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.under_test import API_KEY, KEY, PATH, token
+
+MakeService = Callable[..., Any]
+
+PLAIN = "text/plain; charset=utf-8"
+
+
+async def test_the_envelope_is_byte_for_byte_that_of_the_contract(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    answer = await service.put([{KEY: 17}])
+
+    activity_id = answer.headers["X-Activity-ID"]
+    assert answer.body.decode() == (
+        '{"data":[{"id":[{"key":"careCaseClinicalTrial_Key","value":"17"}],'
+        '"status":201,"body":"Created"}],'
+        '"error":null,"debug":{"activityID":"' + activity_id + '"}}'
+    )
+
+
+async def test_an_empty_batch_yields_no_outcomes(make_service: MakeService) -> None:
+    service = await make_service()
+
+    answer = await service.put([])
+
+    assert answer.status == 207
+    assert answer.envelope["data"] == []
+    assert answer.envelope["error"] is None
+
+
+NEGOTIATION = [
+    (None, PLAIN),
+    ("", PLAIN),
+    ("*/*", PLAIN),
+    ("text/*", PLAIN),
+    ("text/plain", PLAIN),
+    ("application/json", "application/json"),
+    ("APPLICATION/JSON", "application/json"),
+    ("application/*", "application/json"),
+    ("text/json", "text/json"),
+    ("application/json, text/plain, */*", "application/json"),
+    ("text/plain, application/json, text/json", PLAIN),
+    ("text/plain;q=0.5, application/json", "application/json"),
+    ("application/json;q=0.5, text/plain;q=0.4", "application/json"),
+    ("application/json;q=0.4, text/plain", PLAIN),
+    ("text/json;q=0.9, application/json;q=0.8", "text/json"),
+    ("*/*, application/json", "application/json"),
+    ("*/*;q=0.1, application/json;q=0.05", PLAIN),
+    ("text/plain;q=0, */*", "application/json"),
+    ("text/plain;q=0, application/json;q=0, */*", "text/json"),
+    ("application/json;q=0", PLAIN),
+    ("application/json; charset=utf-8", "application/json"),
+    ("application/json;q=nonsense, text/json;q=0.1", "text/json"),
+    ("image/png", PLAIN),
+    (";;,,/", PLAIN),
+]
+
+
+@pytest.mark.parametrize(("accept", "content_type"), NEGOTIATION)
+async def test_accept_decides_the_content_type_of_outcomes_and_errors(
+    make_service: MakeService, accept: str | None, content_type: str
+) -> None:
+    service = await make_service()
+
+    outcome = await service.put([], headers={"Accept": accept})
+    error = await service.put(b"{", headers={"Accept": accept})
+
+    assert outcome.headers["Content-Type"] == content_type
+    assert error.headers["Content-Type"] == content_type
+
+
+async def test_outcomes_go_out_while_later_items_still_wait(make_service: MakeService) -> None:
+    service = await make_service()
+    blocker = await service.connect()
+    await service.put([{KEY: 5000}])
+    batch = [{KEY: key, "comment": "x" * 100} for key in range(1, 5001)]
+
+    async with blocker.transaction():
+        await blocker.execute(
+            "select from care_case_clinical_trial where care_case_clinical_trial_key = 5000"
+            " for update"
+        )
+        async with service.session.put(
+            service.url + PATH,
+            json=batch,
+            headers={
+                "x-api-key": API_KEY,
+                "Authorization": f"Bearer {token()}",
+                "vbasoftware-database": "acme",
+            },
+        ) as response:
+            beginning = await asyncio.wait_for(response.content.readany(), 10)
+            assert response.headers["Transfer-Encoding"] == "chunked"
+            assert beginning.startswith(b'{"data":[{"id":')
+            # What has been read is committed while the last item is still locked.
+            assert 0 < len(await service.comments()) < 5000
+            await blocker.execute("select 1")
+            blocker_is_done = asyncio.create_task(_read(response))
+            await asyncio.sleep(0)
+            await blocker.execute("commit; begin")
+            rest = await blocker_is_done
+    envelope = json.loads(beginning + rest)
+    assert len(envelope["data"]) == 5000
+    await blocker.close()
+
+
+async def _read(response: Any) -> bytes:
+    body: bytes = await response.read()
+    return body
+
+
+async def test_outcomes_are_in_request_order(make_service: MakeService) -> None:
+    service = await make_service()
+    keys = [(i * 7919) % 3001 + 1 for i in range(3001)]
+
+    answer = await service.put([{KEY: key} for key in keys])
+
+    assert [key for key, _, _ in answer.outcomes] == [str(key) for key in keys]
+
+
+async def test_every_answer_carries_its_own_activity_id(make_service: MakeService) -> None:
+    service = await make_service()
+
+    answers = [await service.put(batch) for batch in (b"[]", b"[]", b"{", b"{")]
+
+    ids = [answer.envelope["debug"]["activityID"] for answer in answers]
+    assert ids == [answer.headers["X-Activity-ID"] for answer in answers]
+    assert len(set(ids)) == 4
+
+
+SQLSTATES = [
+    ("22003", 400),
+    ("22P02", 400),
+    ("23502", 400),
+    ("23514", 400),
+    ("P0001", 400),
+    ("44000", 400),
+    ("42501", 403),
+    ("23503", 409),
+    ("23505", 409),
+    ("23P01", 409),
+    ("P0002", 500),
+    ("42P01", 500),
+    ("21000", 500),
+    ("P0004", 500),
+    ("ZZ999", 500),
+]
+
+
+async def test_each_sqlstate_becomes_the_status_of_the_contract_for_its_item_alone(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    await service.execute(
+        """
+        create function refuse() returns trigger language plpgsql as $$
+        begin
+            if new.comment like 'SQLSTATE %' then
+                raise exception 'refused because' using errcode = substr(new.comment, 10);
+            end if;
+            return new;
+        end $$;
+        create trigger refuse before insert or update on care_case_clinical_trial
+            for each row execute function refuse();
+        """
+    )
+    batch: list[Any] = [
+        {KEY: i, "comment": f"SQLSTATE {code}"} for i, (code, _) in enumerate(SQLSTATES, 1)
+    ]
+
+    answer = await service.put([*batch, {KEY: 99, "comment": "fine"}])
+
+    expected = [status for _, status in SQLSTATES]
+    assert answer.statuses == [*expected, 201]
+    for (_, status, body), activity_id in zip(
+        answer.outcomes[:-1], [answer.headers["X-Activity-ID"]] * len(expected), strict=True
+    ):
+        if status == 500:
+            assert body == f"Internal error, activityID {activity_id}"
+        else:
+            assert body == "refused because"
+    assert await service.comments() == {99: "fine"}
+
+
+async def test_a_message_names_the_field_where_postgresql_names_the_column(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    await service.execute("alter table care_case_clinical_trial alter study_drug set not null")
+
+    answer = await service.put([{KEY: 1}, {KEY: 2, "study_Drug": "x"}])
+
+    assert answer.statuses == [400, 201]
+    assert answer.outcomes[0][2].startswith("study_Drug: null value")
+
+
+async def test_a_database_that_cannot_be_reached_gives_each_item_503(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(extra_databases={"down": "postgresql://u:secret@127.0.0.1:1/x"})
+
+    answer = await service.put([{KEY: 1}, {}, {KEY: 0}], database="down")
+
+    assert answer.statuses == [503, 400, 503]
+    assert "send the item again" in answer.outcomes[0][2]
+    assert "secret" not in answer.body.decode()
+    assert (await service.put([{KEY: 1}])).statuses == [201]
+
+
+async def test_an_item_that_a_trigger_suppresses_is_not_reported_as_stored(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    await service.execute(
+        """
+        create function suppress() returns trigger language plpgsql as
+            $$ begin return case when new.comment = 'drop' then null else new end; end $$;
+        create trigger suppress before insert on care_case_clinical_trial
+            for each row execute function suppress();
+        """
+    )
+
+    answer = await service.put(
+        [{KEY: 1, "comment": "drop"}, {KEY: 2}, {KEY: 0, "comment": "drop"}, {KEY: 0}]
+    )
+
+    assert answer.statuses == [500, 201, 500, 201]
+    assert len(await service.comments()) == 2

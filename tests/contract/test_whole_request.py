@@ -1,0 +1,368 @@
+"""Contract section 1, "Request" and "Whole-request errors"."""
+
+import gzip
+import json
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.under_test import API_KEY, GUEST_KEY, KEY, PATH, SECRET, ServiceUnderTest, token
+
+MakeService = Callable[..., Any]
+BATCH = [{KEY: 1, "comment": "first"}]
+
+
+def unsigned_token() -> str:
+    return jwt.encode({"sub": "x", "exp": int(time.time()) + 600}, "", algorithm="none")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"x-api-key": None}, id="no key"),
+        pytest.param({"x-api-key": "wrong"}, id="wrong key"),
+        pytest.param({"x-api-key": ""}, id="empty key"),
+        pytest.param({"x-api-key": API_KEY + " x"}, id="longer key"),
+        pytest.param({"Authorization": None}, id="no token"),
+        pytest.param({"Authorization": "Bearer nonsense"}, id="no JWT"),
+        pytest.param({"Authorization": "Bearer "}, id="empty token"),
+        pytest.param({"Authorization": f"Basic {token()}"}, id="other scheme"),
+        pytest.param({"Authorization": f"Bearer {token(exp=1)}"}, id="expired"),
+        pytest.param({"Authorization": f"Bearer {token(exp=None)}"}, id="without exp"),
+        pytest.param({"Authorization": f"Bearer {token(exp='soon')}"}, id="exp is a text"),
+        pytest.param({"Authorization": f"Bearer {token(nbf=2**33)}"}, id="not yet valid"),
+        pytest.param({"Authorization": f"Bearer {token('x' * 64)}"}, id="other secret"),
+        pytest.param({"Authorization": f"Bearer {token(algorithm='HS512')}"}, id="other alg"),
+        pytest.param({"Authorization": f"Bearer {unsigned_token()}"}, id="alg none"),
+        pytest.param({"Authorization": f"Bearer {token(sub='x' * 9000)}"}, id="huge token"),
+    ],
+)
+async def test_either_credential_missing_or_invalid_is_401(
+    make_service: MakeService, headers: dict[str, str | None]
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(BATCH, headers=headers)
+
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert "API key" in answer.detail
+    assert await service.comments() == {}
+
+
+@pytest.mark.parametrize("database", ["", None])
+async def test_a_missing_database_header_is_400(
+    make_service: MakeService, database: str | None
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(BATCH, headers={"vbasoftware-database": database})
+
+    assert answer.status == 400
+    assert "vbasoftware-database" in answer.detail
+
+
+async def test_a_forbidden_and_an_unknown_database_look_the_same(
+    make_service: MakeService, make_database: Callable[[], str]
+) -> None:
+    service = await make_service(extra_databases={"globex": make_database()})
+
+    forbidden = await service.put(BATCH, database="acme", headers={"x-api-key": GUEST_KEY})
+    unknown = await service.put(BATCH, database="nowhere", headers={"x-api-key": GUEST_KEY})
+    unknown_to_all = await service.put(BATCH, database="nowhere")
+
+    assert forbidden.status == unknown.status == unknown_to_all.status == 403
+    assert forbidden.envelope["error"] == unknown.envelope["error"]
+    assert unknown.envelope["error"] == unknown_to_all.envelope["error"]
+    assert set(forbidden.headers) == set(unknown.headers)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "text/json",
+        "application/merge-patch+json",
+        "application/json; charset=utf-8",
+        'application/json; charset="UTF-8"',
+        "Application/JSON",
+    ],
+)
+async def test_json_media_types_are_accepted(make_service: MakeService, content_type: str) -> None:
+    service = await make_service()
+
+    answer = await service.put(BATCH, headers={"Content-Type": content_type})
+
+    assert answer.statuses == [201]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": None},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/xml"},
+        {"Content-Type": "json"},
+        {"Content-Type": "application/json; charset=iso-8859-1"},
+        {"Content-Type": "application/json; charset=utf-16"},
+        {"Content-Encoding": "br"},
+        {"Content-Encoding": "zstd"},
+        {"Content-Encoding": "gzip, gzip"},
+        {"Content-Encoding": "nonsense"},
+    ],
+    ids=str,
+)
+async def test_other_media_types_charsets_and_encodings_are_415(
+    make_service: MakeService, headers: dict[str, str | None]
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(BATCH, headers=headers)
+
+    assert answer.status == 415
+    assert "Expected" in answer.detail
+
+
+def raw_deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("GZIP", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", raw_deflate),
+        ("identity", bytes),
+        ("gzip", lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:])),
+    ],
+    ids=["gzip", "x-gzip", "upper case", "zlib", "raw deflate", "identity", "two members"],
+)
+async def test_compressed_bodies_are_decompressed(
+    make_service: MakeService, encoding: str, encode: Callable[[bytes], bytes]
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(
+        encode(json.dumps(BATCH).encode()), headers={"Content-Encoding": encoding}
+    )
+
+    assert answer.statuses == [201]
+    assert await service.comments() == {1: "first"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", b"no gzip"),
+        ("gzip", gzip.compress(b"[]")[:-3]),
+        ("gzip", gzip.compress(b"[]") + b"rubbish"),
+        ("gzip", gzip.compress(b"[]")[:12] + b"\xff" * 12),
+        ("deflate", b"\xff\xff\xff"),
+        ("deflate", zlib.compress(b"[]") + b"x"),
+    ],
+)
+async def test_a_body_that_does_not_decompress_is_400(
+    make_service: MakeService, encoding: str, body: bytes
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(body, headers={"Content-Encoding": encoding})
+
+    assert answer.status == 400
+    assert encoding in answer.detail
+
+
+@pytest.mark.parametrize("encode", [bytes, gzip.compress], ids=["plain", "gzip"])
+async def test_the_body_limit_counts_bytes_after_decompression(
+    make_service: MakeService, encode: Callable[[bytes], bytes]
+) -> None:
+    service = await make_service(max_body_bytes=1000)
+    headers = {"Content-Encoding": "gzip"} if encode is gzip.compress else {}
+
+    fits = await service.put(encode(b"[]".ljust(1000)), headers=headers)
+    exceeds = await service.put(encode(b"[]".ljust(1001)), headers=headers)
+
+    assert fits.status == 207
+    assert exceeds.status == 413
+    assert "1000 bytes" in exceeds.detail
+
+
+async def test_a_compression_bomb_is_413(make_service: MakeService) -> None:
+    service = await make_service(max_body_bytes=100_000)
+
+    answer = await service.put(
+        gzip.compress(b" " * 50_000_000), headers={"Content-Encoding": "gzip"}
+    )
+
+    assert answer.status == 413
+
+
+async def test_more_items_than_the_limit_are_413_and_none_is_applied(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(max_batch_items=3)
+
+    fits = await service.put([{KEY: key} for key in (1, 2, 3)])
+    exceeds = await service.put([{KEY: key} for key in (4, 5, 6, 7)])
+
+    assert fits.statuses == [201, 201, 201]
+    assert exceeds.status == 413
+    assert "3 items" in exceeds.detail
+    assert set(await service.comments()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{}",
+        b"null",
+        b'"[]"',
+        b"17",
+        b"[",
+        b"[}",
+        b"[]]",
+        b"[] []",
+        b"[,]",
+        b"[{},]",
+        b"[{}{}]",
+        b"[NaN]",
+        b'[{"comment":"\\q"}]',
+        b'[{"comment":"line\nbreak"}]',
+        b"\xff\xfe[\x00]\x00",
+        b"[\xe9]",
+        b"[" * 100_000,
+        b'[{"comment":' + b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+    ],
+    ids=lambda body: repr(body[:20]),
+)
+async def test_a_body_that_is_no_json_array_is_400(make_service: MakeService, body: bytes) -> None:
+    service = await make_service()
+
+    answer = await service.put(body)
+
+    assert answer.status == 400
+    assert "body" in answer.detail or "Expected" in answer.detail
+    assert (await service.put(BATCH)).statuses == [201]
+
+
+async def test_a_body_malformed_at_its_end_is_400_and_nothing_is_applied(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    batch = json.dumps([{KEY: key, "comment": "x" * 500} for key in range(1, 3001)])
+
+    answer = await service.put(batch[:-1].encode() + b",}")
+
+    assert answer.status == 400
+    assert await service.comments() == {}
+
+
+async def test_a_body_with_byte_order_mark_and_white_space_is_accepted(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(
+        b'\xef\xbb\xbf \r\n[ {"%b" : 1}\t,\n{"%b":2} ] ' % (2 * (KEY.encode(),))
+    )
+
+    assert answer.statuses == [201, 201]
+
+
+async def test_the_checks_run_in_the_order_of_the_contract(make_service: MakeService) -> None:
+    service = await make_service(max_body_bytes=10)
+    wrong: dict[str, str | None] = {
+        "Authorization": None,
+        "vbasoftware-database": None,
+        "Content-Type": "text/plain",
+    }
+    body = b"not json, and too long"
+
+    statuses = []
+    for header, right in {
+        "Authorization": f"Bearer {token()}",
+        "vbasoftware-database": "acme",
+        "Content-Type": "application/json",
+    }.items():
+        statuses.append((await service.put(body, headers=wrong)).status)
+        wrong[header] = right
+    statuses.append((await service.put(body, headers=wrong)).status)
+    statuses.append((await service.put(body[:3], headers=wrong)).status)
+
+    assert statuses == [401, 400, 415, 413, 400]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("PUT", "/nowhere", 404),
+        ("GET", PATH, 405),
+        ("POST", PATH, 405),
+        ("DELETE", PATH, 405),
+        ("PUT", "/livez", 405),
+        ("PUT", PATH + "/", 404),
+    ],
+)
+async def test_other_paths_and_methods_get_the_envelope(
+    make_service: MakeService, method: str, path: str, status: int
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(BATCH, method=method, path=path)
+
+    assert answer.status == status
+    assert answer.envelope["error"]["instance"] == path
+    assert answer.envelope["debug"]["activityID"]
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+async def test_the_operation_is_served_below_the_base_path(make_service: MakeService) -> None:
+    service: ServiceUnderTest = await make_service(base_path="/vbasoftware")
+
+    below = await service.put(BATCH, path="/vbasoftware" + PATH)
+    elsewhere = await service.put(BATCH)
+
+    assert below.statuses == [201]
+    assert elsewhere.status == 404
+
+
+async def test_malformed_http_gets_the_envelope(make_service: MakeService) -> None:
+    service = await make_service()
+
+    for request in (b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n"):
+        answer = (await service.raw(request)).decode()
+        head, _, body = answer.partition("\r\n\r\n")
+        assert " 400 " in head.splitlines()[0]
+        assert json.loads(body)["error"]["status"] == 400
+        assert "GARBAGE" not in answer
+        assert "aaaa" not in answer
+
+
+async def test_a_client_that_waits_for_100_continue_sends_its_body_only_when_admitted(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    head = (
+        f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nx-api-key: {{key}}\r\n"
+        f"Authorization: Bearer {token(SECRET)}\r\nvbasoftware-database: acme\r\n"
+        "Content-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    )
+
+    admitted = await service.raw(head.format(key=API_KEY).encode(), b"[]")
+    refused = await service.raw(head.format(key="wrong").encode())
+
+    assert admitted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 207 ")
+    assert b'{"data":[]' in admitted
+    assert refused.startswith(b"HTTP/1.1 401 ")

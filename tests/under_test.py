@@ -1,0 +1,219 @@
+"""The service under test: its settings, a client of it, and a look behind it."""
+
+import asyncio
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+import asyncpg
+import jwt as pyjwt
+from yarl import URL
+
+API_KEY = "the-key-of-the-loader"
+GUEST_KEY = "the-key-of-a-guest"
+SECRET = "a secret of the tests that is long enough for every algorithm: HS512 wants 64 bytes"
+PATH = "/care-case-clinical-trials-batch"
+KEY = "careCaseClinicalTrial_Key"
+
+
+def token(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    """Return a bearer token; claims override or, as None, remove the usual ones."""
+    usual: dict[str, Any] = {"sub": "tester", "exp": int(time.time()) + 600}
+    merged = {name: value for name, value in {**usual, **claims}.items() if value is not None}
+    return pyjwt.encode(merged, secret, algorithm=algorithm)
+
+
+def document(
+    databases: Mapping[str, str], jwt: Mapping[str, Any] | None = None, **server: Any
+) -> dict[str, Any]:
+    """Return a configuration: the loader may use every database, the guest only globex."""
+    return {
+        "server": {"port": 0, **server},
+        "auth": {
+            "api_keys": [
+                {
+                    "name": "loader",
+                    "sha256": hashlib.sha256(API_KEY.encode()).hexdigest(),
+                    "databases": ["*"],
+                },
+                {
+                    "name": "guest",
+                    "sha256": hashlib.sha256(GUEST_KEY.encode()).hexdigest(),
+                    "databases": [name for name in databases if name == "globex"],
+                },
+            ],
+            "jwt": dict(jwt or {"algorithms": ["HS256"], "secret": SECRET}),
+        },
+        "databases": {name: {"dsn": dsn} for name, dsn in databases.items()},
+    }
+
+
+def toml(content: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the document as TOML; JSON's scalars and lists of scalars are TOML as well."""
+    lines = []
+    for name, value in content.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            lines += [f"[{path}]", *_scalars(value), toml(_tables(value), f"{path}.")]
+        else:
+            for table in value:
+                lines += [f"[[{path}]]", *_scalars(table)]
+    return "\n".join(lines)
+
+
+def _scalars(table: Mapping[str, Any]) -> list[str]:
+    plain = {name: value for name, value in table.items() if name not in _tables(table)}
+    return [f"{name} = {json.dumps(value)}" for name, value in plain.items()]
+
+
+def _tables(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in table.items()
+        if isinstance(value, dict)
+        or (isinstance(value, list) and value and isinstance(value[0], dict))
+    }
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Answer:
+    """A response that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    envelope: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.envelope = json.loads(self.body)
+        assert list(self.envelope) == ["data", "error", "debug"]
+
+    @property
+    def outcomes(self) -> list[tuple[str | None, int, str]]:
+        """The outcomes as (key, status, body)."""
+        assert self.status == 207, self.body
+        for outcome in self.envelope["data"]:
+            assert list(outcome) == ["id", "status", "body"]
+            assert [pair["key"] for pair in outcome["id"]] == [KEY]
+            assert outcome["body"]
+        return [
+            (outcome["id"][0]["value"], outcome["status"], outcome["body"])
+            for outcome in self.envelope["data"]
+        ]
+
+    @property
+    def statuses(self) -> list[int]:
+        return [status for _, status, _ in self.outcomes]
+
+    @property
+    def detail(self) -> str:
+        """The detail of a whole-request error."""
+        assert self.envelope["data"] is None
+        assert self.envelope["error"]["status"] == self.status
+        detail: str = self.envelope["error"]["detail"]
+        return detail
+
+
+@dataclass
+class ServiceUnderTest:
+    """A running service, the address it answers at, and its databases' DSNs."""
+
+    url: str
+    session: aiohttp.ClientSession
+    databases: Mapping[str, str]
+
+    async def put(
+        self,
+        batch: Sequence[Any] | bytes,
+        *,
+        database: str = "acme",
+        headers: Mapping[str, str | None] | None = None,
+        path: str = PATH,
+        method: str = "PUT",
+    ) -> Answer:
+        """Send a batch with valid credentials; headers override, or as None remove, the usual."""
+        usual = {
+            "x-api-key": API_KEY,
+            "Authorization": f"Bearer {token()}",
+            "vbasoftware-database": database,
+            "Content-Type": "application/json",
+        }
+        merged = {
+            name: value for name, value in {**usual, **(headers or {})}.items() if value is not None
+        }
+        data = BytesIO(batch if isinstance(batch, bytes) else json.dumps(batch).encode())
+        async with self.session.request(
+            method,
+            self.url + path,
+            data=data,
+            headers=merged,
+            skip_auto_headers=["Content-Type", "Accept"],
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def fetch(self, query: str, *arguments: Any, database: str = "acme") -> list[Any]:
+        """Return rows of a query on one of the databases, asked behind the service's back."""
+        connection = await asyncpg.connect(self.databases[database])
+        try:
+            return list(await connection.fetch(query, *arguments))
+        finally:
+            await connection.close()
+
+    async def execute(self, script: str, database: str = "acme") -> None:
+        """Run statements on one of the databases, behind the service's back."""
+        connection = await asyncpg.connect(self.databases[database])
+        try:
+            await connection.execute(script)
+        finally:
+            await connection.close()
+
+    async def is_alive(self) -> bool:
+        """Tell whether the process answers."""
+        try:
+            async with self.session.get(f"{self.url}/livez") as response:
+                return response.status == 200
+        except OSError:
+            return False
+
+    async def connect(self, database: str = "acme") -> Any:
+        """Return a connection of the test's own to one of the databases."""
+        return await asyncpg.connect(self.databases[database])
+
+    async def raw(self, request: bytes, after_answer: bytes = b"") -> bytes:
+        """Send bytes as they are, then more once something came back; return all answers."""
+        address = URL(self.url)
+        assert address.host is not None
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        answer = b""
+        try:
+            writer.write(request)
+            async with asyncio.timeout(1):
+                answer = await reader.read(65536)
+                writer.write(after_answer)
+                while data := await reader.read(65536):
+                    answer += data
+        except TimeoutError:
+            pass
+        finally:
+            writer.close()
+        return answer
+
+    async def comments(self) -> dict[int, str | None]:
+        """Return the stored records' comments by key."""
+        rows = await self.fetch(
+            "select care_case_clinical_trial_key, comment from care_case_clinical_trial"
+        )
+        return dict(rows)
