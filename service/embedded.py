@@ -26,19 +26,22 @@ UNPRIVILEGED_ACCOUNT = "nobody"
 
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
-# The guard is the postmaster's parent, so that the postmaster's id cannot be reused before
-# the guard has waited for it, and shuts it down when the pipe to this process closes: on
-# stop(), and however this process ends.
+# The guard is the postmaster's parent and waits for it, so that the id that its reader sends
+# the signal to is the postmaster's and nobody else's. The reader shuts the postmaster down
+# when the pipe to this process closes: on stop(), and however this process ends.
 _GUARD = """
 log=$1 sockets=$2; shift 2
-"$@" >>"$log" 2>&1 </dev/null &
+exec 3<&0
+"$@" >>"$log" 2>&1 </dev/null 3<&- &
 postmaster=$!
 trap '' INT TERM HUP
 echo $postmaster
-exec >/dev/null
-cat >/dev/null
-kill -INT $postmaster 2>/dev/null
+exec >/dev/null 2>&1
+{ read -r _; kill -INT $postmaster; } <&3 &
+reader=$!
+exec 3<&-
 wait $postmaster
+kill -KILL $reader
 rm -rf "$sockets"
 """
 
@@ -150,10 +153,14 @@ class EmbeddedPostgres:
             self._lock = None
 
     def kill(self) -> None:
-        """End the server as a crash would: SIGKILL. Then start() recovers."""
+        """End the server as a crash would: SIGKILL to all of it. Then start() recovers."""
+        # Stopped first, so that it replaces none of its children.
+        os.kill(self.postmaster, signal.SIGSTOP)
+        for child in _children(self.postmaster):
+            os.kill(child, signal.SIGKILL)
         os.kill(self.postmaster, signal.SIGKILL)
         self.stop()
-        # Its children notice and end by themselves; the lock is free when the last one did.
+        # The lock is free when the last of them has ended.
         with (self._folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -231,6 +238,8 @@ class EmbeddedPostgres:
             capture_output=True,
             text=True,
             check=False,
+            # One that outlives this process keeps the next start() from the same folder.
+            pass_fds=[] if self._lock is None else [self._lock.fileno()],
             start_new_session=True,
             **self._credentials(),
         )
@@ -242,7 +251,8 @@ class EmbeddedPostgres:
     def _wait_until_ready(self, log: Path) -> None:
         status = self._data / "postmaster.pid"
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and _is_running(self.postmaster):
+        assert self._guard is not None
+        while time.monotonic() < deadline and self._guard.poll() is None:
             lines = status.read_text().splitlines() if status.exists() else []
             if len(lines) >= 8 and lines[0] == str(self.postmaster) and "ready" in lines[7]:
                 return
@@ -263,9 +273,9 @@ def _is_open(folder: Path) -> bool:
     return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))
 
 
-def _is_running(process: int) -> bool:
-    """Tell whether a process runs; one that ended but was not waited for does not."""
-    result = subprocess.run(
-        ["/bin/ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False
+def _children(process: int) -> list[int]:
+    listing = subprocess.run(
+        ["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
     )
-    return result.stdout.strip()[:1] not in ("", "Z")
+    pairs = (line.split() for line in listing.stdout.splitlines())
+    return [int(child) for child, parent in pairs if parent == str(process)]

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
@@ -57,9 +57,12 @@ async def _dbmate_url(dsn: str) -> str:
 
     The connection that asyncpg makes tells which host is the primary and whether TLS is used.
     """
-    parts = urlsplit(dsn)
+    try:
+        hosts = _each_host(urlsplit(dsn))
+    except ValueError:
+        raise MigrationFailed("the DSN is not a valid URL") from None
     failure = "no host"
-    for single in _each_host(parts):
+    for single in hosts:
         try:
             connection = await asyncpg.connect(single.geturl(), timeout=CONNECT_SECONDS)
         except (
@@ -95,6 +98,8 @@ def _each_host(parts: SplitResult) -> list[SplitResult]:
 
 
 def _without_credentials(text: str, dsn: str) -> str:
-    password = urlsplit(dsn.replace(",", "/", 1)).password if "@" in dsn else None
     text = " ".join(text.split())
-    return text.replace(password, "…") if password else text
+    password = urlsplit(dsn).netloc.rpartition("@")[0].partition(":")[2]
+    for form in filter(None, (password, unquote(password))):
+        text = text.replace(form, "…")
+    return text
