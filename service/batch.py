@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from operator import attrgetter
 
 from aiohttp import web
 
@@ -14,10 +15,13 @@ from .config import Settings
 from .databases import Databases
 from .decoding import BatchDecoder, Chunk, MalformedBody, TooManyItems, split_batch
 from .problems import Problem, negotiate
+from .savepoints import BatchContext
 from .upsert import Upserter
-from .wire import ENVELOPE_START, Item, Outcome, encode_outcome, envelope_end
+from .wire import ENVELOPE_START, Outcome, encode_outcomes, envelope_end
 
 logger = logging.getLogger(__name__)
+
+_status = attrgetter("status")
 
 DATABASE_HEADER = "vbasoftware-database"
 ACTIVITY_ID = web.RequestKey("activity_id", str)
@@ -43,11 +47,14 @@ class BatchHandler:
         await _continue(request)
         body = await request_body.read(request, self._server.max_body_bytes)
         chunks = await self._chunks(body)
-        upserter = Upserter(await self._databases.pool(database), caller.user, request[ACTIVITY_ID])
+        pool = await self._databases.pool(database)
+        upserter = Upserter(BatchContext(pool, caller.user, request[ACTIVITY_ID]))
         response = EnvelopeResponse(request)
-        async for outcomes in self._outcomes(body, chunks, upserter):
-            await response.send(outcomes)
-        await response.finish()
+        if not chunks:
+            await response.send([], is_last=True)
+        else:
+            async for outcomes, is_last in self._outcomes(body, chunks, upserter):
+                await response.send(outcomes, is_last=is_last)
         logger.info(
             "batch",
             extra={
@@ -84,32 +91,19 @@ class BatchHandler:
 
     async def _outcomes(
         self, body: bytearray, chunks: list[Chunk], upserter: Upserter
-    ) -> AsyncIterator[list[Outcome]]:
-        """Yield the outcomes of one chunk after the other.
+    ) -> AsyncIterator[tuple[list[Outcome], bool]]:
+        """Yield the outcomes of one chunk after the other, and whether they are the last.
 
         While PostgreSQL works on a chunk, the next one is decoded.
         """
-        work: asyncio.Task[list[Outcome]] | None = None
-        try:
-            for chunk in chunks:
-                decoded = self._decoder.decode(body, chunk)
-                if work is not None:
-                    yield await work
-                work = asyncio.create_task(_apply(decoded, upserter))
-                # Lets the task send its statement before the next chunk is decoded.
-                await asyncio.sleep(0)
-            if work is not None:
-                yield await work
-        finally:
-            if work is not None:
-                work.cancel()
-
-
-async def _apply(decoded: list[Item | Outcome], upserter: Upserter) -> list[Outcome]:
-    """Upsert the valid items; return their outcomes in place, among those of the others."""
-    items = [entry for entry in decoded if isinstance(entry, Item)]
-    stored = iter(await upserter.upsert(items))
-    return [next(stored) if isinstance(entry, Item) else entry for entry in decoded]
+        decoded = self._decoder.decode(body, chunks[0])
+        for following in chunks[1:]:
+            work = asyncio.create_task(upserter.upsert(decoded.items))
+            # Lets the task send its statement before the next chunk is decoded.
+            await asyncio.sleep(0)
+            in_work, decoded = decoded, self._decoder.decode(body, following)
+            yield in_work.in_order(await work), False
+        yield decoded.in_order(await upserter.upsert(decoded.items)), True
 
 
 async def _continue(request: web.Request) -> None:
@@ -142,27 +136,21 @@ class EnvelopeResponse:
         """The time since the batch was complete."""
         return time.monotonic() - self._started_at
 
-    async def send(self, outcomes: list[Outcome]) -> None:
-        """Write the outcomes of a committed chunk."""
-        self.statuses.update(outcome.status for outcome in outcomes)
+    async def send(self, outcomes: list[Outcome], *, is_last: bool) -> None:
+        """Write the outcomes of a committed chunk, and complete the envelope after the last."""
+        self.statuses.update(map(_status, outcomes))
         start = b"," if self._has_outcomes else ENVELOPE_START
         self._has_outcomes = True
-        await self._write(start + b",".join(map(encode_outcome, outcomes)))
-
-    async def finish(self) -> None:
-        """Complete the envelope."""
-        start = b"" if self._has_outcomes else ENVELOPE_START
-        await self._write(start + envelope_end(self._request[ACTIVITY_ID]))
-        if self._is_read:
-            await self.stream.write_eof()
-
-    async def _write(self, data: bytes) -> None:
         if not self._is_read:
             return
         try:
             if not self.stream.prepared:
                 await self.stream.prepare(self._request)
-            await self.stream.write(data)
+            if is_last:
+                end = envelope_end(self._request[ACTIVITY_ID])
+                await self.stream.write_eof(start + encode_outcomes(outcomes) + end)
+            else:
+                await self.stream.write(start + encode_outcomes(outcomes))
         except ConnectionError:
             self._is_read = False
             logger.info(

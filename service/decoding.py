@@ -41,6 +41,29 @@ class Chunk(NamedTuple):
     end: int
 
 
+class DecodedChunk(NamedTuple):
+    """The valid items in order, and the outcomes of the others by their place in the chunk."""
+
+    items: list[Item]
+    refusals: dict[int, Outcome]
+
+    def in_order(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Return the items' outcomes with those of the refused items in their places."""
+        if not self.refusals:
+            return outcomes
+        accepted = iter(outcomes)
+        return [
+            self.refusals.get(position) or next(accepted)
+            for position in range(len(outcomes) + len(self.refusals))
+        ]
+
+
+class _Refused(Exception):
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.body)
+        self.outcome = outcome
+
+
 _ITEM_END = re.compile(rb"\}[ \t\r\n]*,")
 _RAW_ITEMS = msgspec.json.Decoder(list[Raw])
 
@@ -211,40 +234,40 @@ class BatchDecoder:
         )
         self._lenient_item = msgspec.json.Decoder(lenient, dec_hook=_parse_date_time)
 
-    def decode(self, body: bytes | bytearray, chunk: Chunk) -> list[Item | Outcome]:
-        """Return the chunk's items in order, an outcome with status 400 for each invalid one.
+    def decode(self, body: bytes | bytearray, chunk: Chunk) -> DecodedChunk:
+        """Return the chunk's valid items, and the outcome with status 400 of each other.
 
         Every date is aware; no text holds what PostgreSQL cannot store.
         """
         array = b"[" + body[chunk.start : chunk.end] + b"]"
         if b"\\u0000" not in array:
-            try:
-                items: list[Item | Outcome] = self._chunk.decode(array)
-                if all(map(_has_plain_dates, items)):
-                    return items
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass
-            try:
-                return self._lenient_chunk.decode(array)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass
+            # Dates of the first and the last year may be out of range, by their offset.
+            has_plain_dates = b'"0001-' not in array and b'"9999-' not in array
+            for decoder in (self._chunk, self._lenient_chunk)[not has_plain_dates :]:
+                try:
+                    return DecodedChunk(decoder.decode(array), {})
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    continue
         try:
             raw_items = _RAW_ITEMS.decode(array)
         except msgspec.DecodeError:
             raw_items = _RAW_ITEMS.decode(mask_unstorable(array))
-        return [self._decode_item(bytes(raw)) for raw in raw_items]
+        decoded = DecodedChunk([], {})
+        for position, raw in enumerate(raw_items):
+            try:
+                decoded.items.append(self._decode_item(bytes(raw)))
+            except _Refused as refused:
+                decoded.refusals[position] = refused.outcome
+        return decoded
 
-    def _decode_item(self, raw: bytes) -> Item | Outcome:
+    def _decode_item(self, raw: bytes) -> Item:
         try:
-            return self._checked(raw)
-        except UnicodeDecodeError:
-            raw = mask_unstorable(raw)
+            try:
+                return self._checked(raw)
+            except UnicodeDecodeError:
+                return self._checked(mask_unstorable(raw))
         except msgspec.ValidationError as error:
-            return _refusal(raw, error)
-        try:
-            return self._checked(raw)
-        except msgspec.ValidationError as error:
-            return _refusal(raw, error)
+            raise _Refused(_refusal(raw, error)) from None
 
     def _checked(self, raw: bytes) -> Item:
         item = self._lenient_item.decode(raw)
@@ -258,15 +281,6 @@ class BatchDecoder:
                     f" or bytes that are not UTF-8 - at `$.{json_name}`"
                 )
         return item
-
-
-def _has_plain_dates(item: Item | Outcome) -> bool:
-    """Tell whether the dates need no second look: aware, and in range whatever the offset."""
-    assert isinstance(item, Item)
-    for moment in (item.entry_date, item.update_date):
-        if moment is not None and (moment.tzinfo is None or not 1 < moment.year < 9999):
-            return False
-    return True
 
 
 def _refusal(raw: bytes, error: msgspec.ValidationError) -> Outcome:

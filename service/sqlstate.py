@@ -46,11 +46,6 @@ def status_of(sqlstate: str) -> int:
     return STATUS_BY_CODE.get(sqlstate) or STATUS_BY_CLASS.get(sqlstate[:2], 500)
 
 
-def is_of_an_item(error: asyncpg.PostgresError) -> bool:
-    """Tell whether the error can lie in a single item, so that others may still succeed."""
-    return sqlstate_of(error)[:2] not in NOT_OF_AN_ITEM
-
-
 def sqlstate_of(error: asyncpg.PostgresError) -> str:
     """Return the error's SQLSTATE, XX000 (internal error) where the server sent none."""
     return error.sqlstate or "XX000"

@@ -8,15 +8,16 @@
 -- caller_user  the user name where an item names none
 -- replacing    false: a record whose key is taken is left out, never overwritten
 --
--- Returns a row for each record written; created is false where it replaced one. xmax is 0
--- on a row that this statement inserted; one that went through "do update" was locked
--- first and carries the locker there.
+-- Returns one row: the keys of the records that were created, and of those that were
+-- replaced; null for none (two arrays cost the client less than a row for each record).
+-- xmax is 0 on a row that this statement inserted; one that went through "do update" was
+-- locked first and carries the locker there.
 create function care_case_clinical_trial_upsert(
     items care_case_clinical_trial_item[],
     caller_user varchar,
     replacing boolean
 )
-returns table (key integer, created boolean)
+returns table (created integer[], updated integer[])
 language plpgsql
 as $$
 declare
@@ -26,66 +27,72 @@ declare
     last_moment constant timestamptz := '9999-12-31 23:59:59.999999+00';
 begin
     return query
-    insert into care_case_clinical_trial as stored (
-        care_case_clinical_trial_key,
-        care_case_clinical_trial_arm_id,
-        care_case_clinical_trial_reason_id,
-        care_case_clinical_trial_study_phase_id,
-        case_key,
-        comment,
-        disease,
-        entry_date,
-        entry_user,
-        inclusion_exclusion,
-        location,
-        protocol_number,
-        study_drug,
-        study_length,
-        study_title,
-        update_date,
-        update_user,
-        website
+    with written as (
+        insert into care_case_clinical_trial as stored (
+            care_case_clinical_trial_key,
+            care_case_clinical_trial_arm_id,
+            care_case_clinical_trial_reason_id,
+            care_case_clinical_trial_study_phase_id,
+            case_key,
+            comment,
+            disease,
+            entry_date,
+            entry_user,
+            inclusion_exclusion,
+            location,
+            protocol_number,
+            study_drug,
+            study_length,
+            study_title,
+            update_date,
+            update_user,
+            website
+        )
+        select
+            item.care_case_clinical_trial_key,
+            item.care_case_clinical_trial_arm_id,
+            item.care_case_clinical_trial_reason_id,
+            item.care_case_clinical_trial_study_phase_id,
+            item.case_key,
+            item.comment,
+            item.disease,
+            greatest(least(coalesce(item.entry_date, now()), last_moment), first_moment),
+            coalesce(item.entry_user, caller_user),
+            item.inclusion_exclusion,
+            item.location,
+            item.protocol_number,
+            item.study_drug,
+            item.study_length,
+            item.study_title,
+            greatest(least(coalesce(item.update_date, now()), last_moment), first_moment),
+            coalesce(item.update_user, caller_user),
+            item.website
+        from unnest(items) as item
+        on conflict (care_case_clinical_trial_key) do update set
+            care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
+            care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
+            care_case_clinical_trial_study_phase_id = excluded.care_case_clinical_trial_study_phase_id,
+            case_key = excluded.case_key,
+            comment = excluded.comment,
+            disease = excluded.disease,
+            inclusion_exclusion = excluded.inclusion_exclusion,
+            location = excluded.location,
+            protocol_number = excluded.protocol_number,
+            study_drug = excluded.study_drug,
+            study_length = excluded.study_length,
+            study_title = excluded.study_title,
+            update_date = excluded.update_date,
+            update_user = excluded.update_user,
+            website = excluded.website
+        where replacing
+        returning
+            stored.care_case_clinical_trial_key as key,
+            stored.xmax = 0 as is_new
     )
     select
-        item.care_case_clinical_trial_key,
-        item.care_case_clinical_trial_arm_id,
-        item.care_case_clinical_trial_reason_id,
-        item.care_case_clinical_trial_study_phase_id,
-        item.case_key,
-        item.comment,
-        item.disease,
-        greatest(least(coalesce(item.entry_date, now()), last_moment), first_moment),
-        coalesce(item.entry_user, caller_user),
-        item.inclusion_exclusion,
-        item.location,
-        item.protocol_number,
-        item.study_drug,
-        item.study_length,
-        item.study_title,
-        greatest(least(coalesce(item.update_date, now()), last_moment), first_moment),
-        coalesce(item.update_user, caller_user),
-        item.website
-    from unnest(items) as item
-    on conflict (care_case_clinical_trial_key) do update set
-        care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
-        care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
-        care_case_clinical_trial_study_phase_id = excluded.care_case_clinical_trial_study_phase_id,
-        case_key = excluded.case_key,
-        comment = excluded.comment,
-        disease = excluded.disease,
-        inclusion_exclusion = excluded.inclusion_exclusion,
-        location = excluded.location,
-        protocol_number = excluded.protocol_number,
-        study_drug = excluded.study_drug,
-        study_length = excluded.study_length,
-        study_title = excluded.study_title,
-        update_date = excluded.update_date,
-        update_user = excluded.update_user,
-        website = excluded.website
-    where replacing
-    returning
-        stored.care_case_clinical_trial_key,
-        stored.xmax = 0;
+        array_agg(written.key) filter (where written.is_new),
+        array_agg(written.key) filter (where not written.is_new)
+    from written;
 end
 $$;
 
@@ -140,13 +147,19 @@ begin
                 first_position - 1
                     + array_position(keys[first_position:last_position], stored.key),
                 stored.key,
-                stored.created,
+                stored.is_new,
                 null::text,
                 null::text,
                 null::text
-            from care_case_clinical_trial_upsert(
-                items[first_position:last_position], caller_user, replacing
-            ) as stored;
+            from
+                care_case_clinical_trial_upsert(
+                    items[first_position:last_position], caller_user, replacing
+                ) as written,
+                lateral (
+                    select created.key, true as is_new from unnest(written.created) as created(key)
+                    union all
+                    select updated.key, false from unnest(written.updated) as updated(key)
+                ) as stored;
             savepoints := savepoints + 1;
             first_position := last_position + 1;
             size := case

@@ -1,0 +1,158 @@
+"""Records without a key (key 0): created once, with a key that the database draws."""
+
+import asyncpg
+
+from . import statements
+from .databases import PooledConnection
+from .retrying import CONNECTION_ERRORS, Unavailable, with_connection
+from .savepoints import (
+    SAVEPOINTS,
+    BatchContext,
+    Row,
+    apply_in_pieces,
+    stored,
+    suppressed,
+    upsert_each,
+)
+from .sqlstate import sqlstate_of
+from .wire import Outcome
+
+KEY_ROUNDS = 10
+"""How often keys are drawn anew for records whose drawn key was taken."""
+
+
+class _LostCommit(ConnectionError):
+    """The connection was lost while a transaction committed."""
+
+    def __init__(self, transaction_id: str, outcomes: list[Outcome]) -> None:
+        super().__init__(transaction_id)
+        self.transaction_id = transaction_id
+        self.outcomes = outcomes
+
+
+async def create(rows: list[Row], context: BatchContext) -> list[Outcome]:
+    """Create the records; return their outcomes in order.
+
+    Raises Unavailable when the database cannot be reached and nothing was committed.
+    """
+
+    async def apply(piece: list[Row]) -> list[Outcome]:
+        return await _create_once(piece, context, in_savepoints=True)
+
+    try:
+        return await _create_once(rows, context, in_savepoints=False)
+    except asyncpg.PostgresError:
+        return await apply_in_pieces(rows, apply, context, SAVEPOINTS)
+
+
+async def _create_once(
+    rows: list[Row], context: BatchContext, *, in_savepoints: bool
+) -> list[Outcome]:
+    """Create records in one transaction, and only once, whatever becomes of the connection.
+
+    When the connection is lost while the transaction commits, its fate is asked for on
+    another one before anything is sent again.
+    """
+    lost: _LostCommit | None = None
+
+    async def work(connection: PooledConnection) -> list[Outcome]:
+        nonlocal lost
+        if lost is not None:
+            if await _has_committed(connection, lost.transaction_id):
+                return lost.outcomes
+            lost = None
+        try:
+            return await _create_on(connection, rows, context, in_savepoints=in_savepoints)
+        except _LostCommit as error:
+            lost = error
+            raise
+
+    try:
+        return await with_connection(context.pool, work, context.activity_id)
+    except Unavailable:
+        if lost is None:
+            raise
+        return [
+            _in_doubt(outcome) if outcome.status == 201 else outcome for outcome in lost.outcomes
+        ]
+
+
+def _in_doubt(outcome: Outcome) -> Outcome:
+    return Outcome(
+        outcome.key,
+        503,
+        f"The connection was lost while the record was committed with the key {outcome.key};"
+        " send the item again with this key.",
+    )
+
+
+async def _create_on(
+    connection: PooledConnection, rows: list[Row], context: BatchContext, *, in_savepoints: bool
+) -> list[Outcome]:
+    outcomes: list[Outcome] | None = None
+    transaction_id = ""
+    try:
+        async with connection.transaction():
+            transaction_id, outcomes = await _create_with_drawn_keys(
+                connection, rows, context, in_savepoints=in_savepoints
+            )
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        # A server that is shut down (class 57) may have committed before it said so.
+        was_refused = isinstance(error, asyncpg.PostgresError) and (
+            sqlstate_of(error)[:2] not in ("08", "57")
+        )
+        if outcomes is None or was_refused:
+            raise
+        raise _LostCommit(transaction_id, outcomes) from error
+    return outcomes
+
+
+async def _create_with_drawn_keys(
+    connection: PooledConnection, rows: list[Row], context: BatchContext, *, in_savepoints: bool
+) -> tuple[str, list[Outcome]]:
+    """Insert the rows, drawing again for those whose key is taken; return the transaction's id
+    with the outcomes."""
+    outcomes: dict[int, Outcome] = {}
+    pending = list(range(len(rows)))
+    transaction_id = ""
+    for _ in range(KEY_ROUNDS):
+        drawn = await connection.fetch(statements.ALLOT_KEYS, len(pending))
+        transaction_id = drawn[0]["transaction_id"]
+        keyed = [(key, *rows[i][1:]) for (key, _), i in zip(drawn, pending, strict=True)]
+        if in_savepoints:
+            results = await upsert_each(connection, keyed, context, replacing=False)
+        else:
+            results = await _insert(connection, keyed, context)
+        for position, outcome in zip(pending, results, strict=True):
+            if outcome is not None and outcome.status == 201:
+                outcomes[position] = outcome
+            elif outcome is not None:
+                outcomes[position] = Outcome(0, outcome.status, outcome.body)
+        pending = [position for position in pending if position not in outcomes]
+        if not pending:
+            break
+        await connection.fetch(statements.SKIP_TAKEN_KEYS, keyed[-1][0])
+    for position in pending:
+        outcomes[position] = suppressed(rows[position], context)
+    return transaction_id, [outcomes[position] for position in range(len(rows))]
+
+
+async def _insert(
+    connection: PooledConnection, rows: list[Row], context: BatchContext
+) -> list[Outcome | None]:
+    """Insert the rows whose key is free, all or none; None stands for the others."""
+    ((created, _),) = await connection.fetch(statements.UPSERT, rows, context.caller_user, False)
+    keys = set(created or ())
+    return [stored(row[0], created=True) if row[0] in keys else None for row in rows]
+
+
+async def _has_committed(connection: PooledConnection, transaction_id: str) -> bool:
+    """Tell the fate of a transaction; raises ConnectionError while it is undecided."""
+    try:
+        status = await connection.fetchval(statements.TRANSACTION_STATUS, transaction_id)
+    except asyncpg.InvalidParameterValueError:
+        # This server, promoted without it, has never seen the transaction.
+        return False
+    if status == "in progress":
+        raise ConnectionError("the transaction is still in progress")
+    return bool(status == "committed")
