@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,12 @@ logger = logging.getLogger(__name__)
 
 TOKEN_LENGTH = 8192
 """Characters of a bearer token that are looked at; longer ones are refused unread."""
+
+
+VERIFIED_SECONDS = 60
+"""How long a token that was verified is not verified again; its ``exp`` always counts."""
+
+VERIFIED_TOKENS = 1000
 
 
 class Caller(NamedTuple):
@@ -43,6 +50,7 @@ class Authenticator:
         self._jwt = settings.jwt
         self._key_set = KeySet(settings.jwt.jwks_url) if settings.jwt.jwks_url else None
         self._key: Any = settings.jwt.secret
+        self._verified: dict[str, tuple[float, dict[str, Any]]] = {}
         if settings.jwt.public_key_file is not None:
             self._key = _public_key(settings.jwt.public_key_file, settings.jwt.algorithms)
 
@@ -76,10 +84,15 @@ class Authenticator:
         scheme, _, token = values[0].partition(" ")
         if scheme.lower() != "bearer":
             return None
+        token = token.strip()
+        now = time.time()
+        verified_at, claims = self._verified.get(token, (0.0, {}))
+        if now - verified_at < VERIFIED_SECONDS and now < claims["exp"] + self._jwt.leeway_seconds:
+            return claims
         try:
-            key = await self._verification_key(token.strip())
-            claims: dict[str, Any] = jwt.decode(
-                token.strip(),
+            key = await self._verification_key(token)
+            claims = jwt.decode(
+                token,
                 key,
                 algorithms=self._jwt.algorithms,
                 issuer=self._jwt.issuer,
@@ -95,6 +108,9 @@ class Authenticator:
             raise Problem(
                 503, "Tokens cannot be verified at the moment; try again.", {"Retry-After": "5"}
             ) from None
+        if len(self._verified) >= VERIFIED_TOKENS:
+            self._verified.clear()
+        self._verified[token] = (now, claims)
         return claims
 
     async def _verification_key(self, token: str) -> Any:

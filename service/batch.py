@@ -14,6 +14,7 @@ from .auth import Authenticator, Caller
 from .config import Settings
 from .databases import Databases
 from .decoding import BatchDecoder, Chunk, MalformedBody, TooManyItems, split_batch
+from .gathering import Gatherer
 from .problems import Problem, negotiate
 from .savepoints import BatchContext
 from .upsert import Upserter
@@ -37,6 +38,7 @@ class BatchHandler:
         self._known_databases = frozenset(settings.databases)
         self._authenticator = authenticator
         self._databases = databases
+        self._gatherers: dict[str, Gatherer] = {}
         self._decoder = BatchDecoder(ignore_unknown_fields=settings.server.ignore_unknown_fields)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -47,8 +49,10 @@ class BatchHandler:
         await _continue(request)
         body = await request_body.read(request, self._server.max_body_bytes)
         chunks = await self._chunks(body)
-        pool = await self._databases.pool(database)
-        upserter = Upserter(BatchContext(pool, caller.user, request[ACTIVITY_ID]))
+        gatherer = await self._gatherer(database)
+        upserter = Upserter(
+            gatherer, BatchContext(gatherer.pool, caller.user, request[ACTIVITY_ID])
+        )
         response = EnvelopeResponse(request)
         if not chunks:
             await response.send([], is_last=True)
@@ -75,6 +79,12 @@ class BatchHandler:
         if not (caller.may_use(names[0]) and names[0] in self._known_databases):
             raise Problem(403, "The caller may not use this database.")
         return names[0]
+
+    async def _gatherer(self, database: str) -> Gatherer:
+        if database not in self._gatherers:
+            pool = await self._databases.pool(database)
+            return self._gatherers.setdefault(database, Gatherer(pool))
+        return self._gatherers[database]
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:
         """Return the chunks of a body that is valid JSON to its end, before any is applied."""
@@ -126,10 +136,8 @@ class EnvelopeResponse:
         self._has_outcomes = False
         self._is_read = True
         self.statuses: Counter[int] = Counter()
-        self.stream = web.StreamResponse(
-            status=207,
-            headers={"Content-Type": negotiate(request.headers.get("Accept", ""))},
-        )
+        self._headers = {"Content-Type": negotiate(request.headers.get("Accept", ""))}
+        self.stream = web.StreamResponse(status=207, headers=self._headers)
 
     @property
     def seconds(self) -> float:
@@ -141,19 +149,29 @@ class EnvelopeResponse:
         self.statuses.update(map(_status, outcomes))
         start = b"," if self._has_outcomes else ENVELOPE_START
         self._has_outcomes = True
+        data = start + encode_outcomes(outcomes)
+        if is_last:
+            data += envelope_end(self._request[ACTIVITY_ID])
         if not self._is_read:
             return
         try:
             if not self.stream.prepared:
+                if is_last:
+                    self._send_whole(data)
+                    return
                 await self.stream.prepare(self._request)
             if is_last:
-                end = envelope_end(self._request[ACTIVITY_ID])
-                await self.stream.write_eof(start + encode_outcomes(outcomes) + end)
+                await self.stream.write_eof(data)
             else:
-                await self.stream.write(start + encode_outcomes(outcomes))
+                await self.stream.write(data)
         except ConnectionError:
             self._is_read = False
             logger.info(
                 "client hung up; its batch is finished",
                 extra={"activityID": self._request[ACTIVITY_ID]},
             )
+
+    def _send_whole(self, data: bytes) -> None:
+        """Leave an envelope of one piece to aiohttp, which sends it with the headers at once."""
+        self.stream = web.Response(status=207, headers=self._headers, body=data)
+        self.stream.enable_chunked_encoding()

@@ -6,9 +6,9 @@ from operator import itemgetter
 import asyncpg
 from msgspec.structs import astuple
 
-from . import statements
 from .creating import create
 from .databases import PooledConnection
+from .gathering import Gatherer
 from .retrying import Unavailable, with_connection
 from .savepoints import BatchContext, Row, apply_in_pieces, stored, suppressed, upsert_each
 from .wire import Item, Outcome
@@ -25,7 +25,8 @@ class Upserter:
     without another try.
     """
 
-    def __init__(self, context: BatchContext) -> None:
+    def __init__(self, gatherer: Gatherer, context: BatchContext) -> None:
+        self._gatherer = gatherer
         self._context = context
         self._unavailable: Unavailable | None = None
 
@@ -75,20 +76,15 @@ class Upserter:
 
     async def _replace(self, rows: list[Row]) -> list[Outcome]:
         """Create or replace records of distinct keys: the fast path, else in savepoints."""
-
-        async def work(connection: PooledConnection) -> list[asyncpg.Record]:
-            return await connection.fetch(statements.UPSERT, rows, self._context.caller_user, True)
-
         try:
-            ((created, updated),) = await with_connection(
-                self._context.pool, work, self._context.activity_id
+            created = await self._gatherer.upsert(
+                rows, self._context.caller_user, self._context.activity_id
             )
         except asyncpg.PostgresError:
             return await self._replace_each(rows)
-        is_created = dict.fromkeys(created or (), True) | dict.fromkeys(updated or (), False)
         return [
-            stored(row[0], created=is_created[row[0]])
-            if row[0] in is_created
+            stored(row[0], created=created[row[0]])
+            if row[0] in created
             else suppressed(row, self._context)
             for row in rows
         ]
