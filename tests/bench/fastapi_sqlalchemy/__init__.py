@@ -1,0 +1,1 @@
+"""What a Python user would pick instead: FastAPI and SQLAlchemy."""

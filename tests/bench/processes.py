@@ -1,0 +1,67 @@
+"""What the kernel knows of a process and its children: processor time and memory (Linux)."""
+
+import os
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def parent(pid: int) -> int:
+    """Return the parent of a process."""
+    return int(_stat(pid)[1])
+
+
+def children(pid: int) -> list[int]:
+    """Return the direct children of a process."""
+    return [child for child, fields in _all().items() if int(fields[1]) == pid]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and all its children, gone ones included."""
+    processes = _all()
+    family = [pid]
+    for member in family:
+        family += [child for child, fields in processes.items() if int(fields[1]) == member]
+    return sum(sum(map(int, processes[member][11:15])) for member in family) / _TICKS
+
+
+def workers(pid: int) -> list[int]:
+    """Return the processes that serve: the children of a supervisor, else itself."""
+    return children(pid) or [pid]
+
+
+def resident_megabytes(pid: int) -> float:
+    """Return the memory that a process holds now."""
+    return _status_kilobytes(pid, "VmRSS") / 1024
+
+
+def peak_megabytes(pid: int) -> float:
+    """Return the most memory that a process held since ``forget_peak``."""
+    return _status_kilobytes(pid, "VmHWM") / 1024
+
+
+def forget_peak(pid: int) -> None:
+    """Set the peak to what the process holds now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _all() -> dict[int, list[str]]:
+    """Return all processes of the machine."""
+    found = ((int(p.name), _stat(int(p.name))) for p in Path("/proc").iterdir() if p.name.isdigit())
+    return {pid: fields for pid, fields in found if fields}
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; none if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _status_kilobytes(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise LookupError(f"/proc/{pid}/status has no {name}")

@@ -1,0 +1,99 @@
+"""The scenarios: what is sent, and by which contestants it is answered."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .rows import Shape
+
+Bad = Literal["none", "refused", "invalid"]
+
+BAD_ITEMS: dict[Bad, dict[str, Any]] = {
+    "none": {},
+    "refused": {"case_Key": -1},  # by a CHECK constraint of the table
+    "invalid": {"update_User": "a user name of more than twenty characters"},
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of load; ``bad_every`` 100 makes each hundredth item bad, 1 all."""
+
+    name: str
+    title: str
+    contestants: tuple[str, ...]
+    shape: Shape = "short"
+    batch: int = 1_000
+    connections: int = 4
+    are_new: bool = False
+    bad: Bad = "none"
+    bad_every: int = 0
+
+
+SERVICE = ("service-1", "service-2")
+OTHERS = ("textbook", "fastapi", "fastify")
+
+SCENARIOS = (
+    Scenario(
+        "existing",
+        "1,000-item batches, existing keys, 4 connections",
+        ("limit-1", "limit-2", *SERVICE, *OTHERS),
+    ),
+    Scenario(
+        "existing-real",
+        "1,000-item batches, existing keys, 4 connections, real records",
+        ("limit-1", *SERVICE, "fastapi", "fastify"),
+        shape="real",
+    ),
+    Scenario(
+        "new",
+        "1,000-item batches, new keys, 4 connections",
+        ("limit-1", *SERVICE, *OTHERS),
+        are_new=True,
+    ),
+    Scenario(
+        "one-connection",
+        "1,000-item batches, existing keys, 1 connection",
+        ("service-1", *OTHERS),
+        connections=1,
+    ),
+    Scenario(
+        "bad-1-percent",
+        "1% of the items refused by a constraint, 4 connections",
+        ("service-1", "textbook"),
+        bad="refused",
+        bad_every=100,
+    ),
+    Scenario(
+        "invalid-1-percent",
+        "1% of the items invalid, 4 connections",
+        ("service-1",),
+        bad="invalid",
+        bad_every=100,
+    ),
+    Scenario(
+        "bad-all",
+        "all items refused by a constraint, 4 connections",
+        ("service-1", "textbook"),
+        bad="refused",
+        bad_every=1,
+    ),
+    Scenario(
+        "one-item",
+        "one-item batches, 64 connections",
+        (*SERVICE, *OTHERS),
+        batch=1,
+        connections=64,
+    ),
+    Scenario(
+        "one-item-alone",
+        "one-item batches, 1 connection",
+        ("bare-asyncpg", "service-1", "textbook"),
+        batch=1,
+        connections=1,
+    ),
+)
+
+LARGE_SIZES = (1_000, 10_000, 100_000)
+LARGE_ITEMS = 100_000
+LARGE_TITLE = "100,000 items in batches of {:,}, 1 connection"
+FAIR_TITLE = "one-item batches, 4 connections, {} 100,000-item batches on a fifth"
