@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from operator import attrgetter
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -13,7 +14,7 @@ from . import body as request_body
 from .auth import Authenticator, Caller
 from .config import Settings
 from .databases import Databases
-from .decoding import BatchDecoder, Chunk, MalformedBody, TooManyItems, split_batch
+from .decoding import BatchDecoder, Chunk, DecodedChunk, MalformedBody, TooManyItems, split_batch
 from .gathering import Gatherer
 from .problems import Problem, negotiate
 from .savepoints import BatchContext
@@ -21,6 +22,9 @@ from .upsert import Upserter
 from .wire import ENVELOPE_START, Outcome, encode_outcomes, envelope_end
 
 logger = logging.getLogger(__name__)
+
+CHUNKS_AT_ONCE = 2
+"""Of one batch, each on a connection of its own."""
 
 _status = attrgetter("status")
 
@@ -104,16 +108,39 @@ class BatchHandler:
     ) -> AsyncIterator[tuple[list[Outcome], bool]]:
         """Yield the outcomes of one chunk after the other, and whether they are the last.
 
-        While PostgreSQL works on a chunk, the next one is decoded.
+        While PostgreSQL works on some chunks, the next one is decoded. Chunks that share a
+        key are applied one after the other.
         """
-        decoded = self._decoder.decode(body, chunks[0])
-        for following in chunks[1:]:
-            work = asyncio.create_task(upserter.upsert(decoded.items))
-            # Lets the task send its statement before the next chunk is decoded.
-            await asyncio.sleep(0)
-            in_work, decoded = decoded, self._decoder.decode(body, following)
-            yield in_work.in_order(await work), False
-        yield decoded.in_order(await upserter.upsert(decoded.items)), True
+        in_work: deque[_ChunkInWork] = deque()
+        try:
+            for chunk in chunks:
+                decoded = self._decoder.decode(body, chunk)
+                if len(chunks) == 1:
+                    yield decoded.in_order(await upserter.upsert(decoded.items)), True
+                    return
+                keys = {item.care_case_clinical_trial_key for item in decoded.items}
+                while in_work and not all(
+                    (len(in_work) < CHUNKS_AT_ONCE, *(keys.isdisjoint(c.keys) for c in in_work))
+                ):
+                    yield await in_work.popleft().outcomes(), False
+                work = asyncio.create_task(upserter.upsert(decoded.items))
+                in_work.append(_ChunkInWork(decoded, keys, work))
+                # Lets the task send its statement before the next chunk is decoded.
+                await asyncio.sleep(0)
+            while in_work:
+                yield await in_work.popleft().outcomes(), not in_work
+        finally:
+            await asyncio.gather(*(chunk.work for chunk in in_work), return_exceptions=True)
+
+
+class _ChunkInWork(NamedTuple):
+    decoded: DecodedChunk
+    keys: set[int]
+    work: asyncio.Task[list[Outcome]]
+
+    async def outcomes(self) -> list[Outcome]:
+        stored: list[Outcome] = await self.work
+        return self.decoded.in_order(stored)
 
 
 async def _continue(request: web.Request) -> None:

@@ -16,8 +16,8 @@ from msgspec import Raw, Struct, field
 
 from .wire import KEY_FIELD, AnyDateTime, Item, Outcome, StrictItem
 
-FIRST_CHUNK_BYTES = 16 * 1024
-"""Small, so that the first outcomes leave early."""
+PROBE_BYTES = 16 * 1024
+"""How much of the body tells the size of its items."""
 
 CHUNK_BYTES = 512 * 1024
 """At most, unless a single item is larger."""
@@ -75,9 +75,9 @@ def split_batch(body: bytes | bytearray, max_items: int) -> Iterator[Chunk]:
     msgspec follows) and TooManyItems. The work between two yields is bounded by
     the size of a chunk, as long as the body is well-formed.
     """
-    start = _array_start(body)
-    target, items = FIRST_CHUNK_BYTES, 0
-    first = start
+    start = first = _array_start(body)
+    end, _, count = _next_cut(body, start, PROBE_BYTES)
+    target, items = _chunk_bytes(end - start, count), 0
     while True:
         end, following, count = _next_cut(body, start, target)
         if count == 0 and start != first:
@@ -87,10 +87,15 @@ def split_batch(body: bytes | bytearray, max_items: int) -> Iterator[Chunk]:
             raise TooManyItems(f"The batch has more than {max_items} items; send it in parts.")
         if count:
             yield Chunk(start, end)
-            target = min(CHUNK_BYTES, max(1, CHUNK_ITEMS * (end - start) // count))
+            target = _chunk_bytes(end - start, count)
         if following == len(body):
             return
         start = following
+
+
+def _chunk_bytes(size: int, items: int) -> int:
+    """Return what CHUNK_ITEMS take, by the mean of these items."""
+    return min(CHUNK_BYTES, max(1, CHUNK_ITEMS * size // max(1, items)))
 
 
 def _array_start(body: bytes | bytearray) -> int:

@@ -8,16 +8,17 @@
 -- caller_user  the user name where an item names none
 -- replacing    false: a record whose key is taken is left out, never overwritten
 --
--- Returns one row: the keys of the records that were created, and of those that were
+-- Returns the keys of the records that were created, and of those that were
 -- replaced; null for none (two arrays cost the client less than a row for each record).
 -- xmax is 0 on a row that this statement inserted; one that went through "do update" was
 -- locked first and carries the locker there.
 create function care_case_clinical_trial_upsert(
     items care_case_clinical_trial_item[],
     caller_user varchar,
-    replacing boolean
+    replacing boolean,
+    out created integer[],
+    out updated integer[]
 )
-returns table (created integer[], updated integer[])
 language plpgsql
 as $$
 declare
@@ -26,7 +27,6 @@ declare
     first_moment constant timestamptz := '0001-01-01 00:00:00+00';
     last_moment constant timestamptz := '9999-12-31 23:59:59.999999+00';
 begin
-    return query
     with written as (
         insert into care_case_clinical_trial as stored (
             care_case_clinical_trial_key,
@@ -92,12 +92,14 @@ begin
     select
         array_agg(written.key) filter (where written.is_new),
         array_agg(written.key) filter (where not written.is_new)
+    into created, updated
     from written;
 end
 $$;
 
--- Does the same in savepoints, so that an item that fails spoils no other: 32 items share
--- a savepoint; where that fails, 8 do; where that fails, each has its own.
+-- Does the same in savepoints, so that an item that fails spoils no other: 32 items share a
+-- savepoint; where that fails, 8 do; where that fails, each has its own. After an item that
+-- failed, the next is tried alone: bad items come in runs.
 --
 -- Stops after 64 savepoints that hold rows (past PGPROC's 64 cached subtransactions the
 -- snapshots of every session slow down); the caller sends the rest again. Constraints are
@@ -107,10 +109,10 @@ $$;
 -- not_of_an_item   SQLSTATE classes of errors that end the whole call (the database is
 --                  ill, not an item)
 --
--- Returns a row for each item dealt with, by its position in items (from 1): key and created, or
--- the error. An item that was neither stored nor refused (a trigger suppressed it) has
--- no row, so the first item not dealt with is told in a last row, which has only the
--- position.
+-- Returns a row for each item dealt with, by its position in items (from 1): key and
+-- created, or the error. An item that was neither stored nor refused (a trigger
+-- suppressed it) has no row, so the first item not dealt with is told in a last row, which
+-- has only the position.
 create function care_case_clinical_trial_upsert_each(
     items care_case_clinical_trial_item[],
     caller_user varchar,
@@ -135,31 +137,46 @@ declare
     last_position integer;
     size integer := 32;
     savepoints integer := 0;
+    written record;
 begin
     set constraints all immediate;
     while first_position <= cardinality(items) and savepoints < 64 loop
         last_position := least(first_position + size - 1, cardinality(items));
         begin
-            -- The function's rows are complete before the first is returned here, so
-            -- none is left behind by a statement that fails.
-            return query
-            select
-                first_position - 1
-                    + array_position(keys[first_position:last_position], stored.key),
-                stored.key,
-                stored.is_new,
-                null::text,
-                null::text,
-                null::text
-            from
-                care_case_clinical_trial_upsert(
+            -- An expression, not a query, and no slice for one item: both cost as much as
+            -- the insert of one record.
+            if size = 1 then
+                written := care_case_clinical_trial_upsert(
+                    array[items[first_position]], caller_user, replacing
+                );
+                if coalesce(written.created, written.updated) = array[keys[first_position]] then
+                    item_position := first_position;
+                    key := keys[first_position];
+                    created := written.created is not null;
+                    error_sqlstate := null;
+                    error_message := null;
+                    error_column := null;
+                    return next;
+                end if;
+            else
+                written := care_case_clinical_trial_upsert(
                     items[first_position:last_position], caller_user, replacing
-                ) as written,
-                lateral (
-                    select created.key, true as is_new from unnest(written.created) as created(key)
+                );
+                return query
+                select
+                    first_position - 1
+                        + array_position(keys[first_position:last_position], stored.key),
+                    stored.key,
+                    stored.is_new,
+                    null::text,
+                    null::text,
+                    null::text
+                from (
+                    select unnest(written.created) as key, true as is_new
                     union all
-                    select updated.key, false from unnest(written.updated) as updated(key)
+                    select unnest(written.updated), false
                 ) as stored;
+            end if;
             savepoints := savepoints + 1;
             first_position := last_position + 1;
             size := case
@@ -183,11 +200,6 @@ begin
                     error_column = column_name;
                 return next;
                 first_position := first_position + 1;
-                size := case
-                    when (first_position - 1) % 32 = 0 then 32
-                    when (first_position - 1) % 8 = 0 then 8
-                    else 1
-                end;
             end if;
         end;
     end loop;

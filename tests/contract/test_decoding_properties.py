@@ -92,10 +92,10 @@ def test_every_item_of_a_json_array_gets_an_entry(
 
 
 @given(st.lists(good_items, min_size=1, max_size=60), st.integers(1, 200))
-def test_where_a_body_is_cut_changes_nothing(batch: list[Any], first_chunk: int) -> None:
+def test_where_a_body_is_cut_changes_nothing(batch: list[Any], probe: int) -> None:
     body = json.dumps(batch).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.decoding.FIRST_CHUNK_BYTES", first_chunk)
+        patch.setattr("service.decoding.PROBE_BYTES", probe)
         patch.setattr("service.decoding.CHUNK_ITEMS", 2)
 
         entries = decode(body)
