@@ -11,10 +11,12 @@ from typing import NamedTuple
 from aiohttp import web
 
 from . import body as request_body
+from .admission import Admission
 from .auth import Authenticator, Caller
+from .chunking import Chunk, MalformedBody, TooManyItems, split_batch
 from .config import Settings
 from .databases import Databases
-from .decoding import BatchDecoder, Chunk, DecodedChunk, MalformedBody, TooManyItems, split_batch
+from .decoding import BatchDecoder, DecodedChunk
 from .gathering import Gatherer
 from .problems import Problem, negotiate
 from .savepoints import BatchContext
@@ -22,6 +24,9 @@ from .upsert import Upserter
 from .wire import ENVELOPE_START, Outcome, encode_outcomes, envelope_end
 
 logger = logging.getLogger(__name__)
+
+WRITE_SECONDS = 60
+"""How long a client may keep an outcome waiting before it counts as gone."""
 
 CHUNKS_AT_ONCE = 2
 """Of one batch, each on a connection of its own."""
@@ -42,6 +47,7 @@ class BatchHandler:
         self._known_databases = frozenset(settings.databases)
         self._authenticator = authenticator
         self._databases = databases
+        self._admission = Admission(settings.server)
         self._gatherers: dict[str, Gatherer] = {}
         self._decoder = BatchDecoder(ignore_unknown_fields=settings.server.ignore_unknown_fields)
 
@@ -50,19 +56,10 @@ class BatchHandler:
         caller = await self._authenticator.authenticate(request.headers)
         database = self._database(request, caller)
         request_body.check_media_type(request)
-        await _continue(request)
-        body = await request_body.read(request, self._server.max_body_bytes)
-        chunks = await self._chunks(body)
-        gatherer = await self._gatherer(database)
-        upserter = Upserter(
-            gatherer, BatchContext(gatherer.pool, caller.user, request[ACTIVITY_ID])
-        )
-        response = EnvelopeResponse(request)
-        if not chunks:
-            await response.send([], is_last=True)
-        else:
-            async for outcomes, is_last in self._outcomes(body, chunks, upserter):
-                await response.send(outcomes, is_last=is_last)
+        with self._admission.batch(database), self._admission.body() as counted:
+            await _continue(request)
+            body = await request_body.read(request, self._server.max_body_bytes, counted)
+            response = await self._apply(request, caller, database, body)
         logger.info(
             "batch",
             extra={
@@ -74,6 +71,21 @@ class BatchHandler:
             },
         )
         return response.stream
+
+    async def _apply(
+        self, request: web.Request, caller: Caller, database: str, body: bytearray
+    ) -> "EnvelopeResponse":
+        chunks = await self._chunks(body)
+        gatherer = await self._gatherer(database)
+        upserter = Upserter(
+            gatherer, BatchContext(gatherer.pool, caller.user, request[ACTIVITY_ID])
+        )
+        response = EnvelopeResponse(request)
+        if not chunks:
+            await response.send([], is_last=True)
+        async for outcomes, is_last in self._outcomes(body, chunks, upserter):
+            await response.send(outcomes, is_last=is_last)
+        return response
 
     def _database(self, request: web.Request, caller: Caller) -> str:
         names = request.headers.getall(DATABASE_HEADER, [])
@@ -187,14 +199,18 @@ class EnvelopeResponse:
                     self._send_whole(data)
                     return
                 await self.stream.prepare(self._request)
-            if is_last:
-                await self.stream.write_eof(data)
-            else:
-                await self.stream.write(data)
-        except ConnectionError:
+            async with asyncio.timeout(WRITE_SECONDS):
+                if is_last:
+                    await self.stream.write_eof(data)
+                else:
+                    await self.stream.write(data)
+        except (ConnectionError, TimeoutError):
             self._is_read = False
+            if self._request.transport is not None:
+                # Half an envelope must not end like a whole one.
+                self._request.transport.abort()
             logger.info(
-                "client hung up; its batch is finished",
+                "client reads no more; its batch is finished",
                 extra={"activityID": self._request[ACTIVITY_ID]},
             )
 

@@ -1,12 +1,17 @@
 """The request's body to bytes: media type, content encoding, size limit."""
 
+import asyncio
 import zlib
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
+from .admission import BodyBytes
 from .problems import Problem
+
+SILENCE_SECONDS = 30
+"""How long a client may pause in the middle of its body."""
 
 _JSON_TYPES = ("application/json", "text/json")
 
@@ -38,25 +43,34 @@ def _encoding(request: web.Request) -> str:
     return name.removeprefix("x-") if name == "x-gzip" else name
 
 
-async def read(request: web.Request, max_bytes: int) -> bytearray:
+async def read(request: web.Request, max_bytes: int, counted: BodyBytes) -> bytearray:
     """Return the decompressed body.
 
-    Raises Problem 413 as soon as it is longer than ``max_bytes``, and 400 when it cannot
-    be decompressed or is cut short.
+    Raises Problem 413 as soon as it is longer than ``max_bytes``, 400 when it cannot be
+    decompressed, is cut short or stops coming, and 503 when there is no room for it.
     """
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
+    counted.grow_to(request.content_length or 0)
     encoding = _encoding(request)
     inflater = _Inflater(encoding) if encoding in ("gzip", "deflate") else None
     body = bytearray()
+    loop = asyncio.get_running_loop()
     try:
-        async for data in request.content.iter_any():
-            if inflater is None:
-                body += data
-            else:
-                body += inflater.inflate(data, max_bytes + 1 - len(body))
-            if len(body) > max_bytes:
-                raise _too_large(max_bytes)
+        async with asyncio.timeout(SILENCE_SECONDS) as silence:
+            async for data in request.content.iter_any():
+                if inflater is None:
+                    body += data
+                else:
+                    body += inflater.inflate(data, max_bytes + 1 - len(body))
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+                counted.grow_to(len(body))
+                silence.reschedule(loop.time() + SILENCE_SECONDS)
+    except TimeoutError:
+        raise Problem(
+            400, f"The body stopped coming for {SILENCE_SECONDS} seconds.", {"Connection": "close"}
+        ) from None
     except (web.RequestPayloadError, ContentLengthError, TransferEncodingError):
         raise Problem(400, "The body ended before it was complete.") from None
     except zlib.error:

@@ -31,6 +31,8 @@ class Server(_Settings, frozen=True):
     base_path: BasePath = ""
     max_body_bytes: PositiveInt = 134_217_728
     max_batch_items: PositiveInt = 100_000
+    max_batches_in_flight: PositiveInt = 256
+    max_bytes_in_flight: PositiveInt = 536_870_912
     ignore_unknown_fields: bool = False
     shutdown_grace_seconds: Annotated[int, Meta(ge=0)] = 30
     tls_certificate: str | None = None

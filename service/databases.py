@@ -1,6 +1,7 @@
 """Name to pool: each tenant database has its own, created when first needed."""
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -11,6 +12,9 @@ from .config import Database
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+APPLICATION_NAME = f"care-case-clinical-trials {secrets.token_hex(8)}"
+"""Tells this process's sessions from those of others."""
 
 CONNECT_SECONDS = 5
 CLOSE_SECONDS = 5
@@ -77,7 +81,7 @@ async def create_pool(database: Database) -> Pool:
         # The server's own limit strikes first; this one notices a server that is gone.
         command_timeout=database.statement_timeout_seconds + CONNECT_SECONDS,
         server_settings={
-            "application_name": "care-case-clinical-trials-service",
+            "application_name": APPLICATION_NAME,
             "statement_timeout": f"{database.statement_timeout_seconds}s",
         },
         reset=_keep_session,

@@ -10,6 +10,7 @@ import asyncpg
 
 from .databases import Pool, PooledConnection
 from .sqlstate import sqlstate_of, status_of
+from .statements import END_BACKEND
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,21 @@ async def with_connection(
     Unavailable when it does not pass, and the PostgresError of everything else.
     """
     attempt = 0
+    lost: int | None = None
     while True:
         attempt += 1
         try:
             async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                return await work(connection)
+                if lost is not None:
+                    await connection.fetch(END_BACKEND, lost)
+                server_process = connection.get_server_pid()
+                try:
+                    return await work(connection)
+                except CONNECTION_ERRORS:
+                    # Not to be used again, and not to write any more behind the retry's back.
+                    connection.terminate()
+                    lost = server_process
+                    raise
         except CONNECTION_ERRORS as error:
             failure = Unavailable("The database could not be reached; send the item again.")
             cause = getattr(error, "sqlstate", None) or type(error).__name__

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 75
 READ_BUFFER_BYTES = 256 * 1024
 HEADER_BYTES = 16 * 1024
+HEADER_SECONDS = 30
 
 
 def serve(settings: Settings, announce: Callable[[str, int], None] | None = None) -> None:
@@ -91,7 +92,22 @@ class _Server(web.Server):
 
 
 class _RequestHandler(RequestHandler):
-    __slots__ = ()
+    __slots__ = ("_silence",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give the first request's headers a time limit; aiohttp limits only what follows it."""
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        self._silence = loop.call_later(HEADER_SECONDS, self._end_silence)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the time limit."""
+        self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _end_silence(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
 
     def handle_error(
         self,

@@ -13,6 +13,7 @@ UPSERT = _read("upsert/upsert")
 UPSERT_EACH = _read("upsert/upsert_each")
 ALLOT_KEYS = _read("upsert/allot_keys")
 SKIP_TAKEN_KEYS = _read("upsert/skip_taken_keys")
+END_BACKEND = _read("upsert/end_backend")
 TRANSACTION_STATUS = _read("upsert/transaction_status")
 
 CONNECTION_STATE = _read("operations/connection_state")

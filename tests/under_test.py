@@ -143,6 +143,7 @@ class ServiceUnderTest:
         headers: Mapping[str, str | None] | None = None,
         path: str = PATH,
         method: str = "PUT",
+        is_chunked: bool = False,
     ) -> Answer:
         """Send a batch with valid credentials; headers override, or as None remove, the usual."""
         usual = {
@@ -160,6 +161,7 @@ class ServiceUnderTest:
             self.url + path,
             data=data,
             headers=merged,
+            chunked=is_chunked or None,
             skip_auto_headers=["Content-Type", "Accept"],
         ) as response:
             return Answer(response.status, response.headers, await response.read())
@@ -210,6 +212,27 @@ class ServiceUnderTest:
         finally:
             writer.close()
         return answer
+
+    def head(self, content_length: int) -> bytes:
+        """Return the head of a request with valid credentials, for those who send it raw."""
+        return (
+            f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n"
+            f"Authorization: Bearer {token()}\r\nvbasoftware-database: acme\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {content_length}\r\n\r\n"
+        ).encode()
+
+    async def send_without_reading(self, request: bytes) -> asyncio.StreamWriter:
+        """Send a request on a connection with a tiny window that nobody reads from."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        address = URL(self.url)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (address.host, address.port))
+        _, writer = await asyncio.open_connection(sock=client, limit=1024)
+        writer.write(request)
+        await writer.drain()
+        return writer
 
     async def comments(self) -> dict[int, str | None]:
         """Return the stored records' comments by key."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.decoding import BatchDecoder, MalformedBody, split_batch
+from service.chunking import MalformedBody, split_batch
+from service.decoding import BatchDecoder
 from service.wire import Item, Outcome
 from tests.under_test import KEY, ServiceUnderTest
 
@@ -95,8 +96,8 @@ def test_every_item_of_a_json_array_gets_an_entry(
 def test_where_a_body_is_cut_changes_nothing(batch: list[Any], probe: int) -> None:
     body = json.dumps(batch).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.decoding.PROBE_BYTES", probe)
-        patch.setattr("service.decoding.CHUNK_ITEMS", 2)
+        patch.setattr("service.chunking.PROBE_BYTES", probe)
+        patch.setattr("service.chunking.CHUNK_ITEMS", 2)
 
         entries = decode(body)
 

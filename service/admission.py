@@ -1,0 +1,67 @@
+"""What a process takes on at once; beyond it, a request is refused at once instead of late."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .config import Server
+from .problems import Problem
+
+RETRY_AFTER_SECONDS = "2"
+
+
+class Admission:
+    """Counts the batches in work, and the bytes of their bodies, against the limits."""
+
+    def __init__(self, settings: Server) -> None:
+        self._max_batches = settings.max_batches_in_flight
+        self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
+        self._batches: Counter[str] = Counter()
+        self._bytes = 0
+
+    @contextmanager
+    def batch(self, database: str) -> Iterator[None]:
+        """Count a batch while it lasts. Raises Problem 503 when its database has too many.
+
+        The limit holds for each database, so that one tenant cannot keep out another.
+        """
+        if self._batches[database] >= self._max_batches:
+            raise _overloaded("Too many batches for this database are in work")
+        self._batches[database] += 1
+        try:
+            yield
+        finally:
+            self._batches[database] -= 1
+
+    @contextmanager
+    def body(self) -> Iterator["BodyBytes"]:
+        """Count the bytes of a body while it is in memory."""
+        body = BodyBytes(self)
+        try:
+            yield body
+        finally:
+            self._bytes -= body.counted
+
+    def take(self, size: int) -> None:
+        """Count bytes. Raises Problem 503 when all bodies together would be too large."""
+        if self._bytes + size > self._max_bytes:
+            raise _overloaded("Too many bytes of other batches are in work")
+        self._bytes += size
+
+
+class BodyBytes:
+    """The part of one body in the count."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.counted = 0
+
+    def grow_to(self, size: int) -> None:
+        """Count the body as this large, if it was less. Raises Problem 503."""
+        if size > self.counted:
+            self._admission.take(size - self.counted)
+            self.counted = size
+
+
+def _overloaded(reason: str) -> Problem:
+    return Problem(503, f"{reason}; send this one again.", {"Retry-After": RETRY_AFTER_SECONDS})

@@ -1,0 +1,111 @@
+"""Contract section 1: 503 with Retry-After, at once, for what a process cannot take on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.under_test import KEY, ServiceUnderTest
+
+MakeService = Callable[..., Any]
+
+
+@asynccontextmanager
+async def locked_table(service: ServiceUnderTest) -> AsyncIterator[None]:
+    """Keep every batch for acme waiting meanwhile."""
+    blocker = await service.connect()
+    await blocker.execute("begin; lock table care_case_clinical_trial")
+    try:
+        yield
+    finally:
+        await blocker.execute("rollback")
+        await blocker.close()
+
+
+async def test_batches_beyond_the_limit_of_their_database_are_refused_at_once(
+    make_service: MakeService, make_database: Callable[[], str]
+) -> None:
+    service = await make_service(
+        extra_databases={"globex": make_database()}, max_batches_in_flight=2
+    )
+
+    async with locked_table(service):
+        accepted = [asyncio.create_task(service.put([{KEY: key}])) for key in (1, 2)]
+        await asyncio.sleep(0.3)
+        refused = await asyncio.wait_for(service.put([{KEY: 3}]), 2)
+        other_tenant = await asyncio.wait_for(service.put([{KEY: 3}], database="globex"), 2)
+        unauthenticated = await service.put([], headers={"x-api-key": "wrong"})
+
+    assert refused.status == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "send this one again" in refused.detail
+    assert other_tenant.statuses == [201]
+    assert unauthenticated.status == 401
+    assert [(await task).statuses for task in accepted] == [[201], [201]]
+    assert (await service.put([{KEY: 3}])).statuses == [201]
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_bodies_beyond_the_limit_of_all_bytes_are_refused(
+    make_service: MakeService, is_chunked: bool
+) -> None:
+    service = await make_service(max_body_bytes=100_000, max_bytes_in_flight=100_000)
+
+    async with locked_table(service):
+        accepted = asyncio.create_task(service.put([{KEY: 1, "comment": "x" * 80_000}]))
+        await asyncio.sleep(0.3)
+        refused = await service.put([{KEY: 2, "comment": "x" * 80_000}], is_chunked=is_chunked)
+        small = asyncio.create_task(service.put([{KEY: 3}]))
+        await asyncio.sleep(0.1)
+
+    assert refused.status == 503
+    assert refused.headers["Retry-After"]
+    assert (await accepted).statuses == (await small).statuses == [201]
+    assert (await service.put([{KEY: 2, "comment": "x" * 80_000}])).statuses == [201]
+
+
+async def test_a_body_that_stops_coming_is_refused_and_holds_nothing(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.body.SILENCE_SECONDS", 0.2)
+    service = await make_service(max_batches_in_flight=1)
+
+    answer = await service.raw(service.head(content_length=100) + b'[{"')
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"stopped coming" in answer
+    assert (await service.put([{KEY: 1}])).statuses == [201]
+
+
+async def test_a_connection_that_sends_no_request_is_closed(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.serving.HEADER_SECONDS", 0.2)
+    service = await make_service()
+
+    answer = await asyncio.wait_for(service.raw(b"PUT / HTTP/1.1\r\nX-Slow: "), 5)
+
+    assert answer == b""
+
+
+async def test_a_client_that_never_reads_holds_no_connection_to_the_database(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.batch.WRITE_SECONDS", 0.5)
+    service = await make_service()
+    body = b"[" + b",".join(b'{"%b":%d}' % (KEY.encode(), key) for key in range(1, 60_001)) + b"]"
+
+    writer = await service.send_without_reading(service.head(content_length=len(body)) + body)
+    stored = 0
+    async with asyncio.timeout(30):
+        while stored < 60_000:
+            assert (await service.put([{KEY: 60_001}])).statuses in ([200], [201])
+            (row,) = await service.fetch(
+                "select count(*) from care_case_clinical_trial"
+                " where care_case_clinical_trial_key <= 60000"
+            )
+            stored = row["count"]
+            await asyncio.sleep(0.1)
+    writer.close()
