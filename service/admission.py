@@ -33,6 +33,10 @@ class Admission:
         finally:
             self._batches[database] -= 1
 
+    def is_alone(self, database: str) -> bool:
+        """Tell whether the database has one batch in work at most."""
+        return self._batches[database] <= 1
+
     @contextmanager
     def body(self) -> Iterator["BodyBytes"]:
         """Count the bytes of a body while it is in memory."""

@@ -29,7 +29,7 @@ WRITE_SECONDS = 60
 """How long a client may keep an outcome waiting before it counts as gone."""
 
 CHUNKS_AT_ONCE = 2
-"""Of one batch, each on a connection of its own."""
+"""Of one batch, each on a connection of its own, while its database has no other batch."""
 
 _status = attrgetter("status")
 
@@ -83,7 +83,7 @@ class BatchHandler:
         response = EnvelopeResponse(request)
         if not chunks:
             await response.send([], is_last=True)
-        async for outcomes, is_last in self._outcomes(body, chunks, upserter):
+        async for outcomes, is_last in self._outcomes(body, chunks, upserter, database):
             await response.send(outcomes, is_last=is_last)
         return response
 
@@ -116,23 +116,26 @@ class BatchHandler:
         return chunks
 
     async def _outcomes(
-        self, body: bytearray, chunks: list[Chunk], upserter: Upserter
+        self, body: bytearray, chunks: list[Chunk], upserter: Upserter, database: str
     ) -> AsyncIterator[tuple[list[Outcome], bool]]:
         """Yield the outcomes of one chunk after the other, and whether they are the last.
 
         While PostgreSQL works on some chunks, the next one is decoded. Chunks that share a
         key are applied one after the other.
         """
+        if len(chunks) == 1:
+            decoded = self._decoder.decode(body, chunks[0])
+            yield decoded.in_order(await upserter.upsert(decoded.items)), True
+            return
         in_work: deque[_ChunkInWork] = deque()
         try:
             for chunk in chunks:
                 decoded = self._decoder.decode(body, chunk)
-                if len(chunks) == 1:
-                    yield decoded.in_order(await upserter.upsert(decoded.items)), True
-                    return
                 keys = {item.care_case_clinical_trial_key for item in decoded.items}
-                while in_work and not all(
-                    (len(in_work) < CHUNKS_AT_ONCE, *(keys.isdisjoint(c.keys) for c in in_work))
+                at_once = CHUNKS_AT_ONCE if self._admission.is_alone(database) else 1
+                while in_work and (
+                    len(in_work) >= at_once
+                    or not all(keys.isdisjoint(other.keys) for other in in_work)
                 ):
                     yield await in_work.popleft().outcomes(), False
                 work = asyncio.create_task(upserter.upsert(decoded.items))
@@ -140,7 +143,8 @@ class BatchHandler:
                 # Lets the task send its statement before the next chunk is decoded.
                 await asyncio.sleep(0)
             while in_work:
-                yield await in_work.popleft().outcomes(), not in_work
+                outcomes = await in_work.popleft().outcomes()
+                yield outcomes, not in_work
         finally:
             await asyncio.gather(*(chunk.work for chunk in in_work), return_exceptions=True)
 

@@ -47,6 +47,8 @@ def main() -> None:
     A first look:   python -m service demo
     In production:  new-key, check-config, migrate, serve
     """
+    # Nothing here logs them, and finding them out costs every record a system call or two.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
