@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
         "--only", nargs="+", metavar="NAME", choices=names, help=f"of {', '.join(names)}"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--readme", action="store_true", help="put the ratios into README.md")
     return parser.parse_args()
 
 
@@ -111,7 +112,10 @@ def main() -> None:
         runs = compare(arena, wanted, rounds)
         postgres = trials.version()
     command = shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]])
-    print(report.write(runs, chosen.output, command, postgres))
+    text = report.write(runs, chosen.output, command, postgres)
+    print(text)
+    if chosen.readme:
+        report.into_readme(text, Path(__file__).parents[2] / "README.md")
 
 
 if __name__ == "__main__":

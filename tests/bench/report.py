@@ -32,6 +32,8 @@ TITLES = {
     "fair-beside": FAIR_TITLE.format("back-to-back"),
     "idle": "idle",
 }
+BEGIN = "<!-- from here on written by: python -m tests.bench --readme -->"
+END = "<!-- up to here -->"
 CHARTED = ("existing", "existing-real", "new")
 
 Rows = list[Sequence[str]]
@@ -64,6 +66,17 @@ def write(runs: Sequence[Run], folder: Path, command: str, postgres: str) -> str
     }
     (folder / "chart.svg").write_text(chart.draw(panels))
     return report
+
+
+def into_readme(report: str, readme: Path) -> None:
+    """Put the report's table of ratios and its facts between the README's marks."""
+    first_line, _, rest = report.partition("\n\n")
+    ratios, _, rest = rest.partition("\n\n")
+    facts = rest.partition("\n\n")[2]
+    before, _, following = readme.read_text().partition(BEGIN)
+    after = following.partition(END)[2]
+    section = f"\n{first_line}\n\n{ratios}\n\n{facts}"
+    readme.write_text(f"{before}{BEGIN}{section}{END}{after}")
 
 
 def machine_and_versions(postgres: str) -> Mapping[str, str]:
