@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help run test lint lock bench
+.PHONY: help run test lint lock bench load soak audit
 
 help: ## print this help
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -27,10 +27,13 @@ lock: $(READY) ## resolve the dependencies anew and write both lock files
 		pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
 		--custom-compile-command "make lock" --constraints requirements.lock \
-		pyproject.toml --extra demo --group dev --output-file requirements-dev.lock
+		pyproject.toml --extra demo --extra tracing --group dev --output-file requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
 		--custom-compile-command "make lock" --constraints requirements-dev.lock \
 		pyproject.toml --extra demo --group bench --output-file requirements-bench.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
+		--custom-compile-command "make lock" --constraints requirements-dev.lock \
+		pyproject.toml --extra demo --group load --output-file requirements-load.lock
 
 bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services; BENCH=--quick: 2 minutes
 	.venv-bench/bin/python -m tests.bench $(BENCH)
@@ -39,6 +42,15 @@ bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services;
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+load: .venv-load/.ready ## load the demo for a minute, check every outcome; LOAD="--users 20 --run-time 30s"
+	.venv-load/bin/python -m tests.load.run $(LOAD)
+
+.venv-load/.ready: requirements-load.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-load
+	.venv-load/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-load.lock
 	@touch $@
 
 $(READY): requirements-dev.lock pyproject.toml

@@ -78,7 +78,7 @@ class BatchHandler:
         chunks = await self._chunks(body)
         gatherer = await self._gatherer(database)
         upserter = Upserter(
-            gatherer, BatchContext(gatherer.pool, caller.user, request[ACTIVITY_ID])
+            gatherer, BatchContext(gatherer.pool, caller.user, request[ACTIVITY_ID], set())
         )
         response = EnvelopeResponse(request)
         if not chunks:

@@ -78,6 +78,7 @@ class Database(_Settings, frozen=True):
     dsn: Annotated[str, Meta(pattern=r"^postgres(ql)?://")]
     pool_max_size: Annotated[int, Meta(ge=1, le=10_000)] = 10
     statement_timeout_seconds: PositiveInt = 30
+    transaction_pooling: bool = False
 
     def __repr__(self) -> str:
         return f"Database(pool_max_size={self.pool_max_size}, …)"

@@ -58,7 +58,7 @@ async def _create_once(
     async def work(connection: PooledConnection) -> list[Outcome]:
         nonlocal lost
         if lost is not None:
-            if await _has_committed(connection, lost.transaction_id):
+            if await _has_committed(connection, lost):
                 return lost.outcomes
             lost = None
         try:
@@ -90,11 +90,13 @@ async def _create_on(
     connection: PooledConnection, rows: list[Row], context: BatchContext, *, in_savepoints: bool
 ) -> list[Outcome]:
     outcomes: list[Outcome] | None = None
+    keys = await connection.fetch(statements.ALLOT_KEYS, len(rows))
     transaction_id = ""
     try:
         async with connection.transaction():
-            transaction_id, outcomes = await _create_with_drawn_keys(
-                connection, rows, context, in_savepoints=in_savepoints
+            ((transaction_id,),) = await connection.fetch(statements.TRANSACTION_ID)
+            outcomes = await _create_with_drawn_keys(
+                connection, rows, keys, context, in_savepoints=in_savepoints
             )
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         # A server that is shut down (class 57) may have committed before it said so.
@@ -108,17 +110,18 @@ async def _create_on(
 
 
 async def _create_with_drawn_keys(
-    connection: PooledConnection, rows: list[Row], context: BatchContext, *, in_savepoints: bool
-) -> tuple[str, list[Outcome]]:
-    """Insert the rows, drawing again for those whose key is taken; return the transaction's id
-    with the outcomes."""
+    connection: PooledConnection,
+    rows: list[Row],
+    keys: list[asyncpg.Record],
+    context: BatchContext,
+    *,
+    in_savepoints: bool,
+) -> list[Outcome]:
+    """Insert the rows, drawing again for those whose key is taken."""
     outcomes: dict[int, Outcome] = {}
     pending = list(range(len(rows)))
-    transaction_id = ""
     for _ in range(KEY_ROUNDS):
-        drawn = await connection.fetch(statements.ALLOT_KEYS, len(pending))
-        transaction_id = drawn[0]["transaction_id"]
-        keyed = [(key, *rows[i][1:]) for (key, _), i in zip(drawn, pending, strict=True)]
+        keyed = [(key, *rows[i][1:]) for (key,), i in zip(keys, pending, strict=True)]
         if in_savepoints:
             results = await upsert_each(connection, keyed, context, replacing=False)
         else:
@@ -132,9 +135,10 @@ async def _create_with_drawn_keys(
         if not pending:
             break
         await connection.fetch(statements.SKIP_TAKEN_KEYS, keyed[-1][0])
+        keys = await connection.fetch(statements.ALLOT_KEYS, len(pending))
     for position in pending:
         outcomes[position] = suppressed(rows[position], context)
-    return transaction_id, [outcomes[position] for position in range(len(rows))]
+    return [outcomes[position] for position in range(len(rows))]
 
 
 async def _insert(
@@ -146,13 +150,21 @@ async def _insert(
     return [stored(row[0], created=True) if row[0] in keys else None for row in rows]
 
 
-async def _has_committed(connection: PooledConnection, transaction_id: str) -> bool:
-    """Tell the fate of a transaction; raises ConnectionError while it is undecided."""
+async def _has_committed(connection: PooledConnection, lost: _LostCommit) -> bool:
+    """Tell the fate of a transaction; raises ConnectionError while it is undecided.
+
+    After a crash, an id that was not yet on disk is given to another transaction, so the
+    id alone proves nothing: the rows must be there, too.
+    """
     try:
-        status = await connection.fetchval(statements.TRANSACTION_STATUS, transaction_id)
+        ((status,),) = await connection.fetch(statements.TRANSACTION_STATUS, lost.transaction_id)
     except asyncpg.InvalidParameterValueError:
-        # This server, promoted without it, has never seen the transaction.
+        # This server, promoted or recovered without it, has never seen the transaction.
         return False
     if status == "in progress":
         raise ConnectionError("the transaction is still in progress")
-    return bool(status == "committed")
+    if status != "committed":
+        return False
+    keys = [outcome.key for outcome in lost.outcomes if outcome.status == 201]
+    ((is_stored,),) = await connection.fetch(statements.HAS_ANY_KEY, keys)
+    return bool(is_stored) or not keys

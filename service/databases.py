@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -18,6 +19,15 @@ APPLICATION_NAME = f"care-case-clinical-trials {secrets.token_hex(8)}"
 
 CONNECT_SECONDS = 5
 CLOSE_SECONDS = 5
+
+KEEPALIVE = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 20_000,
+}
+"""Notices within half a minute that a server's machine or the way to it is gone: seconds, seconds,
+probes, and milliseconds; systems that lack an option do without it."""
 
 
 class Databases:
@@ -57,7 +67,7 @@ class Databases:
             return True
         try:
             async with asyncio.timeout(CONNECT_SECONDS), pool.acquire() as connection:
-                await connection.fetchval("SELECT 1")
+                await connection.fetch("SELECT 1")
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
         return True
@@ -73,6 +83,13 @@ class Databases:
 
 async def create_pool(database: Database) -> Pool:
     """Return a bounded pool; it connects when a connection is first acquired."""
+    server_settings = {"application_name": APPLICATION_NAME}
+    options: dict[str, Any] = {}
+    if database.transaction_pooling:
+        options = {"connection_class": _SharedConnection, "statement_cache_size": 0}
+    else:
+        # PgBouncer refuses it, so there the role has to carry it, or command_timeout strikes.
+        server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
     return await asyncpg.create_pool(
         database.dsn,
         min_size=0,
@@ -80,13 +97,38 @@ async def create_pool(database: Database) -> Pool:
         timeout=CONNECT_SECONDS,
         # The server's own limit strikes first; this one notices a server that is gone.
         command_timeout=database.statement_timeout_seconds + CONNECT_SECONDS,
-        server_settings={
-            "application_name": APPLICATION_NAME,
-            "statement_timeout": f"{database.statement_timeout_seconds}s",
-        },
+        server_settings=server_settings,
         reset=_keep_session,
+        init=_keep_alive,
+        **options,
     )
+
+
+class _SharedConnection(asyncpg.Connection):
+    """A connection through PgBouncer in transaction mode.
+
+    asyncpg parses a statement in one round trip and runs it in the next; only in a
+    transaction do both reach the same server.
+    """
+
+    async def fetch(self, *args: Any, **kwargs: Any) -> Any:
+        """Fetch as asyncpg.Connection does, in a transaction."""
+        if self.is_in_transaction():
+            return await super().fetch(*args, **kwargs)
+        async with self.transaction():
+            return await super().fetch(*args, **kwargs)
 
 
 async def _keep_session(_connection: object) -> None:
     """Replace asyncpg's reset, a round trip for each chunk: no statement changes the session."""
+
+
+async def _keep_alive(connection: Any) -> None:
+    """Set the keepalive options, for which asyncpg has no setting and reads none in the DSN."""
+    client = connection._transport.get_extra_info("socket")
+    if client is None or client.family == socket.AF_UNIX:
+        return
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

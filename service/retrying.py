@@ -9,7 +9,7 @@ from typing import TypeVar
 import asyncpg
 
 from .databases import Pool, PooledConnection
-from .sqlstate import sqlstate_of, status_of
+from .sqlstate import reason_of, sqlstate_of, status_of
 from .statements import END_BACKEND
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ async def with_connection(
             if status_of(cause) != 503:
                 raise
             failure = Unavailable(
-                "The database is overloaded or not ready; send the item again.",
+                f"{reason_of(cause)}; send the item again.",
                 is_contention=cause in CONTENTION,
             )
             if cause == READ_ONLY_TRANSACTION:

@@ -8,7 +8,7 @@ import asyncpg
 
 from . import statements
 from .databases import Pool, PooledConnection
-from .sqlstate import NOT_OF_AN_ITEM, message_of, sqlstate_of, status_of
+from .sqlstate import NOT_OF_AN_ITEM, SCHEMA_HINT, SCHEMA_IS_OLD, message_of, sqlstate_of, status_of
 from .wire import Outcome
 
 logger = logging.getLogger(__name__)
@@ -23,11 +23,15 @@ PIECE_ROWS = 500
 
 
 class BatchContext(NamedTuple):
-    """Where a batch goes, whose it is, and the name by which the log knows it."""
+    """Where a batch goes, whose it is, and the name by which the log knows it.
+
+    ``reported`` holds the SQLSTATEs that the log has for this batch.
+    """
 
     pool: Pool
     caller_user: str
     activity_id: str
+    reported: set[str]
 
 
 def stored(key: int, *, created: bool) -> Outcome:
@@ -45,7 +49,10 @@ def _failed(
 ) -> Outcome:
     status = status_of(sqlstate)
     if status == 500:
-        logger.error("item failed", extra={"activityID": context.activity_id, "sqlstate": sqlstate})
+        if sqlstate not in context.reported:
+            context.reported.add(sqlstate)
+            hint = SCHEMA_HINT if sqlstate in SCHEMA_IS_OLD else "item failed"
+            logger.error(hint, extra={"activityID": context.activity_id, "sqlstate": sqlstate})
         return Outcome(key, 500, f"Internal error, activityID {context.activity_id}")
     return Outcome(key, status, message_of(message, column))
 

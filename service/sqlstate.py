@@ -38,12 +38,40 @@ STATUS_BY_CLASS = {
 NOT_OF_AN_ITEM = [*(code for code, status in STATUS_BY_CLASS.items() if status == 503), "XX"]
 """Classes of errors in which the database is ill, not an item; XX is an internal error."""
 
+SCHEMA_IS_OLD = {"42P01", "42703", "42704", "42883"}
+"""Undefined table, column, object (type), function."""
+
+SCHEMA_HINT = "item failed: the schema is not current; run: python -m service migrate"
+
+REASON_BY_CODE = {
+    "25006": "The database is read-only: a standby, or a primary that was demoted",
+    "53100": "The database's disk is full",
+    "53300": "The database has too many connections",
+    "55P03": "Somebody else holds a lock for too long",
+    "57014": "The statement took longer than the database allows",
+    "3D000": "The database does not exist at its server",
+    "57P03": "The database is starting up or shutting down",
+}
+REASON_BY_CLASS = {
+    "28": "The database refused the service's own credentials",
+    "40": "The item met others' changes to the same records again and again",
+}
+
 _JSON_NAMES = dict(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
 
 
 def status_of(sqlstate: str) -> int:
     """Return the status of an item that failed with this SQLSTATE."""
     return STATUS_BY_CODE.get(sqlstate) or STATUS_BY_CLASS.get(sqlstate[:2], 500)
+
+
+def reason_of(sqlstate: str) -> str:
+    """Return why an item gets a 503, for its caller and for the operator."""
+    return (
+        REASON_BY_CODE.get(sqlstate)
+        or REASON_BY_CLASS.get(sqlstate[:2])
+        or "The database is overloaded or not ready"
+    )
 
 
 def sqlstate_of(error: asyncpg.PostgresError) -> str:

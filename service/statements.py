@@ -14,6 +14,8 @@ UPSERT_EACH = _read("upsert/upsert_each")
 ALLOT_KEYS = _read("upsert/allot_keys")
 SKIP_TAKEN_KEYS = _read("upsert/skip_taken_keys")
 END_BACKEND = _read("upsert/end_backend")
+TRANSACTION_ID = _read("upsert/transaction_id")
+HAS_ANY_KEY = _read("upsert/has_any_key")
 TRANSACTION_STATUS = _read("upsert/transaction_status")
 
 CONNECTION_STATE = _read("operations/connection_state")

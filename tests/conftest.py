@@ -26,9 +26,11 @@ from service.demo import SAMPLE
 from service.embedded import EmbeddedPostgres
 from service.migrations import migrate
 from service.serving import make_runner
+from tests.faults.pgbouncer import pgbouncer
 from tests.under_test import ServiceUnderTest, document, free_port, toml
 
 MakeDatabase = Callable[..., str]
+Configure = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +98,29 @@ def _in_thread(function: Callable[..., None], *arguments: str) -> None:
         executor.submit(function, *arguments).result()
 
 
+@pytest.fixture(scope="session")
+def configure(server_dsn: str) -> Iterator[Configure]:
+    """Makes configurations; with TEST_PGBOUNCER=1 they lead to databases through PgBouncer."""
+    if not os.environ.get("TEST_PGBOUNCER"):
+        yield document
+        return
+    with pgbouncer(server_dsn) as port:
+
+        def configure(databases: Mapping[str, str], **settings: Any) -> dict[str, Any]:
+            content = document(databases, **settings)
+            for database in content["databases"].values():
+                if database["dsn"].partition("?")[2] == server_dsn.partition("?")[2]:
+                    database["dsn"] = re.sub(
+                        r"^(\w+://)([^@]*@)?[^/]*/([^?]*).*",
+                        rf"\g<1>\g<2>127.0.0.1:{port}/\g<3>",
+                        database["dsn"],
+                    )
+                    database["transaction_pooling"] = True
+            return content
+
+        yield configure
+
+
 class _ServiceServer(BaseTestServer):
     """Runs the service as ``serve`` does, under pytest-aiohttp's client."""
 
@@ -109,7 +134,7 @@ class _ServiceServer(BaseTestServer):
 
 @pytest.fixture
 async def make_service(
-    aiohttp_client: Callable[..., Any], make_database: MakeDatabase
+    aiohttp_client: Callable[..., Any], make_database: MakeDatabase, configure: Configure
 ) -> Callable[..., Any]:
     """A factory of running services with migrated databases, acme unless others are given."""
 
@@ -121,7 +146,7 @@ async def make_service(
         if databases is None:
             databases = {"acme": make_database()}
         databases = {**databases, **(extra_databases or {})}
-        settings = msgspec.convert(document(databases, **server), Settings)
+        settings = msgspec.convert(configure(databases, **server), Settings)
         client = await aiohttp_client(_ServiceServer(settings))
         return ServiceUnderTest(str(client.make_url("")), client.session, databases)
 
@@ -164,7 +189,7 @@ def trials() -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def start_process(
-    make_database: MakeDatabase, tmp_path: Path
+    make_database: MakeDatabase, tmp_path: Path, configure: Configure
 ) -> AsyncIterator[Callable[..., Any]]:
     """A factory of services that run as ``python -m service serve``, and their processes."""
     processes: list[subprocess.Popen[bytes]] = []
@@ -179,7 +204,7 @@ async def start_process(
             databases = {"acme": make_database(), **(extra_databases or {})}
         port = free_port()
         config = tmp_path / f"service-{port}.toml"
-        config.write_text(toml(document(databases, **{"port": port, **server})))
+        config.write_text(toml(configure(databases, **{"port": port, **server})))
         log = tmp_path / f"log-{port}"
         with log.open("wb") as stderr:
             process = subprocess.Popen(

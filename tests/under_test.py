@@ -30,7 +30,10 @@ def token(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
 
 
 def document(
-    databases: Mapping[str, str], jwt: Mapping[str, Any] | None = None, **server: Any
+    databases: Mapping[str, str],
+    jwt: Mapping[str, Any] | None = None,
+    database: Mapping[str, Any] | None = None,
+    **server: Any,
 ) -> dict[str, Any]:
     """Return a configuration: the loader may use every database, the guest only globex."""
     return {
@@ -50,7 +53,7 @@ def document(
             ],
             "jwt": dict(jwt or {"algorithms": ["HS256"], "secret": SECRET}),
         },
-        "databases": {name: {"dsn": dsn} for name, dsn in databases.items()},
+        "databases": {name: {"dsn": dsn, **(database or {})} for name, dsn in databases.items()},
     }
 
 

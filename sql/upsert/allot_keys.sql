@@ -1,11 +1,12 @@
--- Draws keys for records that come without one, and tells the transaction that will
--- insert them, so that after a lost connection its fate can be asked for.
+-- Draws keys for records that come without one.
+--
+-- Run outside a transaction, it commits by itself, so that a key that was returned is never
+-- drawn again, not even after a crash (which takes back what was not yet on disk).
 --
 -- $1 how many
--- Columns: key, transaction_id
+-- Columns: key
 select
     nextval(
         pg_get_serial_sequence('care_case_clinical_trial', 'care_case_clinical_trial_key')
-    )::integer as key,
-    pg_current_xact_id()::text as transaction_id
+    )::integer as key
 from generate_series(1, $1)

@@ -1,0 +1,203 @@
+"""Connections to PostgreSQL that are cut, at every point of a statement, or fall silent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.config import Settings
+from service.databases import create_pool
+from tests.faults.ledger import Ledger
+from tests.faults.proxy import Fault, Link, Proxy
+from tests.under_test import KEY, ServiceUnderTest, document
+
+MakeService = Callable[..., Any]
+
+MARK = b"the marked text"
+
+
+@pytest.fixture
+async def proxy(make_database: Callable[[], str]) -> AsyncIterator[Proxy]:
+    """A proxy before a database of its own."""
+    async with Proxy(make_database()) as proxy:
+        yield proxy
+
+
+def before(link: Link, _data: bytes) -> None:
+    """Cut before the statement is sent."""
+    link.cut()
+
+
+def during(link: Link, data: bytes) -> bytes:
+    """Cut when half of the statement is sent."""
+    asyncio.get_running_loop().call_later(0.05, link.cut)
+    return data[: len(data) // 2]
+
+
+def after(link: Link, data: bytes) -> bytes:
+    """Cut when the statement is sent, while it runs."""
+    asyncio.get_running_loop().call_soon(link.cut)
+    return data
+
+
+def before_the_answer(link: Link, data: bytes) -> bytes:
+    """Cut when the statement has run (and, by itself, committed), before its answer."""
+    link.swallows_answers = True
+
+    async def cut() -> None:
+        await link.answered.wait()
+        link.cut()
+
+    link.cutting = asyncio.create_task(cut())
+    return data
+
+
+class Once:
+    """A fault that happens to the first data with a mark."""
+
+    def __init__(self, mark: bytes, fault: Fault) -> None:
+        self._mark = mark
+        self._fault = fault
+        self.happened = False
+
+    def __call__(self, link: Link, data: bytes) -> bytes | None:
+        if self.happened or self._mark not in data:
+            return data
+        self.happened = True
+        return self._fault(link, data)
+
+
+@pytest.mark.parametrize("fault", [before, during, after, before_the_answer])
+async def test_a_connection_cut_at_any_point_of_an_upsert_costs_no_item(
+    make_service: MakeService, proxy: Proxy, fault: Fault
+) -> None:
+    service = await make_service({"acme": proxy.dsn})
+    await service.put([{KEY: 1, "comment": "old"}])
+    proxy.fault = once = Once(MARK, fault)
+
+    answer = await service.put([{KEY: 1, "comment": MARK.decode()}, {KEY: 2}])
+
+    assert once.happened
+    # The first attempt may have created it before its connection was lost.
+    assert answer.statuses in ([200, 201], [200, 200])
+    assert await service.comments() == {1: MARK.decode(), 2: None}
+
+
+@pytest.mark.parametrize("mark", [MARK, b"COMMIT"])
+@pytest.mark.parametrize("fault", [before, during, after, before_the_answer])
+async def test_a_connection_cut_at_any_point_creates_a_record_without_key_once(
+    make_service: MakeService, proxy: Proxy, mark: bytes, fault: Fault
+) -> None:
+    service = await make_service({"acme": proxy.dsn})
+    proxy.fault = once = Once(mark, fault)
+
+    answer = await service.put([{KEY: 0, "comment": MARK.decode()}, {KEY: 0, "comment": "other"}])
+
+    assert once.happened
+    assert answer.statuses == [201, 201]
+    keys = [int(key) for key, _, _ in answer.outcomes]
+    assert await service.comments() == {keys[0]: MARK.decode(), keys[1]: "other"}
+
+
+async def test_a_commit_in_doubt_while_the_database_stays_away_names_the_drawn_key(
+    make_service: MakeService, proxy: Proxy
+) -> None:
+    service = await make_service({"acme": proxy.dsn})
+
+    def lose_the_answer_and_stay_away(link: Link, data: bytes) -> bytes | None:
+        proxy.fault = lambda link, _data: link.cut()
+        return before_the_answer(link, data)
+
+    proxy.fault = Once(b"COMMIT", lose_the_answer_and_stay_away)
+    ((key, status, body),) = (await service.put([{KEY: 0, "comment": "x"}])).outcomes
+    proxy.fault = None
+    stored = await service.comments()
+    again = await service.put([{KEY: int(key), "comment": "x"}])
+
+    assert status == 503
+    assert f"with the key {key};" in body
+    assert list(stored) == [int(key)]
+    assert again.statuses == [200]
+    assert await service.comments() == {int(key): "x"}
+
+
+async def test_an_id_that_a_crash_gave_to_another_transaction_proves_no_commit(
+    make_service: MakeService, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await make_service({"acme": proxy.dsn})
+    # The transaction before is the one that drew the keys, and has committed.
+    other = "select (pg_current_xact_id()::text::bigint - 1)::text"
+    monkeypatch.setattr("service.statements.TRANSACTION_ID", other)
+    proxy.fault = once = Once(b"COMMIT", before)
+
+    answer = await service.put([{KEY: 0, "comment": "x"}])
+
+    assert once.happened
+    assert answer.statuses == [201]
+    assert list((await service.comments()).values()) == ["x"]
+
+
+async def test_half_open_connections_are_noticed_within_the_timeout(
+    make_service: MakeService, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.databases.CONNECT_SECONDS", 0.5)
+    service = await make_service({"acme": proxy.dsn}, database={"statement_timeout_seconds": 1})
+    assert (await service.put([{KEY: 1}])).statuses == [201]
+
+    proxy.stall()
+    sending = asyncio.create_task(service.put([{KEY: 1}, {KEY: 0}]))
+    await asyncio.sleep(2)
+    proxy.resume()
+
+    answer = await asyncio.wait_for(sending, 10)
+    assert answer.statuses == [200, 201]
+    assert len(await service.comments()) == 2
+
+
+async def test_while_every_connection_is_half_open_items_get_503_in_bounded_time(
+    make_service: MakeService, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.databases.CONNECT_SECONDS", 0.3)
+    service = await make_service({"acme": proxy.dsn}, database={"statement_timeout_seconds": 1})
+    await service.put([{KEY: 1}])
+
+    proxy.stall()
+    answer = await asyncio.wait_for(service.put([{KEY: 1}, {KEY: 0}]), 15)
+    proxy.resume()
+
+    assert answer.statuses == [503, 503]
+    await Ledger(service).assert_recovers()
+
+
+async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
+    make_service: MakeService, proxy: Proxy
+) -> None:
+    service: ServiceUnderTest = await make_service({"acme": proxy.dsn})
+    ledger = Ledger(service)
+
+    async with ledger.under_load():
+        for _ in range(30):
+            await asyncio.sleep(0.1)
+            proxy.cut()
+    await ledger.assert_recovers()
+
+    await ledger.assert_true()
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux for its sockets")
+async def test_idle_connections_are_kept_alive_by_tcp(proxy: Proxy) -> None:
+    settings = msgspec.convert(document({"acme": proxy.dsn}), Settings)
+    pool = await create_pool(settings.databases["acme"])
+
+    async with pool.acquire() as connection:
+        await connection.fetch("SELECT 1")
+        sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        timers = [
+            columns[5][:2] for columns in sockets if columns[2].endswith(f":{proxy.port:04X}")
+        ]
+    await pool.close()
+
+    assert "02" in timers

@@ -1,0 +1,52 @@
+"""Through PgBouncer in transaction mode, with ``transaction_pooling`` set."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.faults.ledger import Ledger
+from tests.faults.pgbouncer import PROGRAM, pgbouncer
+from tests.under_test import KEY
+
+MakeService = Callable[..., Any]
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
+
+
+@pytest.fixture
+def pooled_dsn(server_dsn: str, make_database: Callable[[], str]) -> Iterator[str]:
+    """The DSN of a database by way of PgBouncer."""
+    name = re.sub(r".*/([^/?]+)(\?.*)?$", r"\1", make_database())
+    with pgbouncer(server_dsn) as port:
+        yield f"postgresql://postgres@127.0.0.1:{port}/{name}"
+
+
+async def test_statements_of_many_batches_share_its_few_connections(
+    make_service: MakeService, pooled_dsn: str
+) -> None:
+    service = await make_service({"acme": pooled_dsn}, database={"transaction_pooling": True})
+    ledger = Ledger(service)
+
+    async with ledger.under_load(senders=20):
+        await asyncio.sleep(2)
+
+    assert set(ledger.statuses) <= {200, 201, 400}
+    rows = await service.fetch(
+        "select care_case_clinical_trial_key, comment from care_case_clinical_trial"
+    )
+    stored = dict(rows)
+    assert all(stored[key] == str(number) for key, number in ledger.acknowledged.items())
+    assert all(stored[key] == text for text, key in ledger.created.items())
+
+
+async def test_bad_items_fail_each_for_themselves(
+    make_service: MakeService, pooled_dsn: str
+) -> None:
+    service = await make_service({"acme": pooled_dsn}, database={"transaction_pooling": True})
+
+    answer = await service.put([{KEY: 1, "comment": "\0"}, {KEY: 2}, {KEY: 0}, {KEY: 2}])
+
+    assert answer.statuses == [400, 201, 201, 200]

@@ -1,0 +1,128 @@
+"""Load the demo for a minute and report: ``python -m tests.load.run``, or ``make load``.
+
+    make load LOAD="--users 20 --run-time 30s --bad-share 0.01"
+    make load LOAD="--stages 10s:4,20s:16 --key-skew 1.1"
+    make load LOAD="--host https://service.example/vbasoftware --tenants acme"
+
+Every argument goes to Locust (see locustfile.py). Without ``--host`` a demo is started in a
+folder that is deleted afterwards; with it, LOAD_API_KEY and LOAD_TOKEN must be set. Writes
+report.html, Locust's CSV files and, where Chromium is found, a picture of the report into
+tests/load/results/. Exits with Locust's status: 1 if any response was not as it must be.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = HERE / "results"
+DEFAULTS = ("--users", "8", "--spawn-rate", "2", "--run-time", "60s")
+BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome")
+STOP_SECONDS = 60
+
+
+class DemoError(Exception):
+    """The demo did not start; the message has the end of its log."""
+
+
+@contextmanager
+def demo() -> Iterator[dict[str, str]]:
+    """Run a demo in a temporary folder; yield its URL, API key and Token. Raises DemoError."""
+    with tempfile.TemporaryDirectory(prefix="load-") as folder:
+        # As root the server's unprivileged account has to come through.
+        Path(folder).chmod(0o755)
+        log = Path(folder) / "demo.log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "service", "demo", "--port", "0", "--folder", folder],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        try:
+            yield _announced(process, log)
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+def _announced(process: "subprocess.Popen[str]", log: Path) -> dict[str, str]:
+    """Read the demo's welcome up to its last line; nothing more is printed after it."""
+    assert process.stdout is not None
+    said: dict[str, str] = {}
+    for line in process.stdout:
+        if found := re.match(r"(Serving at|API key|Token) {2,}(\S+)", line):
+            said[found[1]] = found[2]
+        if "--data-binary" in line:
+            return said
+    raise DemoError(f"the demo did not start:\n{log.read_text()[-2000:]}")
+
+
+def locust(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run Locust without a screen; return its exit status."""
+    has_stages = any(argument.partition("=")[0] == "--stages" for argument in arguments)
+    files = [HERE / "locustfile.py", *([HERE / "stages.py"] if has_stages else [])]
+    command = [
+        sys.executable, "-m", "locust", "--locustfile", ",".join(map(str, files)), "--headless",
+        "--only-summary", "--stop-timeout", "10",
+        "--html", str(RESULTS / "report.html"), "--csv", str(RESULTS / "locust"),
+        *(() if has_stages else DEFAULTS), *arguments,
+    ]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+
+
+def picture(page: Path, file: Path) -> bool:
+    """Draw a page with headless Chromium; tell whether that was possible."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        return False
+    with tempfile.TemporaryDirectory(prefix="browser-") as profile:
+        command = [
+            browser, "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            f"--user-data-dir={profile}", "--hide-scrollbars", "--window-size=1400,2200",
+            "--virtual-time-budget=10000", f"--screenshot={file}", page.absolute().as_uri(),
+        ]  # fmt: skip
+        if os.geteuid() == 0:
+            # Chromium's sandbox refuses root; the page is our own file.
+            command.insert(1, "--no-sandbox")
+        drawn = subprocess.run(command, capture_output=True, timeout=120)
+    return drawn.returncode == 0 and file.exists()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the load and write the results; return the exit status."""
+    RESULTS.mkdir(exist_ok=True)
+    page, image = RESULTS / "report.html", RESULTS / "report.png"
+    for old in (page, image):
+        old.unlink(missing_ok=True)
+    if any(argument.partition("=")[0] in ("--host", "-H") for argument in arguments):
+        status = locust(arguments, {})
+    else:
+        try:
+            with demo() as said:
+                credentials = {"LOAD_API_KEY": said["API key"], "LOAD_TOKEN": said["Token"]}
+                status = locust(["--host", said["Serving at"], *arguments], credentials)
+        except DemoError as error:
+            print(error, file=sys.stderr)
+            return 1
+    if page.exists():
+        has_picture = picture(page, image)
+        print(f"\nReport: {page}" + (f"\nPicture: {image}" if has_picture else ""))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
