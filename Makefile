@@ -44,6 +44,9 @@ bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services;
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
 
+soak: $(READY) ## load under one fault after another; MINUTES=10
+	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),10)
+
 load: .venv-load/.ready ## load the demo for a minute, check every outcome; LOAD="--users 20 --run-time 30s"
 	.venv-load/bin/python -m tests.load.run $(LOAD)
 

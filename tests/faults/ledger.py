@@ -33,24 +33,25 @@ class Ledger:
     unfinished: int = 0
     unanswered: int = 0
     sent: dict[int, int] = field(default_factory=dict)
-    """By key, the round in which its item was sent last."""
+    """By key, the request in which its item was sent last."""
     acknowledged: dict[int, int] = field(default_factory=dict)
-    """By key, the round whose item was acknowledged last."""
+    """By key, the request whose item was acknowledged last."""
     created: dict[str, int] = field(default_factory=dict)
     """By the unique text of an item without a key, the key that was acknowledged."""
 
-    async def send(self, sender: int, number: int, *, size: int = 20, keyless: int = 3) -> bool:
-        """Send round ``number`` of a sender's own keys; return whether all of it was stored."""
+    async def send(self, sender: int, *, size: int = 20, keyless: int = 3) -> bool:
+        """Send records of a sender's own keys; return whether all of them were stored."""
+        self.requests += 1
+        number = self.requests
         first = sender * 10_000 + 1
         batch: list[dict[str, Any]] = [
             {KEY: key, "comment": f"{number}"} for key in range(first, first + size)
         ]
-        batch += [{KEY: 0, "comment": f"new {sender} {number} {i}"} for i in range(keyless)]
+        batch += [{KEY: 0, "comment": f"new {number} {i}"} for i in range(keyless)]
         batch.insert(size // 2, {KEY: first, "case_Key": "invalid"})
         for item in batch:
             if item[KEY] and "comment" in item:
                 self.sent[item[KEY]] = number
-        self.requests += 1
         self.items += len(batch)
         outcomes = await self._outcomes(batch)
         for item, (key, status) in zip(batch, outcomes, strict=False):
@@ -105,14 +106,12 @@ class Ledger:
 
     @asynccontextmanager
     async def under_load(self, senders: int = 4, size: int = 20) -> AsyncIterator[None]:
-        """Send rounds, one after the other from each sender, while the block runs."""
+        """Send requests, one after the other from each sender, while the block runs."""
         is_over = asyncio.Event()
 
         async def keep_sending(sender: int) -> None:
-            number = 0
             while not is_over.is_set():
-                number += 1
-                if not await self.send(sender, number, size=size):
+                if not await self.send(sender, size=size):
                     await asyncio.sleep(0.02)
 
         tasks = [asyncio.create_task(keep_sending(sender)) for sender in range(1, senders + 1)]
@@ -125,11 +124,7 @@ class Ledger:
     async def assert_recovers(self, seconds: float = 10) -> None:
         """Wait until a whole batch is stored again, without a restart of the service."""
         async with asyncio.timeout(seconds):
-            # A sender of its own, since its rounds count from 1.
-            sender = 1_000 + len(self.sent)
-            number = 1
-            while not await self.send(sender, number):
-                number += 1
+            while not await self.send(999):
                 await asyncio.sleep(0.05)
 
     async def assert_true(self) -> None:

@@ -123,7 +123,7 @@ async def test_a_full_disk_is_503_and_loses_nothing(
         os.chown(disk / "data", owner.st_uid, owner.st_gid)
         await service.execute(f"create tablespace small location '{disk}/data'")
         await service.execute("alter table care_case_clinical_trial set tablespace small")
-        assert await Ledger(service).send(1, 1)
+        assert await Ledger(service).send(1)
         ballast = disk / "ballast"
 
         @asynccontextmanager

@@ -35,7 +35,7 @@ async def test_items_are_503_while_postgresql_is_down_and_the_service_heals(
 ) -> None:
     service = await make_service({"acme": postgres.tcp_dsn("acme")})
     ledger = Ledger(service)
-    assert await ledger.send(1, 1)
+    assert await ledger.send(1)
 
     await asyncio.to_thread(postgres.stop)
     answer = await service.put([{"careCaseClinicalTrial_Key": key} for key in (1, 2, 0)])

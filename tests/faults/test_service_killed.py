@@ -16,7 +16,7 @@ async def test_every_outcome_read_before_the_service_was_killed_is_true(
 ) -> None:
     service, process = await start_process()
     ledger = Ledger(service, service_may_die=True)
-    large = asyncio.create_task(ledger.send(900, 1, size=9_000))
+    large = asyncio.create_task(ledger.send(900, size=9_000))
 
     async with ledger.under_load(senders=8):
         await asyncio.sleep(0.7)
