@@ -1,5 +1,6 @@
 """What a process takes on at once; beyond it, a request is refused at once instead of late."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,15 @@ RETRY_AFTER_SECONDS = "2"
 
 
 class Admission:
-    """Counts the batches in work, and the bytes of their bodies, against the limits."""
+    """Counts the batches in work, and the bytes of their bodies, against the limits.
+
+    Each of several workers takes its share of what the limits allow.
+    """
 
     def __init__(self, settings: Server) -> None:
-        self._max_batches = settings.max_batches_in_flight
-        self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
+        self._max_batches = math.ceil(settings.max_batches_in_flight / settings.workers)
+        share = settings.max_bytes_in_flight // settings.workers
+        self._max_bytes = max(share, settings.max_body_bytes)
         self._batches: Counter[str] = Counter()
         self._bytes = 0
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from .auth import Authenticator
-from .batch import ACTIVITY_ID, BatchHandler
+from .batch import ACTIVITY_ID, RATE_LIMIT, BatchHandler
 from .config import Settings
 from .databases import Databases
 from .problems import Problem, encode_problem, negotiate
@@ -155,6 +155,7 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Activity-ID"] = request.get(ACTIVITY_ID, "")
+    response.headers.update(request.get(RATE_LIMIT, {}))
     if request.app[LIFECYCLE].is_stopping:
         response.force_close()
         response.headers["Connection"] = "close"

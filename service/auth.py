@@ -87,7 +87,8 @@ class Authenticator:
         token = token.strip()
         now = time.time()
         verified_at, claims = self._verified.get(token, (0.0, {}))
-        if now - verified_at < VERIFIED_SECONDS and now < claims["exp"] + self._jwt.leeway_seconds:
+        is_fresh = now - verified_at < VERIFIED_SECONDS
+        if is_fresh and now < int(claims["exp"]) + self._jwt.leeway_seconds:
             return claims
         try:
             key = await self._verification_key(token)

@@ -19,6 +19,7 @@ from .databases import Databases
 from .decoding import BatchDecoder, DecodedChunk
 from .gathering import Gatherer
 from .problems import Problem, negotiate
+from .ratelimit import RateLimiter
 from .savepoints import BatchContext
 from .upsert import Upserter
 from .wire import ENVELOPE_START, Outcome, encode_outcomes, envelope_end
@@ -35,6 +36,8 @@ _status = attrgetter("status")
 
 DATABASE_HEADER = "vbasoftware-database"
 ACTIVITY_ID = web.RequestKey("activity_id", str)
+RATE_LIMIT = web.RequestKey("rate_limit", dict[str, str])
+"""Headers for the response, whatever it will be."""
 
 
 class BatchHandler:
@@ -47,6 +50,7 @@ class BatchHandler:
         self._known_databases = frozenset(settings.databases)
         self._authenticator = authenticator
         self._databases = databases
+        self._rate_limiter = RateLimiter(settings.auth.api_keys, settings.server.workers)
         self._admission = Admission(settings.server)
         self._gatherers: dict[str, Gatherer] = {}
         self._decoder = BatchDecoder(ignore_unknown_fields=settings.server.ignore_unknown_fields)
@@ -54,6 +58,7 @@ class BatchHandler:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Check, read, decode and upsert the batch; stream the outcomes as chunks commit."""
         caller = await self._authenticator.authenticate(request.headers)
+        request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)
         database = self._database(request, caller)
         request_body.check_media_type(request)
         with self._admission.batch(database), self._admission.body() as counted:

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
+import limits
 import msgspec
 from msgspec import Meta, Struct, field
 
@@ -45,6 +46,7 @@ class ApiKey(_Settings, frozen=True):
     name: Annotated[str, Meta(min_length=1)]
     sha256: Sha256Hex
     databases: list[str]
+    rate_limit: str | None = None
 
 
 class Jwt(_Settings, frozen=True):
@@ -197,6 +199,13 @@ def _check(settings: Settings, path: Path) -> None:
                     f"{path}: auth.api_keys: {key.name} names the database {name},"
                     " which is not configured under [databases]"
                 )
+        if key.rate_limit is not None:
+            try:
+                limits.parse(key.rate_limit)
+            except ValueError:
+                raise ConfigurationError(
+                    f"{path}: auth.api_keys: {key.name}: rate_limit is not of the form 600/minute"
+                ) from None
     names = [key.name for key in settings.auth.api_keys]
     if len(set(names)) != len(names):
         raise ConfigurationError(f"{path}: auth.api_keys: two keys share a name")

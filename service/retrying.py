@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ FIRST_DELAY_SECONDS = 0.1
 
 ACQUIRE_SECONDS = 10
 """How long a chunk waits for a connection, a new one's handshake included."""
+
+RETRY_SECONDS = 15
+"""No attempt begins later than this after the first."""
 
 READ_ONLY_TRANSACTION = "25006"
 STATEMENT_TIMEOUT = "57014"
@@ -59,6 +63,7 @@ async def with_connection(
     Unavailable when it does not pass, and the PostgresError of everything else.
     """
     attempt = 0
+    started_at = time.monotonic()
     lost: int | None = None
     while True:
         attempt += 1
@@ -95,7 +100,7 @@ async def with_connection(
             "database attempt failed",
             extra={"activityID": activity_id, "cause": cause, "attempt": attempt},
         )
-        if attempt >= ATTEMPTS:
+        if attempt >= ATTEMPTS or time.monotonic() - started_at > RETRY_SECONDS:
             raise failure
         jitter = random.uniform(0.5, 1)  # noqa: S311
         await asyncio.sleep(FIRST_DELAY_SECONDS * 2 ** (attempt - 1) * jitter)

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -96,6 +98,15 @@ def _in_thread(function: Callable[..., None], *arguments: str) -> None:
 
     with ThreadPoolExecutor(1) as executor:
         executor.submit(function, *arguments).result()
+
+
+@pytest.fixture
+def postgres_folder() -> Iterator[Path]:
+    """A folder that a server's unprivileged account can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -198,6 +209,7 @@ async def start_process(
     async def start(
         databases: Mapping[str, str] | None = None,
         extra_databases: Mapping[str, str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         **server: Any,
     ) -> tuple[ServiceUnderTest, subprocess.Popen[bytes]]:
         if databases is None:
@@ -212,9 +224,10 @@ async def start_process(
                 stderr=stderr,
             )
         processes.append(process)
-        session = aiohttp.ClientSession()
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=ssl_context or True))
         sessions.append(session)
-        service = ServiceUnderTest(f"http://127.0.0.1:{port}", session, databases)
+        scheme = "http" if ssl_context is None else "https"
+        service = ServiceUnderTest(f"{scheme}://127.0.0.1:{port}", session, databases)
         async with asyncio.timeout(20):
             while not await service.is_alive():
                 assert process.poll() is None, log.read_text()

@@ -33,6 +33,7 @@ def document(
     databases: Mapping[str, str],
     jwt: Mapping[str, Any] | None = None,
     database: Mapping[str, Any] | None = None,
+    rate_limit: str | None = None,
     **server: Any,
 ) -> dict[str, Any]:
     """Return a configuration: the loader may use every database, the guest only globex."""
@@ -44,6 +45,7 @@ def document(
                     "name": "loader",
                     "sha256": hashlib.sha256(API_KEY.encode()).hexdigest(),
                     "databases": ["*"],
+                    **({"rate_limit": rate_limit} if rate_limit else {}),
                 },
                 {
                     "name": "guest",
@@ -184,6 +186,13 @@ class ServiceUnderTest:
             await connection.execute(script)
         finally:
             await connection.close()
+
+    @property
+    def port(self) -> int:
+        """The TCP port at which it listens."""
+        port = URL(self.url).port
+        assert port is not None
+        return port
 
     async def is_alive(self) -> bool:
         """Tell whether the process answers."""

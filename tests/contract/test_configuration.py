@@ -106,6 +106,7 @@ async def test_values_come_from_the_environment_and_from_files(
         ("databases.acme.dsn", f"mysql://u:{SECRET_MARKER}@h/x", "databases"),
         ("databases.acme.pool_max_size", 0, "pool_max_size"),
         ("databases.acme.poolsize", 5, "poolsize"),
+        ("auth.api_keys.0.rate_limit", "often", "rate_limit"),
     ],
 )
 async def test_an_unknown_or_mistyped_setting_stops_the_start_with_one_line_naming_it(

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.under_test import KEY, ServiceUnderTest
+from service.admission import Admission
+from service.config import Server
+from service.problems import Problem
+from tests.under_test import GUEST_KEY, KEY, ServiceUnderTest
 
 MakeService = Callable[..., Any]
 
@@ -109,3 +112,40 @@ async def test_a_client_that_never_reads_holds_no_connection_to_the_database(
             stored = row["count"]
             await asyncio.sleep(0.1)
     writer.close()
+
+
+async def test_a_key_beyond_its_rate_limit_gets_429_and_others_do_not(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(rate_limit="3/minute")
+    guest = {"x-api-key": GUEST_KEY}
+
+    first, second = await service.put([]), await service.put(b"{", headers={"Accept": "*/*"})
+    third, refused = await service.put([{KEY: 1}]), await service.put([{KEY: 2}])
+    other = await service.put([], headers=guest)
+
+    assert [answer.status for answer in (first, second, third, refused)] == [207, 400, 207, 429]
+    assert first.headers["RateLimit-Policy"] == '"key";q=3;w=60'
+    assert first.headers["RateLimit"].startswith('"key";r=2;t=')
+    assert second.headers["RateLimit"].startswith('"key";r=1;t=')
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert "too many requests" in refused.detail
+    assert other.status == 403
+    assert await service.comments() == {1: None}
+
+
+async def test_workers_share_the_limits_of_the_service() -> None:
+    settings = Server(
+        workers=4,
+        max_batches_in_flight=6,
+        max_bytes_in_flight=1000,
+        max_body_bytes=100,
+    )
+    admission = Admission(settings)
+
+    with admission.batch("acme"), admission.batch("acme"), pytest.raises(Problem):
+        admission.batch("acme").__enter__()
+    with admission.body() as body:
+        body.grow_to(250)
+        with pytest.raises(Problem):
+            body.grow_to(251)

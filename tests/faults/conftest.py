@@ -1,8 +1,6 @@
 """Servers that the fault tests may kill, and a service in front of each."""
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,15 +12,6 @@ from service.migrations import migrate
 pytest.register_assert_rewrite("tests.faults.ledger")
 
 MakePostgres = Callable[..., EmbeddedPostgres]
-
-
-@pytest.fixture
-def postgres_folder() -> Iterator[Path]:
-    """A folder that a server's unprivileged account can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

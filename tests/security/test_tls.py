@@ -1,0 +1,150 @@
+"""TLS on the listener and to PostgreSQL, with certificates of a throwaway authority."""
+
+import asyncio
+import datetime
+import ipaddress
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.under_test import KEY
+
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+class Authority:
+    """Signs certificates."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.path = folder / f"{name}.pem"
+        basic = x509.BasicConstraints(ca=True, path_length=None)
+        certificate = self._certificate(self._name, self._key, (basic, True))
+        self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _certificate(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: tuple[Any, bool]
+    ) -> x509.Certificate:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - datetime.timedelta(days=1))
+            .not_valid_after(NOW + datetime.timedelta(days=1))
+            .add_extension(*extension)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def sign(self, name: str) -> tuple[Path, Path]:
+        """Write a certificate for 127.0.0.1 and its key; return their paths."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        certificate = self._certificate(subject, key, (address, False))
+        paths = self._folder / f"{name}.crt", self._folder / f"{name}.key"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        paths[1].write_bytes(key.private_bytes(*pem, serialization.NoEncryption()))
+        paths[1].chmod(0o600)
+        return paths
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_listener_speaks_tls_and_reads_a_new_certificate_on_sighup(
+    start_process: Callable[..., Any], tmp_path: Path, workers: int
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.sign("first")
+    trusting = ssl.create_default_context(cafile=authority.path)
+    service, process = await start_process(
+        tls_certificate=str(certificate), tls_key=str(key), ssl_context=trusting, workers=workers
+    )
+
+    async def subject() -> str:
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port, ssl=trusting)
+        presented = writer.get_extra_info("ssl_object").getpeercert()
+        writer.close()
+        name: str = presented["subject"][0][0][1]
+        return name
+
+    assert (await service.put([{KEY: 1}])).statuses == [201]
+    assert await subject() == "first"
+    for old, new in zip((certificate, key), authority.sign("second"), strict=True):
+        new.replace(old)
+    process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(10):
+        while await subject() != "second":
+            await asyncio.sleep(0.05)
+    assert (await service.put([{KEY: 1}])).statuses == [200]
+
+
+@asynccontextmanager
+async def tls_before(dsn: str, certificate: Path, key: Path) -> AsyncIterator[int]:
+    """Speak TLS for PostgreSQL, as it does itself (the embedded one is built without)."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    socket_path = f"{parse_qs(urlsplit(dsn).query)['host'][0]}/.s.PGSQL.5432"
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(8) == bytes.fromhex("0000000804d2162f")  # SSLRequest
+        writer.write(b"S")
+        try:
+            await writer.start_tls(context)
+        except (OSError, EOFError):
+            return
+        server_reader, server_writer = await asyncio.open_unix_connection(socket_path)
+        await asyncio.gather(pump(reader, server_writer), pump(server_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def test_verify_full_connects_only_where_the_certificate_is_right(
+    make_service: Callable[..., Any], make_database: Callable[[], str], tmp_path: Path
+) -> None:
+    authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
+    database = make_database()
+    if "host=%2F" not in database:
+        pytest.skip("wants the embedded PostgreSQL's socket")
+    name = urlsplit(database).path
+    async with tls_before(database, *authority.sign("server")) as port:
+        right, wrong = (
+            f"postgresql://postgres@127.0.0.1:{port}{name}?sslmode=verify-full"
+            f"&sslrootcert={quote(str(authority.path))}"
+            for authority in (authority, other)
+        )
+        service = await make_service(
+            {
+                "acme": right,
+                "untrusted": wrong,
+                "misnamed": right.replace("127.0.0.1", "localhost"),
+            }
+        )
+
+        statuses = [
+            (await service.put([{KEY: 1}], database=name)).statuses for name in service.databases
+        ]
+
+    assert statuses == [[201], [503], [503]]
