@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from . import metrics
 from .config import Server
 from .problems import Problem
 
@@ -34,7 +35,8 @@ class Admission:
             raise _overloaded("Too many batches for this database are in work")
         self._batches[database] += 1
         try:
-            yield
+            with metrics.BATCHES_IN_FLIGHT.labels(database).track_inprogress():
+                yield
         finally:
             self._batches[database] -= 1
 

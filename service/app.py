@@ -2,20 +2,24 @@
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from . import metrics, tracing
 from .auth import Authenticator
-from .batch import ACTIVITY_ID, RATE_LIMIT, BatchHandler
+from .batch import RATE_LIMIT, RECORD, BatchHandler
 from .config import Settings
 from .databases import Databases
+from .logs import RequestRecord, trace_id
 from .problems import Problem, encode_problem, negotiate
 
 logger = logging.getLogger(__name__)
 
+PROBES = {"/livez", "/readyz", "/metrics"}
 BATCH_PATH = "/care-case-clinical-trials-batch"
 
 
@@ -54,18 +58,20 @@ DATABASES = web.AppKey("databases", Databases)
 
 def build_app(settings: Settings) -> web.Application:
     """Return the application. Raises ConfigurationError for a public key without use."""
-    app = web.Application(middlewares=[_surround])
+    app = web.Application(middlewares=[*tracing.middlewares(), _surround])
     authenticator = Authenticator(settings.auth)
     databases = Databases(settings.databases)
     app[LIFECYCLE] = Lifecycle()
     app[DATABASES] = databases
 
-    async def close(_app: web.Application) -> AsyncIterator[None]:
+    async def watch_and_close(_app: web.Application) -> AsyncIterator[None]:
+        watch = asyncio.create_task(metrics.watch_event_loop(databases.sample))
         yield
+        watch.cancel()
         await databases.close()
         await authenticator.close()
 
-    app.cleanup_ctx.append(close)
+    app.cleanup_ctx.append(watch_and_close)
     app.on_response_prepare.append(_add_headers)
     app.router.add_put(
         settings.server.base_path + BATCH_PATH,
@@ -74,6 +80,7 @@ def build_app(settings: Settings) -> web.Application:
     )
     app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/metrics", _metrics)
     return app
 
 
@@ -89,18 +96,48 @@ async def _readyz(request: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
+async def _metrics(request: web.Request) -> web.Response:
+    request.app[DATABASES].sample()
+    return web.Response(body=metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
 async def _expect_nothing_yet(_request: web.Request) -> None:
     """Leave "100 Continue" to the handler, which first looks at the credentials."""
 
 
 @web.middleware
 async def _surround(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Number the request, count it, and answer every failure with an envelope."""
-    request[ACTIVITY_ID] = activity_id = str(uuid.uuid4())
+    """Number the request, count it, log it, and answer every failure with an envelope."""
+    traceparent = request.headers.get("traceparent", "")
+    record = RequestRecord(str(uuid.uuid4()), trace_id(traceparent))
+    request[RECORD] = record
     lifecycle = request.app[LIFECYCLE]
     lifecycle.in_flight += 1
+    started_at = time.monotonic()
+    status = 0
     try:
-        if lifecycle.is_stopping and request.method == "PUT":
+        response = await _answer(request, handler, record.activity_id)
+        status = response.status
+        return response
+    finally:
+        lifecycle.leave()
+        if request.path not in PROBES:
+            _report(record, status, time.monotonic() - started_at)
+
+
+def _report(record: RequestRecord, status: int, seconds: float) -> None:
+    """Count and log a request; the status is 0 where its connection was aborted."""
+    database = record.database or ""
+    metrics.REQUESTS.labels(str(status), database).inc()
+    metrics.REQUEST_SECONDS.labels(database).observe(seconds)
+    for outcome, count in record.outcomes.items():
+        metrics.ITEMS.labels(str(outcome), database).inc(count)
+    logger.info("request", extra=record.fields(status, seconds))
+
+
+async def _answer(request: web.Request, handler: Handler, activity_id: str) -> web.StreamResponse:
+    try:
+        if request.app[LIFECYCLE].is_stopping and request.method == "PUT":
             raise Problem(503, "The service is shutting down; try again.", {"Retry-After": "5"})
         return await handler(request)
     except Problem as problem:
@@ -117,8 +154,6 @@ async def _surround(request: web.Request, handler: Handler) -> web.StreamRespons
             raise ConnectionError("aborted") from None
         internal = Problem(500, f"Internal error, activityID {activity_id}.")
         return problem_response(request, internal, activity_id)
-    finally:
-        lifecycle.leave()
 
 
 def _bare(error: Exception) -> BaseException:
@@ -139,7 +174,6 @@ def _problem_of(error: web.HTTPException) -> Problem:
 
 def problem_response(request: web.BaseRequest, problem: Problem, activity_id: str) -> web.Response:
     """Return the envelope of a whole-request error in the type that the client accepts."""
-    logger.info("refused", extra={"activityID": activity_id, "status": problem.status})
     return web.Response(
         status=problem.status,
         body=encode_problem(problem, request.path, activity_id),
@@ -150,11 +184,16 @@ def problem_response(request: web.BaseRequest, problem: Problem, activity_id: st
     )
 
 
+def _activity_id(request: web.Request) -> str:
+    record = request.get(RECORD)
+    return record.activity_id if record else ""
+
+
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop("Server", None)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Activity-ID"] = request.get(ACTIVITY_ID, "")
+    response.headers["X-Activity-ID"] = _activity_id(request)
     response.headers.update(request.get(RATE_LIMIT, {}))
     if request.app[LIFECYCLE].is_stopping:
         response.force_close()

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator
 from operator import attrgetter
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from . import body as request_body
+from . import metrics
 from .admission import Admission
 from .auth import Authenticator, Caller
 from .chunking import Chunk, MalformedBody, TooManyItems, split_batch
@@ -18,6 +18,7 @@ from .config import Settings
 from .databases import Databases
 from .decoding import BatchDecoder, DecodedChunk
 from .gathering import Gatherer
+from .logs import RequestRecord
 from .problems import Problem, negotiate
 from .ratelimit import RateLimiter
 from .savepoints import BatchContext
@@ -35,7 +36,7 @@ CHUNKS_AT_ONCE = 2
 _status = attrgetter("status")
 
 DATABASE_HEADER = "vbasoftware-database"
-ACTIVITY_ID = web.RequestKey("activity_id", str)
+RECORD = web.RequestKey("record", RequestRecord)
 RATE_LIMIT = web.RequestKey("rate_limit", dict[str, str])
 """Headers for the response, whatever it will be."""
 
@@ -57,40 +58,31 @@ class BatchHandler:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Check, read, decode and upsert the batch; stream the outcomes as chunks commit."""
+        record = request[RECORD]
         caller = await self._authenticator.authenticate(request.headers)
+        record.caller = caller.name
         request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)
-        database = self._database(request, caller)
+        record.database = database = self._database(request, caller)
         request_body.check_media_type(request)
         with self._admission.batch(database), self._admission.body() as counted:
             await _continue(request)
             body = await request_body.read(request, self._server.max_body_bytes, counted)
-            response = await self._apply(request, caller, database, body)
-        logger.info(
-            "batch",
-            extra={
-                "activityID": request[ACTIVITY_ID],
-                "caller": caller.name,
-                "database": database,
-                "outcomes": dict(response.statuses),
-                "seconds": round(response.seconds, 3),
-            },
-        )
-        return response.stream
+            metrics.BODY_BYTES.labels(database).inc(len(body))
+            return await self._apply(request, caller, database, body)
 
     async def _apply(
         self, request: web.Request, caller: Caller, database: str, body: bytearray
-    ) -> "EnvelopeResponse":
+    ) -> web.StreamResponse:
         chunks = await self._chunks(body)
         gatherer = await self._gatherer(database)
-        upserter = Upserter(
-            gatherer, BatchContext(gatherer.pool, caller.user, request[ACTIVITY_ID], set())
-        )
+        activity_id = request[RECORD].activity_id
+        upserter = Upserter(gatherer, BatchContext(gatherer.pool, caller.user, activity_id, set()))
         response = EnvelopeResponse(request)
         if not chunks:
             await response.send([], is_last=True)
         async for outcomes, is_last in self._outcomes(body, chunks, upserter, database):
             await response.send(outcomes, is_last=is_last)
-        return response
+        return response.stream
 
     def _database(self, request: web.Request, caller: Caller) -> str:
         names = request.headers.getall(DATABASE_HEADER, [])
@@ -180,26 +172,20 @@ class EnvelopeResponse:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
-        self._started_at = time.monotonic()
+        self._record = request[RECORD]
         self._has_outcomes = False
         self._is_read = True
-        self.statuses: Counter[int] = Counter()
         self._headers = {"Content-Type": negotiate(request.headers.get("Accept", ""))}
         self.stream = web.StreamResponse(status=207, headers=self._headers)
 
-    @property
-    def seconds(self) -> float:
-        """The time since the batch was complete."""
-        return time.monotonic() - self._started_at
-
     async def send(self, outcomes: list[Outcome], *, is_last: bool) -> None:
         """Write the outcomes of a committed chunk, and complete the envelope after the last."""
-        self.statuses.update(map(_status, outcomes))
+        self._record.outcomes.update(map(_status, outcomes))
         start = b"," if self._has_outcomes else ENVELOPE_START
         self._has_outcomes = True
         data = start + encode_outcomes(outcomes)
         if is_last:
-            data += envelope_end(self._request[ACTIVITY_ID])
+            data += envelope_end(self._record.activity_id)
         if not self._is_read:
             return
         try:
@@ -220,7 +206,7 @@ class EnvelopeResponse:
                 self._request.transport.abort()
             logger.info(
                 "client reads no more; its batch is finished",
-                extra={"activityID": self._request[ACTIVITY_ID]},
+                extra={"activityID": self._record.activity_id},
             )
 
     def _send_whole(self, data: bytes) -> None:

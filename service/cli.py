@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
-import logging
+import os
 import re
 import secrets
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import asyncpg
 import click
 import jwt
 
-from . import config
+from . import config, logs
 from .auth import Authenticator
 from .config import ConfigurationError, Settings
 from .statements import SCHEMA_IS_CURRENT
@@ -47,15 +48,16 @@ def main() -> None:
     A first look:   python -m service demo
     In production:  new-key, check-config, migrate, serve
     """
-    # Nothing here logs them, and finding them out costs every record a system call or two.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure()
 
 
 @main.command("serve")
 @_with_settings
 def serve_command(settings: Settings) -> None:
     """Run the service from the configuration, until SIGTERM or Ctrl-C."""
+    if settings.server.workers > 1:
+        # Read when the metrics are first imported, so set before that.
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="metrics-"))
     from . import serving
 
     try:

@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from . import statements
+from . import metrics, statements
 from .databases import PooledConnection
 from .retrying import CONNECTION_ERRORS, Unavailable, with_connection
 from .savepoints import (
@@ -42,6 +42,7 @@ async def create(rows: list[Row], context: BatchContext) -> list[Outcome]:
     try:
         return await _create_once(rows, context, in_savepoints=False)
     except asyncpg.PostgresError:
+        metrics.SAVEPOINT_CHUNKS.labels(context.pool.name).inc()
         return await apply_in_pieces(rows, apply, context, SAVEPOINTS)
 
 

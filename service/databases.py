@@ -3,15 +3,17 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from . import metrics
 from .config import Database
 
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 APPLICATION_NAME = f"care-case-clinical-trials {secrets.token_hex(8)}"
@@ -30,6 +32,53 @@ KEEPALIVE = {
 probes, and milliseconds; systems that lack an option do without it."""
 
 
+class Pool:
+    """The connections of one process to one tenant database, bounded in number."""
+
+    def __init__(self, name: str, connections: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self.name = name
+        self._connections = connections
+
+    @asynccontextmanager
+    async def acquire(self, timeout: float) -> AsyncIterator[PooledConnection]:  # noqa: ASYNC109
+        """Lend a connection, a new one if need be. Raises TimeoutError after so many seconds."""
+        started_at = time.monotonic()
+        async with self._connections.acquire(timeout=timeout) as connection:
+            metrics.POOL_WAIT_SECONDS.labels(self.name).observe(time.monotonic() - started_at)
+            yield connection
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all connections that there may be are at work."""
+        return self.in_use == self._connections.get_max_size()
+
+    @property
+    def max_size(self) -> int:
+        """How many connections there may be."""
+        return self._connections.get_max_size()
+
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return self._connections.get_size()
+
+    @property
+    def in_use(self) -> int:
+        """How many connections are at work."""
+        return self._connections.get_size() - self._connections.get_idle_size()
+
+    async def expire_connections(self) -> None:
+        """Close all connections as they come back."""
+        await self._connections.expire_connections()
+
+    async def close(self) -> None:
+        """Close all connections, by force those that do not come back in time."""
+        try:
+            await asyncio.wait_for(self._connections.close(), CLOSE_SECONDS)
+        except TimeoutError:
+            self._connections.terminate()
+
+
 class Databases:
     """The pools of one process and event loop."""
 
@@ -45,7 +94,7 @@ class Databases:
         """
         async with self._lock:
             if name not in self._pools:
-                self._pools[name] = await create_pool(self._settings[name])
+                self._pools[name] = await create_pool(name, self._settings[name])
             return self._pools[name]
 
     async def answers(self) -> bool:
@@ -62,11 +111,11 @@ class Databases:
 
     async def _answers(self, name: str) -> bool:
         pool = await self.pool(name)
-        if pool.get_size() > pool.get_idle_size() and pool.get_idle_size() == 0:
-            # All connections are at work, so one of them will tell; do not queue behind them.
+        if pool.is_exhausted:
+            # One of them will tell; do not queue behind them.
             return True
         try:
-            async with asyncio.timeout(CONNECT_SECONDS), pool.acquire() as connection:
+            async with pool.acquire(CONNECT_SECONDS) as connection:
                 await connection.fetch("SELECT 1")
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
@@ -75,13 +124,16 @@ class Databases:
     async def close(self) -> None:
         """Close all pools, by force those whose connections do not come back in time."""
         for pool in self._pools.values():
-            try:
-                await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
-            except TimeoutError:
-                pool.terminate()
+            await pool.close()
+
+    def sample(self) -> None:
+        """Bring the pools' metrics up to date."""
+        for name, pool in self._pools.items():
+            metrics.POOL_SIZE.labels(name).set(pool.size)
+            metrics.POOL_IN_USE.labels(name).set(pool.in_use)
 
 
-async def create_pool(database: Database) -> Pool:
+async def create_pool(name: str, database: Database) -> Pool:
     """Return a bounded pool; it connects when a connection is first acquired."""
     server_settings = {"application_name": APPLICATION_NAME}
     options: dict[str, Any] = {}
@@ -90,7 +142,7 @@ async def create_pool(database: Database) -> Pool:
     else:
         # PgBouncer refuses it, so there the role has to carry it, or command_timeout strikes.
         server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
-    return await asyncpg.create_pool(
+    connections = await asyncpg.create_pool(
         database.dsn,
         min_size=0,
         max_size=database.pool_max_size,
@@ -102,6 +154,7 @@ async def create_pool(database: Database) -> Pool:
         init=_keep_alive,
         **options,
     )
+    return Pool(name, connections)
 
 
 class _SharedConnection(asyncpg.Connection):

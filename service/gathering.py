@@ -83,7 +83,7 @@ class Gatherer:
 
     def _lose_patience(self) -> None:
         self._patience = None
-        if self._waiting and len(self._running) < self.pool.get_max_size():
+        if self._waiting and len(self._running) < self.pool.max_size:
             self._start()
 
     def _start(self) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import asyncpg
 
+from . import metrics
 from .databases import Pool, PooledConnection
 from .sqlstate import reason_of, sqlstate_of, status_of
 from .statements import END_BACKEND
@@ -68,7 +69,7 @@ async def with_connection(
     while True:
         attempt += 1
         try:
-            async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            async with pool.acquire(ACQUIRE_SECONDS) as connection:
                 if lost is not None:
                     await connection.fetch(END_BACKEND, lost)
                 server_process = connection.get_server_pid()
@@ -80,10 +81,15 @@ async def with_connection(
                     lost = server_process
                     raise
         except CONNECTION_ERRORS as error:
-            failure = Unavailable("The database could not be reached; send the item again.")
+            reason = "The database could not be reached"
+            if isinstance(error, TimeoutError) and pool.is_exhausted:
+                reason = "The service's connections to the database are all at work"
+            failure = Unavailable(f"{reason}; send the item again.")
             cause = getattr(error, "sqlstate", None) or type(error).__name__
+            kind = "connection"
         except asyncpg.PostgresError as error:
             cause = sqlstate_of(error)
+            kind = cause[:2]
             if status_of(cause) != 503:
                 raise
             failure = Unavailable(
@@ -96,9 +102,15 @@ async def with_connection(
             elif cause == STATEMENT_TIMEOUT:
                 # It has waited long enough, and so has the caller.
                 attempt = ATTEMPTS
+        metrics.RETRIES.labels(kind, pool.name).inc()
         logger.warning(
             "database attempt failed",
-            extra={"activityID": activity_id, "cause": cause, "attempt": attempt},
+            extra={
+                "activityID": activity_id,
+                "database": pool.name,
+                "cause": cause,
+                "attempt": attempt,
+            },
         )
         if attempt >= ATTEMPTS or time.monotonic() - started_at > RETRY_SECONDS:
             raise failure

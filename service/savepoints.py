@@ -52,7 +52,12 @@ def _failed(
         if sqlstate not in context.reported:
             context.reported.add(sqlstate)
             hint = SCHEMA_HINT if sqlstate in SCHEMA_IS_OLD else "item failed"
-            logger.error(hint, extra={"activityID": context.activity_id, "sqlstate": sqlstate})
+            fields = {
+                "activityID": context.activity_id,
+                "database": context.pool.name,
+                "sqlstate": sqlstate,
+            }
+            logger.error(hint, extra=fields)
         return Outcome(key, 500, f"Internal error, activityID {context.activity_id}")
     return Outcome(key, status, message_of(message, column))
 

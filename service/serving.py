@@ -3,6 +3,8 @@
 import asyncio
 import functools
 import logging
+import os
+import shutil
 import signal
 import ssl
 import uuid
@@ -14,6 +16,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
+from prometheus_client import multiprocess
 
 from .app import LIFECYCLE, Lifecycle, build_app, problem_response
 from .config import Settings
@@ -119,9 +122,10 @@ class _RequestHandler(RequestHandler):
         """Return the envelope; aiohttp's own message may quote what the client sent."""
         if request.writer.output_size > 0:
             raise ConnectionError("aborted")
-        response = problem_response(
-            request, Problem(status, "The request is not valid HTTP."), str(uuid.uuid4())
-        )
+        activity_id = str(uuid.uuid4())
+        logger.info("malformed HTTP", extra={"activityID": activity_id, "status": status})
+        problem = Problem(status, "The request is not valid HTTP.")
+        response = problem_response(request, problem, activity_id)
         response.force_close()
         return response
 
@@ -155,6 +159,15 @@ class Worker(GunicornUVLoopWebWorker):
     handle_quit = handle_exit
 
 
+def _forget_worker(_arbiter: object, worker: Any) -> None:
+    """Take the gauges of a worker that has ended out of the metrics."""
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def _forget_all_workers(_arbiter: object) -> None:
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+
+
 class _Supervisor(BaseApplication):  # type: ignore[misc]
     """gunicorn, which starts the workers, restarts one that dies and passes signals on."""
 
@@ -173,6 +186,8 @@ class _Supervisor(BaseApplication):  # type: ignore[misc]
             "backlog": 1024,
             "certfile": server.tls_certificate,
             "keyfile": server.tls_key,
+            "child_exit": _forget_worker,
+            "on_exit": _forget_all_workers,
             "errorlog": "-",
             "loglevel": "warning",
         }

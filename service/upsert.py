@@ -1,11 +1,13 @@
 """The upsert engine: a chunk of items and a pool to outcomes. It knows nothing of HTTP."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from operator import itemgetter
 
 import asyncpg
 from msgspec.structs import astuple
 
+from . import metrics
 from .creating import create
 from .databases import PooledConnection
 from .gathering import Gatherer
@@ -36,7 +38,13 @@ class Upserter:
         Items of one key take effect in order. Those that name their key go before those
         whose key is drawn, so that no drawn key is one that the chunk names later.
         """
-        rows = list(map(astuple, items))
+        started_at = time.monotonic()
+        outcomes = await self._upsert(list(map(astuple, items)))
+        seconds = time.monotonic() - started_at
+        metrics.CHUNK_SECONDS.labels(self._context.pool.name).observe(seconds)
+        return outcomes
+
+    async def _upsert(self, rows: list[Row]) -> list[Outcome]:
         keys = set(map(_key_of, rows))
         if len(keys) == len(rows) and 0 not in keys:
             return await self._in_key_order(rows, self._replace)
@@ -81,6 +89,7 @@ class Upserter:
                 rows, self._context.caller_user, self._context.activity_id
             )
         except asyncpg.PostgresError:
+            metrics.SAVEPOINT_CHUNKS.labels(self._context.pool.name).inc()
             return await self._replace_each(rows)
         return [
             stored(row[0], created=created[row[0]])

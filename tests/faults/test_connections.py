@@ -190,9 +190,9 @@ async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux for its sockets")
 async def test_idle_connections_are_kept_alive_by_tcp(proxy: Proxy) -> None:
     settings = msgspec.convert(document({"acme": proxy.dsn}), Settings)
-    pool = await create_pool(settings.databases["acme"])
+    pool = await create_pool("acme", settings.databases["acme"])
 
-    async with pool.acquire() as connection:
+    async with pool.acquire(5) as connection:
         await connection.fetch("SELECT 1")
         sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
         timers = [

@@ -61,9 +61,7 @@ def assert_refused(answer: bytes) -> None:
             HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 20 + b"\r\n" + SMUGGLED,
             id="huge chunk",
         ),
-        pytest.param(
-            HEAD + b"Content-Length : 35\r\n\r\n" + SMUGGLED, id="space before the colon"
-        ),
+        pytest.param(HEAD + b"Content-Length : 35\r\n\r\n" + SMUGGLED, id="space before the colon"),
         pytest.param(
             HEAD + b"X: y\r\n folded\r\nContent-Length: 35\r\n\r\n" + SMUGGLED,
             id="folded header",

@@ -1,0 +1,82 @@
+"""The log on stderr: a JSON line for each request and failed chunk, readable on a terminal."""
+
+import logging
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def configure() -> None:
+    """Send the log of this process to stderr."""
+    # Nothing here logs them, and finding them out costs every record a system call or two.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Readable() if sys.stderr.isatty() else _JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What the log tells of a request; filled in as the request is understood."""
+
+    activity_id: str
+    trace_id: str | None
+    caller: str | None = None
+    database: str | None = None
+    outcomes: Counter[int] = field(default_factory=Counter)
+
+    def fields(self, status: int, seconds: float) -> dict[str, Any]:
+        """Return the fields of the request's line."""
+        fields: dict[str, Any] = {
+            "activityID": self.activity_id,
+            "traceID": self.trace_id,
+            "caller": self.caller,
+            "database": self.database,
+            "status": status,
+            "outcomes": dict(self.outcomes) or None,
+            "seconds": round(seconds, 4),
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def trace_id(traceparent: str) -> str | None:
+    """Return the trace id of a W3C ``traceparent`` header, None where it has none."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    return match[1] if match and match[1] != "0" * 32 else None
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=repr).decode()
+
+
+class _Readable(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return the message and, after it, the fields."""
+        fields = " ".join(f"{name}={value}" for name, value in _extras(record).items())
+        return f"{super().formatMessage(record)}  {fields}".rstrip()
