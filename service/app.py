@@ -9,18 +9,18 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from . import metrics, tracing
+from . import documentation, metrics, tracing
 from .auth import Authenticator
 from .batch import RATE_LIMIT, RECORD, BatchHandler
 from .config import Settings
 from .databases import Databases
 from .logs import RequestRecord, trace_id
+from .openapi import BATCH_PATH
 from .problems import Problem, encode_problem, negotiate
 
 logger = logging.getLogger(__name__)
 
 PROBES = {"/livez", "/readyz", "/metrics"}
-BATCH_PATH = "/care-case-clinical-trials-batch"
 
 
 class Lifecycle:
@@ -81,6 +81,7 @@ def build_app(settings: Settings) -> web.Application:
     app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", _readyz)
     app.router.add_get("/metrics", _metrics)
+    documentation.add_routes(app, settings.server)
     return app
 
 

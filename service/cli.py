@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ import jwt
 
 from . import config, logs
 from .auth import Authenticator
-from .config import ConfigurationError, Settings
+from .config import ConfigurationError, Server, Settings
 from .statements import SCHEMA_IS_CURRENT
 
 
@@ -136,6 +137,24 @@ def new_key_command() -> None:
     key = secrets.token_urlsafe(32)
     click.echo(f"key: {key}")
     click.echo(f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
+
+
+@main.command("openapi")
+@click.option(
+    "--config",
+    "settings",
+    envvar="SERVICE_CONFIG",
+    type=click.Path(path_type=Path),
+    callback=lambda context, parameter, path: path and _load(context, parameter, path),
+    metavar="FILE",
+    help="Whose base path and limits it names; default: none, and the default limits.",
+)
+def openapi_command(settings: Settings | None) -> None:
+    """Print the OpenAPI 3.1 document."""
+    from . import openapi
+
+    document = openapi.document(settings.server if settings else Server())
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 @main.command("check-config")

@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-import limits
 import msgspec
 from msgspec import Meta, Struct, field
 
@@ -200,8 +199,10 @@ def _check(settings: Settings, path: Path) -> None:
                     " which is not configured under [databases]"
                 )
         if key.rate_limit is not None:
+            from limits import parse
+
             try:
-                limits.parse(key.rate_limit)
+                parse(key.rate_limit)
             except ValueError:
                 raise ConfigurationError(
                     f"{path}: auth.api_keys: {key.name}: rate_limit is not of the form 600/minute"

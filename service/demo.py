@@ -13,11 +13,10 @@ import click
 import jwt
 
 from . import config, serving
-from .app import BATCH_PATH
 from .embedded import EmbeddedPostgres
 from .migrations import migrate
+from .openapi import BATCH_PATH, SAMPLE
 
-SAMPLE = Path(__file__).with_name("sample.json")
 DATABASES = ("acme", "globex")
 TOKEN_SECONDS = 86_400
 
@@ -94,6 +93,7 @@ def _token(secret: str) -> str:
 def _welcome(url: str, configuration: Path, key: str, token: str) -> str:
     return f"""
 Serving at     {url}   (Ctrl-C stops it)
+Documentation  {url}/docs#key={key}&token={token}&database={DATABASES[0]}
 Databases      {", ".join(DATABASES)}
 API key        {key}
 Token          {token}

@@ -37,7 +37,7 @@ def encode_problem(problem: Problem, instance: str, activity_id: str) -> bytes:
 
 DEFAULT_TYPE = "text/plain; charset=utf-8"
 
-_MEDIA_TYPES = {
+MEDIA_TYPES = {
     "text/plain": DEFAULT_TYPE,
     "application/json": "application/json",
     "text/json": "text/json",
@@ -53,7 +53,7 @@ def negotiate(accept: str) -> str:
     best: tuple[float, int, int, int] | None = None
     chosen = DEFAULT_TYPE
     ranges = [_range(part) for part in accept.split(",")[:50]]
-    for rank, (media_type, content_type) in enumerate(_MEDIA_TYPES.items()):
+    for rank, (media_type, content_type) in enumerate(MEDIA_TYPES.items()):
         patterns = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
         # The most specific range that matches decides over the type's quality.
         for specificity in (2, 1, 0):

@@ -6,13 +6,13 @@ The headers are those of draft-ietf-httpapi-ratelimit-headers.
 import math
 import time
 from collections.abc import Sequence
-
-import limits
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from typing import TYPE_CHECKING
 
 from .config import ApiKey
 from .problems import Problem
+
+if TYPE_CHECKING:
+    import limits
 
 
 class RateLimiter:
@@ -22,11 +22,17 @@ class RateLimiter:
     """
 
     def __init__(self, keys: Sequence[ApiKey], workers: int) -> None:
+        self._limits: dict[str, limits.RateLimitItem] = {}
+        if not any(key.rate_limit for key in keys):
+            return
+        # 2 MB of memory that only those who use it shall pay.
+        from limits import parse
+        from limits.aio.storage import MemoryStorage
+        from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._limits = {
-            key.name: _share(limits.parse(key.rate_limit), workers)
-            for key in keys
-            if key.rate_limit
+            key.name: _share(parse(key.rate_limit), workers) for key in keys if key.rate_limit
         }
 
     async def count(self, key_name: str) -> dict[str, str]:
@@ -50,5 +56,5 @@ class RateLimiter:
         return headers
 
 
-def _share(limit: limits.RateLimitItem, workers: int) -> limits.RateLimitItem:
+def _share(limit: "limits.RateLimitItem", workers: int) -> "limits.RateLimitItem":
     return type(limit)(max(1, limit.amount // workers), limit.multiples)

@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from service.config import Settings
-from service.demo import SAMPLE
 from service.embedded import EmbeddedPostgres
 from service.migrations import migrate
+from service.openapi import SAMPLE
 from service.serving import make_runner
 from tests.faults.pgbouncer import pgbouncer
 from tests.under_test import ServiceUnderTest, document, free_port, toml

@@ -1,0 +1,235 @@
+"""The OpenAPI 3.1 document, derived from the structs of the wire (contract sections 1 and 4)."""
+
+import importlib.metadata
+import json
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .config import Server
+from .problems import MEDIA_TYPES
+from .wire import Envelope, Item, StrictItem
+
+SAMPLE = Path(__file__).with_name("sample.json")
+BATCH_PATH = "/care-case-clinical-trials-batch"
+
+_REFERENCE = "#/components/schemas/{name}"
+
+# The names of the public API, so that generated clients and code for it fit.
+_PUBLIC_NAMES = {
+    "Item": "CareCaseClinicalTrial",
+    "StrictItem": "CareCaseClinicalTrial",
+    "Envelope": "MultiCodeResponseListVBAResponse",
+    "ProblemDetails": "VBAProblemDetails",
+}
+
+_FIELDS = {
+    "careCaseClinicalTrial_Key": "The record's key. 0: there is none yet; the record is created"
+    " and the outcome's `id` tells the key that the database gave it.",
+    "careCaseClinicalTrialArm_ID": "Code of the trial's arm.",
+    "careCaseClinicalTrialReason_ID": "Code of the reason for the trial.",
+    "careCaseClinicalTrialStudyPhase_ID": "Code of the study's phase.",
+    "case_Key": "Key of the care case.",
+    "comment": "Free text.",
+    "disease": "The condition under study.",
+    "entry_Date": "When the record was created; set once. Default: now. RFC 3339, an offset is"
+    " optional (UTC); also `2025-01-02 03:04:05 UTC`, `2025-01-02 03:04:05 -0500`, `2025-01-02`.",
+    "entry_User": "Who created the record; set once. Default: the caller.",
+    "inclusionExclusion": "Inclusion and exclusion criteria.",
+    "location": "Where the trial takes place.",
+    "protocol_Number": "The protocol's number, such as an NCT number.",
+    "study_Drug": "The drug under study.",
+    "study_Length": "How long the study lasts.",
+    "study_Title": "The study's title.",
+    "update_Date": "When the record was updated, in the forms of `entry_Date`. Default: now.",
+    "update_User": "Who updated the record. Default: the caller.",
+    "website": "Where the study is described.",
+}
+
+_OUTCOMES = """\
+One outcome for each item, in request order; each goes out when its row is committed.
+
+| status | body | when |
+|---|---|---|
+| 201 | `Created` | inserted and committed |
+| 200 | `Updated` | replaced and committed |
+| 400 | names the field and the reason | the item is invalid, or PostgreSQL refused a value |
+| 403 | message | privilege, row-level security |
+| 409 | message | foreign key, unique or exclusion constraint |
+| 503 | message | the database could not be reached or was overloaded; send the item again |
+| 500 | `Internal error` and the activity ID | anything else |
+"""
+
+_DESCRIPTION = """\
+Creates or updates many records: one that exists is replaced as a whole, one that does not is
+created. Records are independent: one bad record never spoils another. Items of one key take
+effect in array order. Sending a batch again gives the same rows, but for items with key 0.
+"""
+
+_PROBLEMS = {
+    400: "The database is not named, or the body is not a JSON array in UTF-8.",
+    401: "The API key or the token is missing or not valid.",
+    403: "The caller may not use this database, or it does not exist.",
+    413: "The body is too large, or the batch has too many items.",
+    415: "The media type, charset or content coding is not supported.",
+    429: "The API key has made too many requests.",
+    500: "Internal error.",
+    503: "The service is overloaded or shutting down; send the batch again.",
+}
+
+
+def document(server: Server) -> dict[str, Any]:
+    """Return the document, with the limits and the base path of these settings."""
+    sample = json.loads(SAMPLE.read_text())
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Care Case Clinical Trials",
+            "version": importlib.metadata.version("care-case-clinical-trials-service"),
+            "description": "Batch upserts of clinical-trial records of care cases.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": server.base_path or "/"}],
+        "tags": [
+            {"name": "Care Case Clinical Trials", "description": "Clinical trials of care cases."}
+        ],
+        "paths": {BATCH_PATH: {"put": _operation(server, sample[6])}},
+        "components": {
+            "schemas": _schemas(server),
+            "headers": _HEADERS,
+            "securitySchemes": {
+                "apiKeyAuth": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
+        },
+        "security": [{"apiKeyAuth": [], "bearerAuth": []}],
+    }
+
+
+def _operation(server: Server, example: dict[str, Any]) -> dict[str, Any]:
+    batch = {
+        "type": "array",
+        "items": {"$ref": _REFERENCE.format(name="CareCaseClinicalTrial")},
+        "maxItems": server.max_batch_items,
+    }
+    body = {"schema": batch, "example": [example]}
+    return {
+        "operationId": "UpdateBatchCareCaseClinicalTrial",
+        "tags": ["Care Case Clinical Trials"],
+        "summary": "Create or update a batch of clinical trials",
+        "description": _DESCRIPTION,
+        "security": [{"apiKeyAuth": [], "bearerAuth": []}],
+        "parameters": [
+            {
+                "name": "vbasoftware-database",
+                "in": "header",
+                "required": True,
+                "description": "The target database.",
+                "schema": {"type": "string", "minLength": 1, "pattern": "^[!-~]+$"},
+                "example": "acme",
+            },
+            {
+                "name": "traceparent",
+                "in": "header",
+                "required": False,
+                "description": "W3C Trace Context; its trace id goes into the log.",
+                "schema": {"type": "string", "pattern": "^[!-~]*$"},
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "description": f"At most {server.max_batch_items} items and {server.max_body_bytes}"
+            " bytes after decompression; `Content-Encoding` may be `gzip` or `deflate`.",
+            "content": {"application/json": body, "text/json": body, "application/*+json": body},
+        },
+        "responses": {
+            "207": {
+                "description": _OUTCOMES,
+                "headers": _headers("X-Activity-ID", "RateLimit", "RateLimit-Policy"),
+                "content": _content(_success(example["careCaseClinicalTrial_Key"])),
+            },
+            **{str(status): _problem(status, server) for status in _PROBLEMS},
+        },
+    }
+
+
+def _success(key: int) -> dict[str, Any]:
+    response = {"id": [{"key": "careCaseClinicalTrial_Key", "value": str(key)}]}
+    data = [{**response, "status": 201, "body": "Created"}]
+    return {"data": data, "error": None, "debug": {"activityID": _ACTIVITY_ID}}
+
+
+def _problem(status: int, server: Server) -> dict[str, Any]:
+    names = ["X-Activity-ID"]
+    names += ["WWW-Authenticate"] if status == 401 else []
+    names += ["Retry-After"] if status in (429, 503) else []
+    error = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": _PROBLEMS[status],
+        "instance": server.base_path + BATCH_PATH,
+    }
+    example = {"data": None, "error": error, "debug": {"activityID": _ACTIVITY_ID}}
+    return {
+        "description": _PROBLEMS[status],
+        "headers": _headers(*names),
+        "content": _content(example),
+    }
+
+
+def _content(example: dict[str, Any]) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(name="MultiCodeResponseListVBAResponse")}
+    # JSON first, since generated clients ask for the first; the default is text/plain.
+    names = sorted(MEDIA_TYPES)
+    return {name: {"schema": schema, "example": example} for name in names}
+
+
+_ACTIVITY_ID = "0d4c1f0e-6f0a-4f0c-9d0b-2a4a3c0f7b11"
+
+_HEADERS = {
+    "X-Activity-ID": {
+        "description": "Names the request in the log; the same as `debug.activityID`.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
+    "Retry-After": {
+        "description": "Seconds to wait before sending the batch again.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "RateLimit": {
+        "description": "What is left of the key's limit (IETF draft), where it has one.",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {
+        "description": "The key's limit (IETF draft), where it has one.",
+        "schema": {"type": "string"},
+    },
+}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _schemas(server: Server) -> dict[str, Any]:
+    item = Item if server.ignore_unknown_fields else StrictItem
+    _, components = msgspec.json.schema_components([item, Envelope], ref_template=_REFERENCE)
+    text = json.dumps(
+        {_PUBLIC_NAMES.get(name, name): schema for name, schema in components.items()}
+    )
+    for name, public in _PUBLIC_NAMES.items():
+        text = text.replace(f'/{name}"', f'/{public}"')
+    schemas: dict[str, Any] = json.loads(text)
+    for name, schema in schemas.items():
+        schema["title"] = name
+    record = schemas["CareCaseClinicalTrial"]
+    record["description"] = "One clinical-trial record of a care case. It is replaced as a whole."
+    for name, description in _FIELDS.items():
+        record["properties"][name]["description"] = description
+    for name in ("entry_Date", "update_Date"):
+        # None stands for a date that was not sent; null is refused.
+        del record["properties"][name]["default"]
+    return schemas

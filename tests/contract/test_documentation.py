@@ -1,0 +1,159 @@
+"""Contract section 4: ``/openapi.json``, ``openapi`` and ``/docs``, as their users use them."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import (
+    element_to_be_clickable,
+    text_to_be_present_in_element,
+)
+from selenium.webdriver.support.wait import WebDriverWait
+
+from service import openapi
+from service.config import Server
+from service.wire import Item
+from tests.under_test import API_KEY, KEY, PATH, ServiceUnderTest, token
+
+MakeService = Callable[..., Any]
+
+BROWSER = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+
+
+def test_the_document_is_valid_and_printed_as_it_is_served() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "service", "openapi"],
+        capture_output=True,
+        check=True,
+        env={key: value for key, value in os.environ.items() if key != "SERVICE_CONFIG"},
+    )
+    document = json.loads(printed.stdout)
+
+    OpenAPIV31SpecValidator(document).validate()
+    assert document == openapi.document(Server())
+    assert document["openapi"].startswith("3.1")
+
+
+def test_the_document_names_everything_as_the_public_api_does() -> None:
+    document = openapi.document(Server(base_path="/vbasoftware", max_batch_items=7))
+    operation = document["paths"][PATH]["put"]
+
+    assert document["servers"] == [{"url": "/vbasoftware"}]
+    assert operation["operationId"] == "UpdateBatchCareCaseClinicalTrial"
+    assert operation["tags"] == ["Care Case Clinical Trials"]
+    assert operation["security"] == [{"apiKeyAuth": [], "bearerAuth": []}]
+    assert set(document["components"]["schemas"]) == {
+        "CareCaseClinicalTrial",
+        "Debug",
+        "KeyValuePair",
+        "MultiCodeResponse",
+        "MultiCodeResponseListVBAResponse",
+        "VBAProblemDetails",
+    }
+    assert set(operation["responses"]) == {
+        *("207", "400", "401", "403", "413", "415", "429", "500", "503")
+    }
+    assert "Retry-After" in operation["responses"]["503"]["headers"]
+    body = operation["requestBody"]["content"]["application/json"]
+    assert body["schema"]["maxItems"] == 7
+    assert len(msgspec.convert(body["example"], list[Item])) == 1
+
+
+def test_every_field_has_its_limit_and_a_description() -> None:
+    schemas = openapi.document(Server())["components"]["schemas"]
+    fields = schemas["CareCaseClinicalTrial"]["properties"]
+
+    assert list(fields) == list(Item.__struct_encode_fields__)
+    assert all(field["description"] for field in fields.values())
+    assert fields["careCaseClinicalTrialArm_ID"]["anyOf"][0]["maxLength"] == 64
+    assert fields["update_User"]["anyOf"][0]["maxLength"] == 20
+    assert fields["case_Key"]["anyOf"][0]["maximum"] == 2**31 - 1
+    assert fields["entry_Date"]["format"] == "date-time"
+    assert schemas["CareCaseClinicalTrial"]["additionalProperties"] is False
+    lenient = openapi.document(Server(ignore_unknown_fields=True))["components"]["schemas"]
+    assert "additionalProperties" not in lenient["CareCaseClinicalTrial"]
+
+
+async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_from_elsewhere(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    async with service.session.get(f"{service.url}/openapi.json") as response:
+        assert await response.json() == openapi.document(Server())
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+    async with service.session.get(f"{service.url}/docs") as response:
+        page = await response.text()
+        assert response.headers["Content-Type"] == "text/html"
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+    assert "//" not in page.replace("<!doctype", "")
+    for name, media_type in {
+        "swagger-ui.css": "text/css",
+        "swagger-ui-bundle.js": "javascript",
+        "page.js": "javascript",
+    }.items():
+        assert f"docs/{name}" in page
+        async with service.session.get(f"{service.url}/docs/{name}") as response:
+            assert response.status == 200
+            assert media_type in response.headers["Content-Type"]
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    """A headless Chromium."""
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("Chromium and its driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for option in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+        *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+        *("--disable-sync", "--disable-quic", "--window-size=1200,2400"),
+    ):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def execute(browser: webdriver.Chrome, address: str) -> tuple[str, str]:
+    """Press "Execute" on the page; return the status and the body that it shows."""
+    browser.get(address)
+    wait = WebDriverWait(browser, 20)
+    button = wait.until(element_to_be_clickable((By.CSS_SELECTOR, "button.execute")))
+    browser.execute_script("arguments[0].click()", button)
+    live = (By.CSS_SELECTOR, ".live-responses-table tr.response td.response-col_status")
+    wait.until(text_to_be_present_in_element(live, "2"))
+    status = browser.find_element(*live).text
+    body = browser.find_element(By.CSS_SELECTOR, ".live-responses-table .highlight-code").text
+    return status, body
+
+
+async def test_the_page_sends_its_example_when_execute_is_pressed(
+    make_service: MakeService, browser: webdriver.Chrome
+) -> None:
+    service: ServiceUnderTest = await make_service()
+    address = f"{service.url}/docs#key={API_KEY}&token={token()}&database=acme"
+
+    status, body = await asyncio.to_thread(execute, browser, address)
+
+    assert status.startswith("207")
+    assert '"Created"' in body
+    document = openapi.document(Server())
+    content = document["paths"][PATH]["put"]["requestBody"]["content"]
+    assert list(await service.comments()) == [content["application/json"]["example"][0][KEY]]
+    complaints = [line["message"] for line in browser.get_log("browser")]  # type: ignore[no-untyped-call]
+    assert complaints == []
+    assert API_KEY not in browser.current_url
