@@ -1,0 +1,150 @@
+"""Clients that were generated from the document, and a tool that looks for breaches of it."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import openapi
+from service.config import Server
+from tests.under_test import API_KEY, KEY, ServiceUnderTest, token
+
+MakeService = Callable[..., Any]
+
+BIN = Path(sys.executable).parent
+
+PYTHON_PROGRAM = """
+import sys
+import trials_client as client
+
+url, key, bearer = sys.argv[1:]
+settings = client.Configuration(host=url, api_key={"apiKeyAuth": key}, access_token=bearer)
+with client.ApiClient(settings) as connection:
+    api = client.CareCaseClinicalTrialsApi(connection)
+    trial = client.CareCaseClinicalTrial(
+        careCaseClinicalTrial_Key=17, study_Title="Étude", entry_Date="2025-01-02T03:04:05Z"
+    )
+    answer = api.update_batch_care_case_clinical_trial("acme", [trial, trial])
+    print([(o.id[0].value, o.status, o.body) for o in answer.data], answer.debug.activity_id)
+    try:
+        api.update_batch_care_case_clinical_trial("nowhere", [trial])
+    except client.ApiException as error:
+        print(error.status, error.data.error.detail)
+"""
+
+TYPESCRIPT_PROGRAM = """
+import { CareCaseClinicalTrialsApi, Configuration } from "./index";
+
+const [url, key, bearer] = process.argv.slice(2);
+const api = new CareCaseClinicalTrialsApi(
+  new Configuration({ basePath: url, apiKey: () => key!, accessToken: () => bearer! }),
+);
+const trial = { careCaseClinicalTrialKey: 17, studyTitle: "Étude", entryDate: new Date() };
+api
+  .updateBatchCareCaseClinicalTrial({
+    vbasoftwareDatabase: "acme",
+    careCaseClinicalTrial: [trial, trial],
+  })
+  .then((answer) => {
+    for (const outcome of answer.data!) {
+      const value: string | null | undefined = outcome.id[0]!.value;
+      console.log(value, outcome.status, outcome.body);
+    }
+  });
+"""
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture
+def generate(tmp_path: Path) -> Callable[..., Path]:
+    """Generates a client of a language; returns its folder."""
+    if shutil.which("java") is None:
+        pytest.skip("the generator needs Java")
+
+    def generate(language: str, *options: str) -> Path:
+        document = tmp_path / "openapi.json"
+        document.write_text(json.dumps(openapi.document(Server())))
+        folder = tmp_path / language
+        generator = BIN / "openapi-generator-cli"
+        run(generator, "generate", "-g", language, "-i", document, "-o", folder, *options)
+        return folder
+
+    return generate
+
+
+async def test_a_generated_python_client_sends_a_batch_and_reads_typed_outcomes(
+    make_service: MakeService, generate: Callable[..., Path]
+) -> None:
+    service = await make_service()
+    folder = generate("python", "--additional-properties=packageName=trials_client")
+    program = folder / "program.py"
+    program.write_text(PYTHON_PROGRAM)
+
+    printed = await asyncio.to_thread(run, sys.executable, program, service.url, API_KEY, token())
+
+    assert "[('17', 201, 'Created'), ('17', 200, 'Updated')]" in printed
+    assert "403 The caller may not use this database." in printed
+    (row,) = await service.fetch("select study_title from care_case_clinical_trial")
+    assert row["study_title"] == "Étude"
+
+
+async def test_a_generated_typescript_client_sends_a_batch_and_reads_typed_outcomes(
+    make_service: MakeService, generate: Callable[..., Path]
+) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("TypeScript's compiler comes by npm")
+    service = await make_service()
+    folder = generate("typescript-fetch")
+    install = ["npm", "install", "--no-audit", "--no-fund", "typescript@5", "@types/node@22"]
+    if subprocess.run(install, cwd=folder, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no npm registry can be reached")
+    (folder / "program.ts").write_text(TYPESCRIPT_PROGRAM)
+    compile_strictly = ["node_modules/.bin/tsc", "--strict"]
+    options = ["--target", "es2022", "--module", "commonjs", "--lib", "es2022,dom"]
+    await asyncio.to_thread(run, *compile_strictly, *options, "program.ts", cwd=folder)
+
+    printed = await asyncio.to_thread(
+        run, "node", folder / "program.js", service.url, API_KEY, token()
+    )
+
+    assert printed.splitlines() == ["17 201 Created", "17 200 Updated"]
+
+
+SCHEMATHESIS = """
+# Items fail each for themselves, inside a 207.
+[checks.negative_data_rejection]
+expected-statuses = [207, 400, 403, 413, 415]
+"""
+
+
+async def test_schemathesis_finds_no_breach_of_the_document(
+    start_process: Callable[..., Any], tmp_path: Path
+) -> None:
+    service: ServiceUnderTest
+    service, _ = await start_process()
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(SCHEMATHESIS)
+
+    await asyncio.to_thread(
+        run,
+        *(BIN / "schemathesis", "--config-file", config, "run", f"{service.url}/openapi.json"),
+        *("--header", f"x-api-key: {API_KEY}"),
+        *("--header", f"Authorization: Bearer {token()}"),
+        *("--header", "vbasoftware-database: acme"),
+        *("--max-examples", os.environ.get("SCHEMATHESIS_EXAMPLES", "50"), "--continue-on-failure"),
+        cwd=tmp_path,
+    )
+
+    assert (await service.put([{KEY: 1}])).statuses in ([200], [201])
