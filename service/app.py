@@ -58,7 +58,8 @@ DATABASES = web.AppKey("databases", Databases)
 
 def build_app(settings: Settings) -> web.Application:
     """Return the application. Raises ConfigurationError for a public key without use."""
-    app = web.Application(middlewares=[*tracing.middlewares(), _surround])
+    tracing.start()
+    app = web.Application(middlewares=[_surround])
     authenticator = Authenticator(settings.auth)
     databases = Databases(settings.databases)
     app[LIFECYCLE] = Lifecycle()

@@ -124,7 +124,8 @@ class _RequestHandler(RequestHandler):
             raise ConnectionError("aborted")
         activity_id = str(uuid.uuid4())
         logger.info("malformed HTTP", extra={"activityID": activity_id, "status": status})
-        problem = Problem(status, "The request is not valid HTTP.")
+        detail = "Internal error." if status == 500 else "The request is not valid HTTP."
+        problem = Problem(status, detail)
         response = problem_response(request, problem, activity_id)
         response.force_close()
         return response

@@ -6,24 +6,22 @@ is imported. Statements are recorded without their parameters.
 
 import os
 
-from aiohttp.typedefs import Middleware
-
 from .config import ConfigurationError
 
 SWITCH = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-def middlewares() -> list[Middleware]:
-    """Return what makes a span of each request, and instrument asyncpg; none when it is off.
+def start() -> None:
+    """Instrument aiohttp's applications made from now on, and asyncpg; when it is on.
 
     Raises ConfigurationError when it is on and the extra ``tracing`` is not installed.
     """
     if not os.environ.get(SWITCH):
-        return []
+        return
     try:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.instrumentation.aiohttp_server import middleware
+        from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
         from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -34,5 +32,5 @@ def middlewares() -> list[Middleware]:
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    AioHttpServerInstrumentor().instrument()
     AsyncPGInstrumentor().instrument()  # type: ignore[no-untyped-call]
-    return [middleware]
