@@ -1,15 +1,21 @@
 """What a process takes on at once; beyond it, a request is refused at once instead of late."""
 
+import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from . import metrics
 from .config import Server
 from .problems import Problem
 
 RETRY_AFTER_SECONDS = "2"
+
+LARGE_BYTES = 65_536
+LARGE_AT_ONCE = 4
+"""Of the batches with larger bodies, so many are read and applied at once for each database and
+the others wait their turn, unread: more at once would make each slower, and none faster."""
 
 
 class Admission:
@@ -22,7 +28,9 @@ class Admission:
         self._max_batches = math.ceil(settings.max_batches_in_flight / settings.workers)
         share = settings.max_bytes_in_flight // settings.workers
         self._max_bytes = max(share, settings.max_body_bytes)
+        self._max_wait_seconds = settings.max_queue_seconds
         self._batches: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Semaphore] = {}
         self._bytes = 0
 
     @contextmanager
@@ -39,6 +47,26 @@ class Admission:
                 yield
         finally:
             self._batches[database] -= 1
+
+    @asynccontextmanager
+    async def turn(self, database: str, size: int | None) -> AsyncIterator[None]:
+        """Wait until a body of this size, None where it was not told, may be read and applied.
+
+        Raises Problem 503 when that takes too long.
+        """
+        if size is not None and size <= LARGE_BYTES:
+            yield
+            return
+        turns = self._turns.setdefault(database, asyncio.Semaphore(LARGE_AT_ONCE))
+        try:
+            async with asyncio.timeout(self._max_wait_seconds):
+                await turns.acquire()
+        except TimeoutError:
+            raise _overloaded("Too many batches wait for this database") from None
+        try:
+            yield
+        finally:
+            turns.release()
 
     def is_alone(self, database: str) -> bool:
         """Tell whether the database has one batch in work at most."""

@@ -20,6 +20,8 @@ from .problems import Problem, encode_problem, negotiate
 
 logger = logging.getLogger(__name__)
 
+TURNED_AWAY = {429, 503}
+HOLD_SECONDS = 2
 PROBES = {"/livez", "/readyz", "/metrics"}
 
 
@@ -120,11 +122,24 @@ async def _surround(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         response = await _answer(request, handler, record.activity_id)
         status = response.status
-        return response
     finally:
         lifecycle.leave()
         if request.path not in PROBES:
             _report(record, status, time.monotonic() - started_at)
+    if status in TURNED_AWAY and not request.content.is_eof() and not lifecycle.is_stopping:
+        await _hold(request, response)
+    return response
+
+
+async def _hold(request: web.Request, response: web.StreamResponse) -> None:
+    """Send the answer at once, but do not take in the rest of the body for a while.
+
+    To take in a large body that is turned away costs a good part of what it costs to apply it;
+    a caller that does not wait for Retry-After shall not take that from the others.
+    """
+    await response.prepare(request)
+    await response.write_eof()
+    await asyncio.sleep(HOLD_SECONDS)
 
 
 def _report(record: RequestRecord, status: int, seconds: float) -> None:

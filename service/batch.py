@@ -65,10 +65,11 @@ class BatchHandler:
         record.database = database = self._database(request, caller)
         request_body.check_media_type(request)
         with self._admission.batch(database), self._admission.body() as counted:
-            await _continue(request)
-            body = await request_body.read(request, self._server.max_body_bytes, counted)
-            metrics.BODY_BYTES.labels(database).inc(len(body))
-            return await self._apply(request, caller, database, body)
+            async with self._admission.turn(database, request.content_length):
+                await _continue(request)
+                body = await request_body.read(request, self._server.max_body_bytes, counted)
+                metrics.BODY_BYTES.labels(database).inc(len(body))
+                return await self._apply(request, caller, database, body)
 
     async def _apply(
         self, request: web.Request, caller: Caller, database: str, body: bytearray

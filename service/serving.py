@@ -38,6 +38,7 @@ def serve(settings: Settings, announce: Callable[[str, int], None] | None = None
     if settings.server.workers == 1:
         uvloop.run(_serve_alone(settings, announce or _log_address))
     else:
+        _log_address(settings.server.host, settings.server.port)
         _Supervisor(settings).run()
 
 
@@ -189,6 +190,7 @@ class _Supervisor(BaseApplication):  # type: ignore[misc]
             "keyfile": server.tls_key,
             "child_exit": _forget_worker,
             "on_exit": _forget_all_workers,
+            "control_socket_disable": True,
             "errorlog": "-",
             "loglevel": "warning",
         }

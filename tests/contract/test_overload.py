@@ -114,6 +114,44 @@ async def test_a_client_that_never_reads_holds_no_connection_to_the_database(
     writer.close()
 
 
+async def test_large_batches_wait_their_turn_no_longer_than_configured(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.admission.LARGE_AT_ONCE", 2)
+    service = await make_service(max_queue_seconds=1)
+
+    def large(key: int) -> list[dict[str, Any]]:
+        return [{KEY: key, "comment": "x" * 70_000}]
+
+    async with locked_table(service):
+        in_work = [asyncio.create_task(service.put(large(key))) for key in (1, 2)]
+        await asyncio.sleep(0.3)
+        small = asyncio.create_task(service.put([{KEY: 3}]))
+        refused = await asyncio.wait_for(service.put(large(4)), 3)
+        waiting = asyncio.create_task(service.put(large(5)))
+        await asyncio.sleep(0.3)
+
+    assert refused.status == 503
+    assert refused.headers["Retry-After"]
+    assert "Too many batches wait" in refused.detail
+    assert [(await task).statuses for task in [*in_work, small, waiting]] == [[201]] * 4
+
+
+async def test_the_body_of_a_batch_that_is_turned_away_is_not_taken_in_at_once(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.app.HOLD_SECONDS", 1)
+    service = await make_service(rate_limit="1/minute")
+    await service.put([])
+    started_at = asyncio.get_running_loop().time()
+    body = b"[" + b" " * 3_000_000 + b"]"
+
+    refused = await service.raw(service.head(content_length=len(body)) + body[:1_000_000], body)
+
+    assert refused.startswith(b"HTTP/1.1 429")
+    assert asyncio.get_running_loop().time() - started_at >= 1
+
+
 async def test_a_key_beyond_its_rate_limit_gets_429_and_others_do_not(
     make_service: MakeService,
 ) -> None:

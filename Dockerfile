@@ -1,0 +1,46 @@
+# The service as an image: docker build --tag care-case-clinical-trials:1.0.0 .
+#
+# It runs with a read-only root filesystem. Only /tmp has to be writable (a tmpfs), and only for
+# server.workers > 1: there gunicorn keeps its workers' heartbeat files, and the workers share
+# their metrics.
+
+FROM python:3.13.14-slim-trixie AS build
+WORKDIR /build
+COPY requirements.lock requirements-dev.lock ./
+# The build backend and what it needs, by the hashes of the lock.
+RUN awk '/^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/, /# via/' \
+        requirements-dev.lock > backend.lock \
+    && python -m pip install --no-cache-dir --require-hashes --requirement backend.lock
+# Without pip: the image's own installs into it, so that the final stage gets no installer with it.
+RUN python -m venv --without-pip /app/venv \
+    && python -m pip --python /app/venv/bin/python install --no-cache-dir --require-hashes \
+        --requirement requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY service service
+COPY sql sql
+RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+    && python -m pip --python /app/venv/bin/python install --no-cache-dir --no-deps dist/*.whl
+
+FROM python:3.13.14-slim-trixie
+ARG VERSION=1.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="care-case-clinical-trials-service" \
+      org.opencontainers.image.description="Batch upserts of clinical-trial records into PostgreSQL" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+ENV PATH=/app/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    SERVICE_CONFIG=/etc/service/service.toml
+COPY --from=build /app/venv /app/venv
+WORKDIR /app
+# By number, so that Kubernetes can tell that it is not root.
+USER 10001:10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
+ENTRYPOINT ["python", "-m", "service"]
+CMD ["serve"]
