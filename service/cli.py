@@ -18,6 +18,7 @@ import jwt
 from . import config, logs
 from .auth import Authenticator
 from .config import ConfigurationError, Server, Settings
+from .send_command import send_command
 from .statements import SCHEMA_IS_CURRENT
 
 
@@ -48,6 +49,7 @@ def main() -> None:
     \b
     A first look:   python -m service demo
     In production:  new-key, check-config, migrate, serve
+    With a file:    send
     """
     logs.configure()
 
@@ -178,6 +180,9 @@ def check_config_command(settings: Settings) -> None:
         click.echo(f"database {name}: {problem or 'connected, schema is current'}")
         failed |= problem is not None
     sys.exit(failed)
+
+
+main.add_command(send_command)
 
 
 async def _probe(dsn: str) -> str | None:
