@@ -1,6 +1,5 @@
 """The OpenAPI 3.1 document, derived from the structs of the wire (contract sections 1 and 4)."""
 
-import importlib.metadata
 import json
 from http import HTTPStatus
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from . import __version__
 from .config import Server
 from .problems import MEDIA_TYPES
 from .wire import Envelope, Item, StrictItem
@@ -87,7 +87,7 @@ def document(server: Server) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Care Case Clinical Trials",
-            "version": importlib.metadata.version("care-case-clinical-trials-service"),
+            "version": __version__,
             "description": "Batch upserts of clinical-trial records of care cases.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },

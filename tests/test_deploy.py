@@ -21,7 +21,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from service import cli, config
+from service import __version__, cli, config
 from service.app import build_app
 from service.embedded import EmbeddedPostgresError, find_binaries
 from service.migrations import migrate
@@ -559,13 +559,12 @@ def test_selectors_select_the_pods() -> None:
 
 
 def test_one_image_everywhere_and_of_the_projects_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     images = {container["image"] for container in CONTAINERS.values()}
     images |= {COMPOSE["services"][name]["image"] for name in ("service", "migrate")}
 
-    assert images == {f"care-case-clinical-trials:{version}"}
+    assert images == {f"care-case-clinical-trials:{__version__}"}
     assert FINAL["ARG"] == "REVISION=unknown"
-    assert f"ARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
 
 
 def test_no_container_of_the_service_may_write_or_gain_privileges() -> None:
