@@ -14,7 +14,7 @@ run: $(READY) ## serve a demo with an embedded PostgreSQL; prints a curl to past
 	@$(BIN)/python -m service demo
 
 test: $(READY) ## run the tests, with an embedded PostgreSQL
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 lint: $(READY) ## check style, formatting and types
 	$(BIN)/ruff check

@@ -86,7 +86,8 @@ IN_AN_HOUR = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True
 
 
 @pytest.mark.parametrize(
-    ("retry_after", "requests"), [(None, 3), ("soon", 3), ("3600", 1), (IN_AN_HOUR, 1)]
+    ("retry_after", "requests"),
+    [(None, 3), ("soon", 3), ("3600", 1), pytest.param(IN_AN_HOUR, 1, id="in an hour")],
 )
 async def test_a_service_that_stays_overloaded_ends_the_run_and_nothing_fails(
     send: Send, tmp_path: Path, retry_after: str | None, requests: int

@@ -162,9 +162,9 @@ async def test_compressed_bodies_are_decompressed(
     ("encoding", "body"),
     [
         ("gzip", b"no gzip"),
-        ("gzip", gzip.compress(b"[]")[:-3]),
-        ("gzip", gzip.compress(b"[]") + b"rubbish"),
-        ("gzip", gzip.compress(b"[]")[:12] + b"\xff" * 12),
+        ("gzip", gzip.compress(b"[]", mtime=0)[:-3]),
+        ("gzip", gzip.compress(b"[]", mtime=0) + b"rubbish"),
+        ("gzip", gzip.compress(b"[]", mtime=0)[:12] + b"\xff" * 12),
         ("deflate", b"\xff\xff\xff"),
         ("deflate", zlib.compress(b"[]") + b"x"),
     ],
