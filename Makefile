@@ -21,6 +21,9 @@ lint: $(READY) ## check style, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+audit: $(READY) ## look the pinned versions up in the database of known vulnerabilities
+	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes --vulnerability-service osv
+
 lock: $(READY) ## resolve the dependencies anew and write both lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
 		--custom-compile-command "make lock" \

@@ -1,0 +1,268 @@
+"""Keys that come close and tokens that were tampered with are refused alike."""
+
+import base64
+import hmac
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.under_test import API_KEY, GUEST_KEY, KEY, SECRET, ServiceUnderTest, token
+
+MakeService = Callable[..., Any]
+MakeKeyPair = Callable[[str], tuple[str, Any]]
+FUTURE = 2**33
+"""A time that does not come while the tests run."""
+
+
+def without_numbers(answer: bytes) -> bytes:
+    """Return a raw answer without what differs between any two: its activity id and its date."""
+    answer = re.sub(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", b"<id>", answer)
+    return re.sub(rb"\r\nDate: [^\r]*", b"", answer)
+
+
+async def raw_answer(service: ServiceUnderTest, **replaced: str) -> bytes:
+    """Return all bytes that answer a batch; some words of its head were replaced by others."""
+    lines = service.head(content_length=2).decode().split("\r\n")
+    for header, value in replaced.items():
+        name = header.replace("_", "-")
+        (place,) = [i for i, line in enumerate(lines) if line.startswith(f"{name}: ")]
+        lines[place] = f"{name}: {value}"
+    head = "\r\n".join(lines)
+    request = head.encode().replace(b"Host: x", b"Host: x\r\nConnection: close") + b"[]"
+    return await service.raw(request)
+
+
+async def test_a_forbidden_and_an_unknown_database_differ_in_no_byte(
+    make_service: MakeService, make_database: Callable[[], str]
+) -> None:
+    service = await make_service(extra_databases={"globex": make_database()})
+
+    own, forbidden, unknown = [
+        await raw_answer(service, x_api_key=GUEST_KEY, vbasoftware_database=name)
+        for name in ("globex", "acme", "nope")
+    ]
+
+    assert own.startswith(b"HTTP/1.1 207 ")
+    assert forbidden.startswith(b"HTTP/1.1 403 ")
+    assert without_numbers(forbidden) == without_numbers(unknown)
+    assert b"acme" not in forbidden
+
+
+async def test_keys_that_come_close_get_the_answer_of_those_that_do_not(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    close = [
+        API_KEY[:-1] + "q",
+        API_KEY[:-1],
+        API_KEY + "r",
+        "T" + API_KEY[1:],
+        API_KEY.upper(),
+        f"{API_KEY},{API_KEY}",
+        f'"{API_KEY}"',
+        API_KEY[:-1] + "\u00e9",
+        "\u2603" * 20,
+        "0" * 64,
+        "",
+        "*",
+    ]
+
+    far = without_numbers(await raw_answer(service, x_api_key="nothing like it"))
+    answers = [without_numbers(await raw_answer(service, x_api_key=key)) for key in close]
+
+    assert far.startswith(b"HTTP/1.1 401 ")
+    assert [key for key, answer in zip(close, answers, strict=True) if answer != far] == []
+
+
+async def test_every_configured_key_is_compared_in_constant_time(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await make_service()
+    compare = hmac.compare_digest
+    compared: list[int] = []
+
+    def counting(left: Any, right: Any) -> bool:
+        compared.append(len(left))
+        return compare(left, right)
+
+    monkeypatch.setattr("service.auth.hmac.compare_digest", counting)
+    lengths = []
+    for key in (API_KEY, GUEST_KEY, "wrong"):
+        await service.put([], headers={"x-api-key": key, "Authorization": "Bearer x"})
+        lengths.append(compared.copy())
+        compared.clear()
+
+    # Digests of one length, both of them, also where the first one fits.
+    assert lengths == [[32, 32]] * 3
+
+
+async def test_whichever_credential_is_wrong_the_answer_is_the_same(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    answers = [
+        await raw_answer(service, x_api_key="wrong"),
+        await raw_answer(service, Authorization="Bearer wrong"),
+        await raw_answer(service, Authorization=f"Bearer {token(exp=1)}"),
+        await raw_answer(service, x_api_key="wrong", Authorization="Bearer wrong"),
+        await raw_answer(service, x_api_key="wrong", vbasoftware_database="nope"),
+    ]
+
+    assert answers[0].startswith(b"HTTP/1.1 401 ")
+    assert len(set(map(without_numbers, answers))) == 1
+
+
+def part(content: Any) -> str:
+    """Return a part of a token: JSON in base64url without padding."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+CLAIMS = part({"sub": "x", "exp": FUTURE})
+
+
+def signed(secret: bytes) -> str:
+    """Return a token signed with any bytes, also where PyJWT refuses to."""
+    unsigned = f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{CLAIMS}"
+    return f"{unsigned}.{part(hmac.digest(secret, unsigned.encode(), 'sha256'))}"
+
+
+HEADER, PAYLOAD, SIGNATURE = token(exp=FUTURE).split(".")
+
+
+@pytest.mark.parametrize(
+    "bearer",
+    [
+        pytest.param(f"{part({'alg': 'NONE', 'typ': 'JWT'})}.{CLAIMS}.", id="alg NONE"),
+        pytest.param(f"{part({'typ': 'JWT'})}.{CLAIMS}.{SIGNATURE}", id="no alg"),
+        pytest.param(f"{part({'alg': ['HS256']})}.{CLAIMS}.{SIGNATURE}", id="alg a list"),
+        pytest.param(f"{part({'alg': None})}.{CLAIMS}.{SIGNATURE}", id="alg null"),
+        pytest.param(f"{part([])}.{CLAIMS}.{SIGNATURE}", id="header a list"),
+        pytest.param(f"{part(b'[' * 5_000)}.{CLAIMS}.{SIGNATURE}", id="header nested deep"),
+        pytest.param(f"{part({'alg': 'HS256', 'crit': ['x']})}.{CLAIMS}.", id="crit unknown"),
+        pytest.param(f"{HEADER}.{PAYLOAD}.", id="signature removed"),
+        pytest.param(f"{HEADER}.{PAYLOAD}", id="two parts"),
+        pytest.param(f"{HEADER}.{PAYLOAD}.{SIGNATURE}.{SIGNATURE}", id="four parts"),
+        pytest.param(f"{HEADER}.{part({'sub': 'admin', 'exp': FUTURE})}.{SIGNATURE}", id="claims"),
+        pytest.param(f"{HEADER}.{PAYLOAD}.{SIGNATURE[::-1]}", id="signature turned round"),
+        pytest.param(f"{HEADER}.{PAYLOAD}.{SIGNATURE[:-4]}", id="signature cut short"),
+        pytest.param(signed(b""), id="signed with the empty secret"),
+        pytest.param(signed(API_KEY.encode()), id="signed with the API key"),
+        pytest.param(token(exp=-1), id="exp before the epoch"),
+        pytest.param(token(exp=[FUTURE]), id="exp a list"),
+        pytest.param(token(exp=1e999), id="exp infinite"),
+        pytest.param(token(exp=float("nan")), id="exp not a number"),
+        pytest.param(token(iat=FUTURE), id="issued in the future"),
+        pytest.param(token(nbf="soon"), id="nbf a text"),
+        pytest.param("\u00e9." * 3, id="not ASCII"),
+        pytest.param("." * 8_000, id="dots"),
+        pytest.param("", id="empty"),
+    ],
+)
+async def test_a_tampered_token_is_401(make_service: MakeService, bearer: str) -> None:
+    service = await make_service()
+
+    answer = await service.put([{KEY: 1}], headers={"Authorization": f"Bearer {bearer}"})
+
+    assert answer.status == 401
+    assert await service.comments() == {}
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        f"{token()}",
+        f"Bearer{token()}",
+        f"Bearer {token()}, Bearer {token()}",
+        f"Bearer Bearer {token()}",
+        f"Token {token()}",
+        f'Bearer token="{token()}"',
+        "Bearer",
+    ],
+    ids=lambda value: str(value)[:14],
+)
+async def test_a_token_in_another_form_is_401(
+    make_service: MakeService, authorization: str
+) -> None:
+    service = await make_service()
+
+    assert (await service.put([], headers={"Authorization": authorization})).status == 401
+
+
+async def test_a_token_of_100_kb_is_refused_and_the_next_request_served(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    answer = await raw_answer(service, Authorization=f"Bearer {'x' * 100_000}")
+
+    status = int(answer.split(b" ", 2)[1])
+    assert 400 <= status < 500
+    assert b'"data":null' in answer
+    assert (await service.put([{KEY: 1}])).statuses == [201]
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
+async def test_the_public_key_is_no_secret_to_sign_with(
+    make_service: MakeService, key_pair: MakeKeyPair, algorithm: str
+) -> None:
+    private, public = key_pair(algorithm)
+    service = await make_service(jwt={"algorithms": [algorithm], "public_key_file": str(public)})
+    pem = public.read_bytes()
+    forged = [signed(key) for key in (pem, pem.rstrip(), pem.replace(b"\n", b"\r\n"), b"")]
+    none = f"{part({'alg': 'none'})}.{CLAIMS}."
+    embedded = jwt.encode(
+        {"sub": "x", "exp": FUTURE},
+        key_pair(algorithm)[0],
+        algorithm=algorithm,
+        headers={"jwk": {"kty": "RSA"}, "jku": "http://127.0.0.1:1/", "x5u": "http://127.0.0.1:1/"},
+    )
+
+    good = jwt.encode({"sub": "x", "exp": FUTURE}, private, algorithm=algorithm)
+    accepted = await service.put([], headers={"Authorization": f"Bearer {good}"})
+    refused = [
+        (await service.put([], headers={"Authorization": f"Bearer {bearer}"})).status
+        for bearer in (*forged, none, embedded, token())
+    ]
+
+    assert accepted.status == 207
+    assert refused == [401] * 7
+
+
+async def test_a_token_that_was_accepted_is_refused_once_it_has_expired(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {"algorithms": ["HS256"], "secret": SECRET, "leeway_seconds": 0}
+    service = await make_service(jwt=rules)
+    bearer = {"Authorization": f"Bearer {token(exp=FUTURE)}"}
+
+    before = await service.put([], headers=bearer)
+    monkeypatch.setattr("service.auth.time.time", lambda: FUTURE + 1.0)
+    # PyJWT reads the clock by datetime, which goes on; so that only the service's own check tells.
+    monkeypatch.setattr("service.auth.jwt.decode", _refuse)
+    after = await service.put([], headers=bearer)
+
+    assert (before.status, after.status) == (207, 401)
+
+
+def _refuse(*_arguments: Any, **_options: Any) -> None:
+    raise jwt.ExpiredSignatureError
+
+
+async def test_no_token_widens_what_its_api_key_may_use(
+    make_service: MakeService, make_database: Callable[[], str]
+) -> None:
+    service = await make_service(extra_databases={"globex": make_database()})
+    bearer = token(databases=["*"], tenant="acme", scope="acme admin", sub="loader")
+
+    answer = await service.put(
+        [{KEY: 1}], headers={"x-api-key": GUEST_KEY, "Authorization": f"Bearer {bearer}"}
+    )
+
+    assert answer.status == 403
+    assert await service.comments() == {}
