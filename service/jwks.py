@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import jwt
+import msgspec
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,10 @@ DOCUMENT_BYTES = 1_000_000
 
 class KeySetUnavailable(Exception):
     """No keys have been fetched yet, and the key server does not answer."""
+
+
+class _Document(msgspec.Struct):
+    keys: list[Any]
 
 
 class KeySet:
@@ -46,7 +51,9 @@ class KeySet:
         """
         if key_id is not None and not isinstance(key_id, str):
             raise jwt.InvalidKeyError("kid is not a string")
-        if self._is_due(key_id):
+        # While the keys are fetched again, those who can do without go on with the old ones.
+        is_waiting = key_id not in self._keys or not self._lock.locked()
+        if is_waiting and self._is_due(key_id):
             async with self._lock:
                 if self._is_due(key_id):
                     await self._fetch()
@@ -66,22 +73,47 @@ class KeySet:
         return self._fetched_at is None or is_unknown or now - self._fetched_at > REFRESH_SECONDS
 
     async def _fetch(self) -> None:
-        self._tried_at = time.monotonic()
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS)
             )
         try:
             async with self._session.get(self._url, raise_for_status=True) as response:
-                document = await response.content.read(DOCUMENT_BYTES)
-            keys = jwt.PyJWKSet.from_json(document.decode()).keys
-        except (aiohttp.ClientError, TimeoutError, ValueError, jwt.PyJWTError) as error:
+                self._keys = _usable_keys(await _read(response.content))
+            self._fetched_at = time.monotonic()
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
             logger.warning("signing keys not fetched", extra={"cause": type(error).__name__})
-            return
-        self._keys = {key.key_id: key for key in keys if key.public_key_use in (None, "sig")}
-        self._fetched_at = time.monotonic()
+        finally:
+            self._tried_at = time.monotonic()
 
     async def close(self) -> None:
         """Close the connection to the key server."""
         if self._session is not None:
             await self._session.close()
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    document = b""
+    async for piece in content.iter_any():
+        document += piece
+        if len(document) > DOCUMENT_BYTES:
+            raise ValueError("key set too large")
+    return document
+
+
+def _usable_keys(document: bytes) -> dict[str | None, Any]:
+    """Return the keys that can verify a signature, by id. Raises ValueError if there is none."""
+    keys: dict[str | None, Any] = {}
+    for entry in msgspec.json.decode(document, type=_Document).keys:
+        try:
+            key = jwt.PyJWK(entry)
+        # One key that is of no use to us, or to nobody, does not spoil the others.
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):
+            continue
+        if key.public_key_use in (None, "sig"):
+            # PyJWK guesses an algorithm where the key names none; the token's, which has to
+            # be a configured one, counts then.
+            keys[key.key_id] = key if "alg" in entry else key.key
+    if not keys:
+        raise ValueError("no usable key")
+    return keys
