@@ -138,7 +138,8 @@ async def create_pool(name: str, database: Database) -> Pool:
     server_settings = {"application_name": APPLICATION_NAME}
     options: dict[str, Any] = {}
     if database.transaction_pooling:
-        options = {"connection_class": _SharedConnection, "statement_cache_size": 0}
+        # A prepared statement would be missed on the server that the next transaction gets.
+        options["statement_cache_size"] = 0
     else:
         # PgBouncer refuses it, so there the role has to carry it, or command_timeout strikes.
         server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
@@ -155,21 +156,6 @@ async def create_pool(name: str, database: Database) -> Pool:
         **options,
     )
     return Pool(name, connections)
-
-
-class _SharedConnection(asyncpg.Connection):
-    """A connection through PgBouncer in transaction mode.
-
-    asyncpg parses a statement in one round trip and runs it in the next; only in a
-    transaction do both reach the same server.
-    """
-
-    async def fetch(self, *args: Any, **kwargs: Any) -> Any:
-        """Fetch as asyncpg.Connection does, in a transaction."""
-        if self.is_in_transaction():
-            return await super().fetch(*args, **kwargs)
-        async with self.transaction():
-            return await super().fetch(*args, **kwargs)
 
 
 async def _keep_session(_connection: object) -> None:

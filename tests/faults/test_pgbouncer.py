@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.ledger import Ledger
 from tests.faults.pgbouncer import PROGRAM, pgbouncer
-from tests.under_test import KEY
+from tests.under_test import KEY, ServiceUnderTest
 
 MakeService = Callable[..., Any]
 
@@ -30,9 +30,11 @@ async def test_statements_of_many_batches_share_its_few_connections(
     service = await make_service({"acme": pooled_dsn}, database={"transaction_pooling": True})
     ledger = Ledger(service)
 
+    # Other statements between a batch's parsing and its execution.
     async with ledger.under_load(senders=20):
-        await asyncio.sleep(2)
+        probes = await asyncio.gather(*(probe(service) for _ in range(5)))
 
+    assert [set(answers) for answers in probes] == [{200}] * 5
     assert set(ledger.statuses) <= {200, 201, 400}
     rows = await service.fetch(
         "select care_case_clinical_trial_key, comment from care_case_clinical_trial"
@@ -40,6 +42,16 @@ async def test_statements_of_many_batches_share_its_few_connections(
     stored = dict(rows)
     assert all(stored[key] == str(number) for key, number in ledger.acknowledged.items())
     assert all(stored[key] == text for text, key in ledger.created.items())
+
+
+async def probe(service: ServiceUnderTest) -> list[int]:
+    """Ask again and again whether it is ready; return the statuses."""
+    statuses = []
+    for _ in range(100):
+        async with service.session.get(f"{service.url}/readyz") as response:
+            statuses.append(response.status)
+        await asyncio.sleep(0.01)
+    return statuses
 
 
 async def test_bad_items_fail_each_for_themselves(
