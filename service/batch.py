@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from . import body as request_body
 from . import metrics
@@ -159,7 +159,8 @@ class _ChunkInWork(NamedTuple):
 
 async def _continue(request: web.Request) -> None:
     """Ask for the body, now that the headers are accepted (RFC 9110 section 10.1.1)."""
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    is_expecting = request.headers.get("Expect", "").lower() == "100-continue"
+    if is_expecting and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # Not part of the response, which has not begun.
         request.writer.output_size = 0
@@ -213,4 +214,5 @@ class EnvelopeResponse:
     def _send_whole(self, data: bytes) -> None:
         """Leave an envelope of one piece to aiohttp, which sends it with the headers at once."""
         self.stream = web.Response(status=207, headers=self._headers, body=data)
-        self.stream.enable_chunked_encoding()
+        if self._request.version >= HttpVersion11:
+            self.stream.enable_chunked_encoding()

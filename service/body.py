@@ -17,7 +17,10 @@ _JSON_TYPES = ("application/json", "text/json")
 
 
 def check_media_type(request: web.Request) -> None:
-    """Raise Problem 415 unless the body is declared as JSON in UTF-8, plain or compressed."""
+    """Raise Problem 415 unless the body is declared as JSON in UTF-8, plain or compressed.
+
+    Raises Problem 400 for a transfer coding but chunked (RFC 9112 section 6.1).
+    """
     content_type = request.content_type
     is_suffixed = content_type.startswith("application/") and content_type.endswith("+json")
     if content_type not in _JSON_TYPES and not is_suffixed:
@@ -35,6 +38,12 @@ def check_media_type(request: web.Request) -> None:
             "Expected Content-Encoding gzip, deflate or none,"
             f" got {request.headers['Content-Encoding'][:100]}.",
             {"Accept-Encoding": "gzip, deflate"},
+        )
+    if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        raise Problem(
+            400,
+            "Expected Transfer-Encoding chunked or none; compress by Content-Encoding instead.",
+            {"Connection": "close"},
         )
 
 

@@ -27,7 +27,8 @@ def encode_problem(problem: Problem, instance: str, activity_id: str) -> bytes:
                 type="about:blank",
                 title=HTTPStatus(problem.status).phrase,
                 status=problem.status,
-                detail=problem.detail,
+                # It may quote a header, whose bytes need not be UTF-8.
+                detail=problem.detail.encode(errors="replace").decode(),
                 instance=instance,
             ),
             debug=Debug(activity_id),

@@ -34,6 +34,10 @@ class Collector:
                 self.spans += scope.spans
         return web.Response(content_type="application/x-protobuf")
 
+    def children_of(self, span_id: str) -> list[Any]:
+        """Return the spans so far that name a span as their parent."""
+        return [span for span in self.spans if span.parent_span_id.hex() == span_id]
+
 
 @pytest.fixture
 async def collector() -> AsyncIterator[tuple[Collector, str]]:
@@ -59,13 +63,15 @@ async def test_a_batch_and_its_statements_are_spans_of_the_callers_trace(
         [{KEY: key, "comment": "planted-marker" * 50} for key in range(1, 2_000)],
         headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
     )
+    assert set(answer.statuses) == {201}
     async with asyncio.timeout(10):
-        while len(mine := [s for s in taking.spans if s.trace_id.hex() == TRACE]) < 4:
+        # The batch's span is the last to end, and so to be sent.
+        while not (batches := taking.children_of("00f067aa0ba902b7")):
             await asyncio.sleep(0.1)
 
-    assert set(answer.statuses) == {201}
-    (batch,) = [span for span in mine if span.parent_span_id.hex() == "00f067aa0ba902b7"]
-    statements = [span for span in mine if span.parent_span_id == batch.span_id]
+    (batch,) = batches
+    statements = taking.children_of(batch.span_id.hex())
+    assert batch.trace_id.hex() == TRACE
     assert len(statements) >= 3
     assert b"planted-marker" not in taking.raw
 

@@ -355,7 +355,7 @@ async def test_a_client_that_waits_for_100_continue_sends_its_body_only_when_adm
 ) -> None:
     service = await make_service()
     head = (
-        f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nx-api-key: {{key}}\r\n"
+        f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-api-key: {{key}}\r\n"
         f"Authorization: Bearer {token(SECRET)}\r\nvbasoftware-database: acme\r\n"
         "Content-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     )
