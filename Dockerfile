@@ -1,8 +1,7 @@
 # The service as an image: docker build --tag care-case-clinical-trials:1.0.0 .
 #
-# It runs with a read-only root filesystem. Only /tmp has to be writable (a tmpfs), and only for
-# server.workers > 1: there gunicorn keeps its workers' heartbeat files, and the workers share
-# their metrics.
+# It writes nowhere, so that its root filesystem may be read-only, /tmp included. One container is
+# one process and one event loop: more cores are used by more replicas.
 
 FROM python:3.13.14-slim-trixie AS build
 WORKDIR /build
@@ -30,7 +29,7 @@ LABEL org.opencontainers.image.title="care-case-clinical-trials-service" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 ENV PATH=/app/venv/bin:$PATH \
-    HOME=/tmp \
+    HOME=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SERVICE_CONFIG=/etc/service/service.toml
@@ -42,5 +41,5 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
-ENTRYPOINT ["python", "-m", "service"]
+ENTRYPOINT ["care-trials"]
 CMD ["serve"]

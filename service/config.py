@@ -9,6 +9,9 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct, field
 
+from service.postgres import check_dsn
+from service.wire import BATCH_ITEMS
+
 PositiveInt = Annotated[int, Meta(ge=1)]
 Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")]
 BasePath = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
@@ -27,10 +30,10 @@ class Server(_Settings, frozen=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
-    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    reuse_port: bool = False
     base_path: BasePath = ""
     max_body_bytes: PositiveInt = 134_217_728
-    max_batch_items: PositiveInt = 100_000
+    max_batch_items: PositiveInt = BATCH_ITEMS
     max_batches_in_flight: PositiveInt = 256
     max_bytes_in_flight: PositiveInt = 536_870_912
     max_queue_seconds: PositiveInt = 10
@@ -92,6 +95,38 @@ class Settings(_Settings, frozen=True):
     auth: Auth
     databases: dict[str, Database]
     server: Server = Server()
+
+
+class Tuning(Struct, frozen=True):
+    """What nobody has had to change, so that it is not in the file; tests make it small.
+
+    Times are in seconds.
+    """
+
+    connect_seconds: float = 5
+    """How long a new connection to PostgreSQL may take, and what runs on it past its limit."""
+
+    header_seconds: float = 30
+    """How long a connection may take for its first request's headers."""
+
+    silence_seconds: float = 30
+    """How long a client may pause in the middle of its body."""
+
+    write_seconds: float = 60
+    """How long a client may keep an outcome waiting before it counts as gone."""
+
+    hold_seconds: float = 2
+    """How long the body of a request that was turned away is not taken in."""
+
+    large_at_once: int = 4
+    """Batches with larger bodies that are read and applied at once for each database; more at
+    once would make each slower, and none faster."""
+
+    key_set_refresh_seconds: float = 300
+    """Age at which the keys behind a JWKS URL are fetched again."""
+
+    key_set_retry_seconds: float = 10
+    """Least time between two fetches for the sake of tokens that name an unknown key."""
 
 
 def load(path: Path) -> Settings:
@@ -208,6 +243,11 @@ def _check(settings: Settings, path: Path) -> None:
                 raise ConfigurationError(
                     f"{path}: auth.api_keys: {key.name}: rate_limit is not of the form 600/minute"
                 ) from None
+    for name, database in settings.databases.items():
+        try:
+            check_dsn(database.dsn)
+        except ValueError as error:
+            raise ConfigurationError(f"{path}: databases.{name}.dsn: {error}") from None
     names = [key.name for key in settings.auth.api_keys]
     if len(set(names)) != len(names):
         raise ConfigurationError(f"{path}: auth.api_keys: two keys share a name")

@@ -9,7 +9,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
-from .statements import CONNECTION_STATE, SQL_FOLDER
+from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connected
+from service.statements import CONNECTION_STATE, SQL_FOLDER
 
 CONNECT_SECONDS = 10
 
@@ -64,16 +65,11 @@ async def _dbmate_url(dsn: str) -> str:
     failure = "no host"
     for single in hosts:
         try:
-            connection = await asyncpg.connect(single.geturl(), timeout=CONNECT_SECONDS)
-        except (
-            OSError,
-            TimeoutError,
-            ValueError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ) as error:
-            failure = getattr(error, "sqlstate", None) or type(error).__name__
+            connection = await asyncpg.connect(
+                **connect_arguments(single.geturl(), CONNECT_SECONDS)
+            )
+        except CANNOT_CONNECT as error:
+            failure = why_not_connected(error)
             continue
         try:
             ((is_encrypted, is_standby),) = await connection.fetch(CONNECTION_STATE)

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-SQL_FOLDER = Path(__file__).parent.parent / "sql"
+_INSTALLED = Path(__file__).with_name("sql")
+
+SQL_FOLDER = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[1] / "sql"
+"""Inside the package in a wheel, beside it in a checkout."""
 
 
 def _read(name: str) -> str:
@@ -20,3 +23,6 @@ TRANSACTION_STATUS = _read("upsert/transaction_status")
 
 CONNECTION_STATE = _read("operations/connection_state")
 SCHEMA_IS_CURRENT = _read("operations/schema_is_current")
+
+LATEST_RECORDS = SQL_FOLDER / "operations" / "latest_records.sql"
+"""For psql, not for the service."""

@@ -3,15 +3,14 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
 
 import asyncpg
 import pytest
 
 from service.migrations import MigrationFailed, migrate
 from service.statements import SCHEMA_IS_CURRENT
-
-MakeDatabase = Callable[..., str]
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import MakeService
 
 
 async def is_current(dsn: str) -> bool:
@@ -47,10 +46,10 @@ async def test_four_processes_may_migrate_at_once(make_database: MakeDatabase) -
 
 
 async def test_the_service_does_without_what_tenants_add(
-    make_service: Callable[..., object],
+    make_service: MakeService,
 ) -> None:
     """A tenant may add columns; the statements name theirs."""
-    service = await make_service()  # type: ignore[misc]
+    service = await make_service()
     await service.execute("alter table care_case_clinical_trial add region text default 'eu'")
 
     answer = await service.put([{"careCaseClinicalTrial_Key": 1}])

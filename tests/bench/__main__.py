@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from service.embedded import EmbeddedPostgres, find_binaries
+from service.demo.postgres import EmbeddedPostgres, find_binaries
 
 from . import report
 from .arena import Arena
 from .contestants import CannotRun, Contestants
 from .database import SETTINGS, Trials
 from .figures import Figures, Run
-from .scenarios import LARGE_ITEMS, LARGE_SIZES, SCENARIOS
+from .scenarios import LARGE_ITEMS, LARGE_SIZES, ONE, OTHER, SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 SPECIAL = ("idle", "large", "fair")
-ONE = "service-1"
 
 Step = tuple[str, str, Callable[[], Figures]]
 
@@ -33,41 +33,61 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one round of short turns: under 2 minutes instead of about 20",
+        help="short turns: 2 minutes instead of 20, or 5 with --against",
     )
     parser.add_argument("--rounds", type=int, help="how often each contestant has its turn")
     parser.add_argument("--seconds", type=float, help="how long one turn takes")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", choices=names, help=f"of {', '.join(names)}"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--readme", action="store_true", help="put the ratios into README.md")
-    return parser.parse_args()
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="compare with the service of another checkout (in its .venv-run or .venv) instead",
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="write the figures into tests/bench/results/ and docs/performance.md",
+    )
+    chosen = parser.parse_args()
+    if chosen.against and chosen.report:
+        parser.error("--report is of the contestants, not of --against")
+    return chosen
 
 
-def steps(arena: Arena, wanted: set[str], number: int) -> Iterator[Step]:
+def steps(arena: Arena, wanted: set[str], number: int, *, has_other: bool) -> Iterator[Step]:
     """Yield what a round consists of; the order of the contestants turns with each round."""
+    services = in_turn((ONE, OTHER) if has_other else (ONE,), number)
     if "idle" in wanted and number == 1:
-        yield "idle", ONE, partial(arena.idle, ONE)
+        for name in services:
+            yield "idle", name, partial(arena.idle, name)
     for scenario in SCENARIOS:
         if scenario.name in wanted:
-            turn = number % len(scenario.contestants)
-            for name in (*scenario.contestants[turn:], *scenario.contestants[:turn]):
+            contestants = services if has_other else in_turn(scenario.contestants, number)
+            for name in contestants:
                 yield scenario.name, name, partial(arena.run, scenario, name)
-    if "large" in wanted:
-        for size in LARGE_SIZES:
-            yield f"large-{size}", ONE, partial(arena.large, ONE, size)
-    if "fair" in wanted:
-        yield "fair-alone", ONE, partial(arena.fair, ONE, beside_large=False)
-        yield "fair-beside", ONE, partial(arena.fair, ONE, beside_large=True)
+    for size in LARGE_SIZES if "large" in wanted else ():
+        for name in services:
+            yield f"large-{size}", name, partial(arena.large, name, size)
+    for label, is_beside in (("alone", False), ("beside", True)) if "fair" in wanted else ():
+        for name in services:
+            yield f"fair-{label}", name, partial(arena.fair, name, beside_large=is_beside)
 
 
-def compare(arena: Arena, wanted: set[str], rounds: int) -> list[Run]:
+def in_turn(names: tuple[str, ...], number: int) -> tuple[str, ...]:
+    """Return the names, begun with another one in each round."""
+    first = number % len(names)
+    return names[first:] + names[:first]
+
+
+def compare(arena: Arena, wanted: set[str], rounds: int, *, has_other: bool) -> list[Run]:
     """Return the runs of all rounds; a contestant that cannot run is left out, and said so."""
     runs: list[Run] = []
     missing: dict[str, str] = {}
     for number in range(1, rounds + 1):
-        for scenario, contestant, measure in steps(arena, wanted, number):
+        for scenario, contestant, measure in steps(arena, wanted, number, has_other=has_other):
             if contestant in missing:
                 continue
             try:
@@ -87,7 +107,7 @@ def main() -> None:
     # As Ctrl-C does, so that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     seconds = chosen.seconds or (1.0 if chosen.quick else 3.0)
-    rounds = chosen.rounds or (1 if chosen.quick else 5)
+    rounds = chosen.rounds or ((3 if chosen.against else 1) if chosen.quick else 5)
     names = {*SPECIAL, *(scenario.name for scenario in SCENARIOS)}
     wanted = set(chosen.only) if chosen.only else names
     with ExitStack() as stack:
@@ -101,7 +121,7 @@ def main() -> None:
         )
         server.create_database("bench")
         dsn = server.tcp_dsn("bench")
-        contestants = Contestants(dsn, folder)
+        contestants = Contestants(dsn, folder, chosen.against)
         stack.callback(contestants.stop)
         contestants.migrate()
         trials = Trials(dsn)
@@ -109,13 +129,18 @@ def main() -> None:
         pgbench = find_binaries() / "pgbench"
         arena = Arena(dsn, trials.postmaster(), pgbench, trials, contestants, folder, seconds)
         arena.warm_up()
-        runs = compare(arena, wanted, rounds)
+        runs = compare(arena, wanted, rounds, has_other=chosen.against is not None)
         postgres = trials.version()
+    if chosen.against:
+        print(report.side_by_side(runs, chosen.against))
+        return
     command = shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]])
-    text = report.write(runs, chosen.output, command, postgres)
+    machine = report.machine_and_versions(postgres)
+    text = report.compose(runs, command, machine)
     print(text)
-    if chosen.readme:
-        report.into_readme(text, Path(__file__).parents[2] / "README.md")
+    if chosen.report:
+        report.write(text, runs, RESULTS, command, machine)
+        report.into_document(text, DOCUMENT)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from .contestants import Contestant, Contestants
 from .database import NEW_KEYS_FROM, Trials
 from .figures import Figures
 from .load import LoadSpec
-from .processes import forget_peak, peak_megabytes, resident_megabytes, workers
+from .processes import forget_peak, peak_megabytes, resident_megabytes
 from .rows import Records
 from .scenarios import BAD_ITEMS, LARGE_ITEMS, Scenario
 
@@ -73,7 +73,7 @@ class Arena:
             seconds=self._seconds,
             warm_up_seconds=min(1.0, self._seconds / 4),
             is_once=scenario.are_new,
-            service_pid=contestant.pid,
+            service_pids=contestant.pids,
             postgres_pid=self._postgres_pid,
         )
 
@@ -100,11 +100,10 @@ class Arena:
         spec = self._spec(contestant, scenario, LARGE_ITEMS)
         spec.is_once, spec.warm_up_seconds, spec.seconds = True, 0, 3600
         self._trials.refill("short", LARGE_ITEMS)
-        pids = workers(contestant.pid)
-        for pid in pids:
+        for pid in contestant.pids:
             forget_peak(pid)
         figures = load.finish(load.start(spec))
-        figures.peak_mb = max(map(peak_megabytes, pids))
+        figures.peak_mb = max(map(peak_megabytes, contestant.pids))
         figures.body_mb = Path(spec.bodies).stat().st_size * batch / LARGE_ITEMS / 2**20
         return figures
 
@@ -128,10 +127,10 @@ class Arena:
         return figures
 
     def idle(self, name: str) -> Figures:
-        """Measure the memory of a worker; to be asked before it has served."""
+        """Measure the memory of a process; to be asked before it has served."""
         contestant = self._contestants[name]
         time.sleep(2)
-        resident = max(map(resident_megabytes, workers(contestant.pid)))
+        resident = max(map(resident_megabytes, contestant.pids))
         return Figures(items=0, items_per_second=0, resident_mb=resident)
 
 

@@ -17,6 +17,7 @@ from typing import TextIO
 import jwt
 
 from .load import ROOT
+from .processes import listeners
 
 PATH = "/care-case-clinical-trials-batch"
 READY_SECONDS = 30
@@ -33,12 +34,12 @@ class Contestant:
 
     name: str
     port: int
-    process: "subprocess.Popen[bytes]"
+    processes: "list[subprocess.Popen[bytes]]"
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def pid(self) -> int:
-        return self.process.pid
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.processes]
 
     @property
     def head(self) -> str:
@@ -53,24 +54,28 @@ class Contestant:
         return f"PUT {PATH} HTTP/1.1\r\n{lines}"
 
     def stop(self) -> None:
-        """End the process and wait for it."""
-        self.process.terminate()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """End the processes and wait for them."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 class Contestants:
     """Builds and starts contestants; their output goes to log files in a folder."""
 
-    def __init__(self, dsn: str, folder: Path) -> None:
+    def __init__(self, dsn: str, folder: Path, against: Path | None = None) -> None:
         self._dsn = dsn
         self._folder = folder
+        self._against = against
         self._builders: Mapping[str, Callable[[], Contestant]] = {
-            "service-1": lambda: self._service(1),
-            "service-2": lambda: self._service(2),
+            "service-1": lambda: self._service("service-1"),
+            "service-2": lambda: self._service("service-2", processes=2),
+            "against": self._other_checkout,
             "textbook": self._textbook,
             "fastapi": self._fastapi,
             "fastify": self._fastify,
@@ -93,24 +98,35 @@ class Contestants:
 
     def migrate(self) -> None:
         """Create the table, with the service's own command."""
-        path, *_ = self._configuration(1)
+        path, *_ = self._configuration("migrate", "")
         with self._log("migrate") as log:
             subprocess.run(
                 [sys.executable, "-m", "service", "migrate", "--config", str(path)],
                 cwd=ROOT, check=True, stdout=log, stderr=log,
             )  # fmt: skip
 
-    def _service(self, workers: int) -> Contestant:
-        path, port, headers = self._configuration(workers)
+    def _service(self, name: str, *, processes: int = 1) -> Contestant:
+        setting = "reuse_port = true\n" if processes > 1 else ""
+        path, port, headers = self._configuration(name, setting)
         command = [sys.executable, "-m", "service", "serve", "--config", str(path)]
-        return self._start(f"service-{workers}", command, port, headers=headers)
+        return self._start(name, command, port, headers=headers, processes=processes)
 
-    def _configuration(self, workers: int) -> tuple[Path, int, Mapping[str, str]]:
+    def _other_checkout(self) -> Contestant:
+        """Start the service of another checkout, with that checkout's environment if it has one."""
+        if self._against is None:
+            raise CannotRun("no --against")
+        environments = (self._against / name / "bin/python" for name in (".venv-run", ".venv"))
+        python = next((str(path) for path in environments if path.exists()), sys.executable)
+        path, port, headers = self._configuration("against", "")
+        command = [python, "-m", "service", "serve", "--config", str(path)]
+        return self._start("against", command, port, headers=headers, folder=self._against)
+
+    def _configuration(self, name: str, setting: str) -> tuple[Path, int, Mapping[str, str]]:
         """Write a configuration with a fresh key; return it, its port, its callers' headers."""
         port, key, secret = free_port(), secrets.token_urlsafe(), secrets.token_hex(32)
-        path = self._folder / f"service-{workers}.toml"
+        path = self._folder / f"{name}.toml"
         path.write_text(
-            f"[server]\nport = {port}\nworkers = {workers}\n"
+            f"[server]\nport = {port}\n{setting}"
             f'[[auth.api_keys]]\nname = "bench"\ndatabases = ["bench"]\n'
             f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
             f'[auth.jwt]\nalgorithms = ["HS256"]\nsecret = "{secret}"\n'
@@ -160,18 +176,24 @@ class Contestants:
         *,
         headers: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        folder: Path = ROOT,
+        processes: int = 1,
     ) -> Contestant:
         variables = {"DATABASE_URL": self._dsn, "PORT": str(port), **(environment or {})}
         with self._log(name) as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **variables}, stdout=log, stderr=log
-            )
-        contestant = Contestant(name, port, process, headers or {})
+            started = [
+                subprocess.Popen(
+                    command, cwd=folder, env={**os.environ, **variables}, stdout=log, stderr=log
+                )
+                for _ in range(processes)
+            ]
+        contestant = Contestant(name, port, started, headers or {})
         try:
             _wait_until_listening(contestant)
         except RuntimeError as error:
             contestant.stop()
-            raise RuntimeError(f"{error}; its log is {self._folder / name}.log") from None
+            log_text = (self._folder / f"{name}.log").read_text()
+            raise RuntimeError(f"{error}:\n{log_text[-2000:]}") from None
         return contestant
 
     def _log(self, name: str) -> TextIO:
@@ -187,11 +209,8 @@ def free_port() -> int:
 
 def _wait_until_listening(contestant: Contestant) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and contestant.process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", contestant.port)).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
+    while time.monotonic() < deadline and not any(p.poll() for p in contestant.processes):
+        if listeners(contestant.port) >= len(contestant.processes):
             return
+        time.sleep(0.05)
     raise RuntimeError(f"{contestant.name} does not listen on its port")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .figures import Run
+from .scenarios import ONE
 
 Place = tuple[str, str, str]
 """A scenario, a contestant, a field of its figures."""
@@ -76,16 +77,14 @@ def _rate(
 def _against_limit(scenario: str, title: str, at_least: float | None) -> list[Goal]:
     return [
         _rate(
-            f"{title}, {workers} worker{'s' * (workers > 1)} / limit of one session",
-            (scenario, f"service-{workers}"),
+            f"{title}, {processes} process{'es' * (processes > 1)} / limit of one session",
+            (scenario, f"service-{processes}"),
             (scenario, "limit-1"),
             at_least,
         )
-        for workers in (1, 2)
+        for processes in (1, 2)
     ]
 
-
-ONE = "service-1"
 
 GOALS = (
     *_against_limit("existing", "existing keys, 4 connections", 1.2),
@@ -136,5 +135,5 @@ GOALS = (
         "p99 of one-item batches, beside a 100,000-item batch / without",
         ("fair-beside", ONE, "p99_ms"), ("fair-alone", ONE, "p99_ms"), at_most=5,
     ),
-    Goal("idle worker, MB resident", ("idle", ONE, "resident_mb"), at_most=60),
+    Goal("idle process, MB resident", ("idle", ONE, "resident_mb"), at_most=60),
 )  # fmt: skip

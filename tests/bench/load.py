@@ -40,7 +40,7 @@ class LoadSpec(Struct, kw_only=True):
     seconds: float
     warm_up_seconds: float
     is_once: bool
-    service_pid: int
+    service_pids: list[int]
     postgres_pid: int
 
 
@@ -201,7 +201,7 @@ def requests_of(spec: LoadSpec) -> Sequence[bytes]:
 
 
 def _cpu(spec: LoadSpec) -> tuple[float, float]:
-    return cpu_seconds(spec.service_pid), cpu_seconds(spec.postgres_pid)
+    return sum(map(cpu_seconds, spec.service_pids)), cpu_seconds(spec.postgres_pid)
 
 
 def start(spec: LoadSpec) -> "subprocess.Popen[bytes]":

@@ -4,16 +4,12 @@ import os
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_LISTEN = "0A"
 
 
 def parent(pid: int) -> int:
     """Return the parent of a process."""
     return int(_stat(pid)[1])
-
-
-def children(pid: int) -> list[int]:
-    """Return the direct children of a process."""
-    return [child for child, fields in _all().items() if int(fields[1]) == pid]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -23,11 +19,6 @@ def cpu_seconds(pid: int) -> float:
     for member in family:
         family += [child for child, fields in processes.items() if int(fields[1]) == member]
     return sum(sum(map(int, processes[member][11:15])) for member in family) / _TICKS
-
-
-def workers(pid: int) -> list[int]:
-    """Return the processes that serve: the children of a supervisor, else itself."""
-    return children(pid) or [pid]
 
 
 def resident_megabytes(pid: int) -> float:
@@ -43,6 +34,16 @@ def peak_megabytes(pid: int) -> float:
 def forget_peak(pid: int) -> None:
     """Set the peak to what the process holds now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def listeners(port: int) -> int:
+    """Return how many sockets listen on a port; several where processes share it."""
+    rows = [
+        line.split()
+        for version in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{version}").read_text().splitlines()[1:]
+    ]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == _LISTEN for row in rows)
 
 
 def _all() -> dict[int, list[str]]:

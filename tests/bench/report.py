@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,14 +13,14 @@ import msgspec
 
 from . import chart
 from .figures import Run
-from .goals import GOALS
-from .scenarios import FAIR_TITLE, LARGE_SIZES, LARGE_TITLE, SCENARIOS
+from .goals import GOALS, Goal
+from .scenarios import FAIR_TITLE, LARGE_SIZES, LARGE_TITLE, ONE, OTHER, SCENARIOS
 
 NAMES = {
     "limit-1": "the limit, 1 session",
     "limit-2": "the limit, 2 sessions",
-    "service-1": "this service, 1 worker",
-    "service-2": "this service, 2 workers",
+    "service-1": "this service, 1 process",
+    "service-2": "this service, 2 processes",
     "textbook": "textbook handler",
     "fastapi": "FastAPI + SQLAlchemy",
     "fastify": "Fastify + postgres.js",
@@ -32,17 +33,15 @@ TITLES = {
     "fair-beside": FAIR_TITLE.format("back-to-back"),
     "idle": "idle",
 }
-BEGIN = "<!-- from here on written by: python -m tests.bench --readme -->"
-END = "<!-- up to here -->"
+_BEGIN = re.compile(r"<!-- from here on written by: .+ -->")
+_END = "<!-- up to here -->"
 CHARTED = ("existing", "existing-real", "new")
 
 Rows = list[Sequence[str]]
 
 
-def write(runs: Sequence[Run], folder: Path, command: str, postgres: str) -> str:
-    """Write report.md, figures.json and chart.svg into a folder; return the report."""
-    folder.mkdir(parents=True, exist_ok=True)
-    machine = machine_and_versions(postgres)
+def compose(runs: Sequence[Run], command: str, machine: Mapping[str, str]) -> str:
+    """Return the report: ratios and goals, all figures, and what they depend on."""
     ratios = _table(["ratio", "median", "lowest", "highest", "goal", "met"], _ratio_rows(runs))
     figures = _table(
         [
@@ -52,10 +51,17 @@ def write(runs: Sequence[Run], folder: Path, command: str, postgres: str) -> str
         _figure_rows(runs),
     )
     facts = "".join(f"- {name}: {value}\n" for name, value in machine.items())
-    report = (
+    return (
         f"`{command}`; rounds: {max(run.round for run in runs)}; the contestants take turns.\n\n"
         f"{ratios}\n{figures}\n{facts}"
     )
+
+
+def write(
+    report: str, runs: Sequence[Run], folder: Path, command: str, machine: Mapping[str, str]
+) -> None:
+    """Write report.md, figures.json and chart.svg into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(report)
     raw = {"command": command, "machine": machine, "runs": runs}
     (folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(raw)) + b"\n")
@@ -65,18 +71,42 @@ def write(runs: Sequence[Run], folder: Path, command: str, postgres: str) -> str
         if _contestants(runs, name)
     }
     (folder / "chart.svg").write_text(chart.draw(panels))
-    return report
 
 
-def into_readme(report: str, readme: Path) -> None:
-    """Put the report's table of ratios and its facts between the README's marks."""
+def side_by_side(runs: Sequence[Run], other: Path) -> str:
+    """Return the medians of this checkout and another, and their ratio in each round."""
+    rows: Rows = []
+    for scenario in dict.fromkeys(run.scenario for run in runs):
+        field = "resident_mb" if scenario == "idle" else "items_per_second"
+        here, there = (_values(runs, scenario, name, field) for name in (ONE, OTHER))
+        ratio = Goal("", (scenario, ONE, field), (scenario, OTHER, field)).reached(runs)
+        if ratio is None:
+            continue
+        cpu = [_values(runs, scenario, name, "service_cpu_us") for name in (ONE, OTHER)]
+        rows.append(
+            [
+                f"{TITLES[scenario]}, {'MB' if scenario == 'idle' else 'items/s'}",
+                *(f"{median(values):,.0f}" for values in (here, there)),
+                *(f"{value:.2f}" for value in (ratio.median, ratio.lowest, ratio.highest)),
+                *(f"{median(values):.1f}" if values else "" for values in cpu),
+            ]
+        )
+    heads = ["what", "here", "there", "ratio", "lowest", "highest", "CPU µs/item", "CPU there"]
+    return f"there: {other}\n\n{_table(heads, rows)}"
+
+
+def into_document(report: str, document: Path) -> None:
+    """Put the report's table of ratios and its facts between the document's marks."""
     first_line, _, rest = report.partition("\n\n")
     ratios, _, rest = rest.partition("\n\n")
     facts = rest.partition("\n\n")[2]
-    before, _, following = readme.read_text().partition(BEGIN)
-    after = following.partition(END)[2]
+    text = document.read_text()
+    begin = _BEGIN.search(text)
+    if begin is None or _END not in text[begin.end() :]:
+        raise ValueError(f"{document} lacks the marks {_BEGIN.pattern} and {_END}")
+    after = text[begin.end() :].partition(_END)[2]
     section = f"\n{first_line}\n\n{ratios}\n\n{facts}"
-    readme.write_text(f"{before}{BEGIN}{section}{END}{after}")
+    document.write_text(f"{text[: begin.end()]}{section}{_END}{after}")
 
 
 def machine_and_versions(postgres: str) -> Mapping[str, str]:

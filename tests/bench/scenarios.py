@@ -29,65 +29,68 @@ class Scenario:
     bad_every: int = 0
 
 
-SERVICE = ("service-1", "service-2")
+ONE, OTHER = "service-1", "against"
+"""This checkout's service, and another checkout's where one is named."""
+
+SERVICES = (ONE, "service-2")
 OTHERS = ("textbook", "fastapi", "fastify")
 
 SCENARIOS = (
     Scenario(
         "existing",
         "1,000-item batches, existing keys, 4 connections",
-        ("limit-1", "limit-2", *SERVICE, *OTHERS),
+        ("limit-1", "limit-2", *SERVICES, *OTHERS),
     ),
     Scenario(
         "existing-real",
         "1,000-item batches, existing keys, 4 connections, real records",
-        ("limit-1", *SERVICE, "fastapi", "fastify"),
+        ("limit-1", *SERVICES, "fastapi", "fastify"),
         shape="real",
     ),
     Scenario(
         "new",
         "1,000-item batches, new keys, 4 connections",
-        ("limit-1", *SERVICE, *OTHERS),
+        ("limit-1", *SERVICES, *OTHERS),
         are_new=True,
     ),
     Scenario(
         "one-connection",
         "1,000-item batches, existing keys, 1 connection",
-        ("service-1", *OTHERS),
+        (ONE, *OTHERS),
         connections=1,
     ),
     Scenario(
         "bad-1-percent",
         "1% of the items refused by a constraint, 4 connections",
-        ("service-1", "textbook"),
+        (ONE, "textbook"),
         bad="refused",
         bad_every=100,
     ),
     Scenario(
         "invalid-1-percent",
         "1% of the items invalid, 4 connections",
-        ("service-1",),
+        (ONE,),
         bad="invalid",
         bad_every=100,
     ),
     Scenario(
         "bad-all",
         "all items refused by a constraint, 4 connections",
-        ("service-1", "textbook"),
+        (ONE, "textbook"),
         bad="refused",
         bad_every=1,
     ),
     Scenario(
         "one-item",
         "one-item batches, 64 connections",
-        (*SERVICE, *OTHERS),
+        (*SERVICES, *OTHERS),
         batch=1,
         connections=64,
     ),
     Scenario(
         "one-item-alone",
         "one-item batches, 1 connection",
-        ("bare-asyncpg", "service-1", "textbook"),
+        ("bare-asyncpg", ONE, "textbook"),
         batch=1,
         connections=1,
     ),

@@ -8,15 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from service import openapi
 from service.config import Server
-from tests.under_test import API_KEY, KEY, ServiceUnderTest, token
+from service.http import openapi
+from tests.harness.running import MakeService, StartProcess
+from tests.harness.service import API_KEY, KEY, ServiceUnderTest, token
 
-MakeService = Callable[..., Any]
+pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 
@@ -130,7 +130,7 @@ expected-statuses = [207, 400, 403, 413, 415]
 
 
 async def test_schemathesis_finds_no_breach_of_the_document(
-    start_process: Callable[..., Any], tmp_path: Path
+    start_process: StartProcess, tmp_path: Path
 ) -> None:
     service: ServiceUnderTest
     service, _ = await start_process()

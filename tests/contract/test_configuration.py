@@ -4,14 +4,20 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import pytest
 
-from service.config import ConfigurationError, Settings, load
-from tests.under_test import document, toml
+from service.config import ConfigurationError, Database, Jwt, Server, Settings, load
+from tests.harness.configuration import (
+    DatabaseSettings,
+    JwtSettings,
+    ServerSettings,
+    document,
+    toml,
+)
 
-MakeSettings = Callable[..., Settings]
 SECRET_MARKER = "marker-of-a-secret"
 
 
@@ -47,12 +53,8 @@ async def test_defaults_are_those_of_the_contract(
     settings = load_document(content)
 
     server = settings.server
-    assert (server.host, server.port, server.workers, server.base_path) == (
-        "127.0.0.1",
-        8080,
-        1,
-        "",
-    )
+    assert (server.host, server.port, server.base_path) == ("127.0.0.1", 8080, "")
+    assert server.reuse_port is False
     assert server.max_body_bytes == 134_217_728
     assert server.max_batch_items == 100_000
     assert server.ignore_unknown_fields is False
@@ -85,7 +87,8 @@ async def test_values_come_from_the_environment_and_from_files(
         ("server.prot", 8080, "prot"),
         ("server.port", "8080", "server.port"),
         ("server.port", 70_000, "server.port"),
-        ("server.workers", 0, "server.workers"),
+        ("server.workers", 2, "workers"),
+        ("server.reuse_port", 1, "server.reuse_port"),
         ("server.max_body_bytes", 1.5, "server.max_body_bytes"),
         ("server.base_path", "vbasoftware", "server.base_path"),
         ("server.base_path", "/x/", "server.base_path"),
@@ -104,6 +107,11 @@ async def test_values_come_from_the_environment_and_from_files(
         ("auth.jwt.secret", "${file:/not/there}", "/not/there"),
         ("server.port", "${HOME}", "server.port"),
         ("databases.acme.dsn", f"mysql://u:{SECRET_MARKER}@h/x", "databases"),
+        (
+            "databases.acme.dsn",
+            f"postgresql://u:{SECRET_MARKER}@h/x?channel_binding=require",
+            "databases.acme.dsn: the parameter channel_binding",
+        ),
         ("databases.acme.pool_max_size", 0, "pool_max_size"),
         ("databases.acme.poolsize", 5, "poolsize"),
         ("auth.api_keys.0.rate_limit", "often", "rate_limit"),
@@ -134,13 +142,18 @@ async def test_secrets_do_not_show_in_the_settings_repr() -> None:
     content = document({"acme": f"postgresql://u:{SECRET_MARKER}@h/acme"})
     content["auth"]["jwt"]["secret"] = SECRET_MARKER
 
-    settings = _convert(content)
+    settings = msgspec.convert(content, Settings)
 
     assert SECRET_MARKER not in repr(settings)
     assert json.dumps(SECRET_MARKER) not in repr(settings.auth)
 
 
-def _convert(content: dict[str, Any]) -> Settings:
-    import msgspec
+@pytest.mark.parametrize(
+    ("settings", "typed"),
+    [(Server, ServerSettings), (Jwt, JwtSettings), (Database, DatabaseSettings)],
+)
+def test_the_harness_knows_every_setting(settings: type, typed: type) -> None:
+    known = get_type_hints(settings)
+    known.pop("dsn", None)
 
-    return msgspec.convert(content, Settings)
+    assert get_type_hints(typed) == known

@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -20,12 +19,11 @@ from selenium.webdriver.support.expected_conditions import (
 )
 from selenium.webdriver.support.wait import WebDriverWait
 
-from service import openapi
 from service.config import Server
+from service.http import openapi
 from service.wire import Item
-from tests.under_test import API_KEY, KEY, PATH, ServiceUnderTest, token
-
-MakeService = Callable[..., Any]
+from tests.harness.running import MakeService
+from tests.harness.service import API_KEY, KEY, PATH, token
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -142,10 +140,11 @@ def execute(browser: webdriver.Chrome, address: str) -> tuple[str, str]:
     return status, body
 
 
+@pytest.mark.slow
 async def test_the_page_sends_its_example_when_execute_is_pressed(
     make_service: MakeService, browser: webdriver.Chrome
 ) -> None:
-    service: ServiceUnderTest = await make_service()
+    service = await make_service()
     address = f"{service.url}/docs#key={API_KEY}&token={token()}&database=acme"
 
     status, body = await asyncio.to_thread(execute, browser, address)

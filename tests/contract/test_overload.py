@@ -1,40 +1,24 @@
 """Contract section 1: 503 with Retry-After, at once, for what a process cannot take on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from service.admission import Admission
-from service.config import Server
-from service.problems import Problem
-from tests.under_test import GUEST_KEY, KEY, ServiceUnderTest
-
-MakeService = Callable[..., Any]
-
-
-@asynccontextmanager
-async def locked_table(service: ServiceUnderTest) -> AsyncIterator[None]:
-    """Keep every batch for acme waiting meanwhile."""
-    blocker = await service.connect()
-    await blocker.execute("begin; lock table care_case_clinical_trial")
-    try:
-        yield
-    finally:
-        await blocker.execute("rollback")
-        await blocker.close()
+from service.config import Tuning
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import MakeService
+from tests.harness.service import GUEST_KEY, KEY
 
 
 async def test_batches_beyond_the_limit_of_their_database_are_refused_at_once(
-    make_service: MakeService, make_database: Callable[[], str]
+    make_service: MakeService, make_database: MakeDatabase
 ) -> None:
     service = await make_service(
         extra_databases={"globex": make_database()}, max_batches_in_flight=2
     )
 
-    async with locked_table(service):
+    async with service.locked_table():
         accepted = [asyncio.create_task(service.put([{KEY: key}])) for key in (1, 2)]
         await asyncio.sleep(0.3)
         refused = await asyncio.wait_for(service.put([{KEY: 3}]), 2)
@@ -56,7 +40,7 @@ async def test_bodies_beyond_the_limit_of_all_bytes_are_refused(
 ) -> None:
     service = await make_service(max_body_bytes=100_000, max_bytes_in_flight=100_000)
 
-    async with locked_table(service):
+    async with service.locked_table():
         accepted = asyncio.create_task(service.put([{KEY: 1, "comment": "x" * 80_000}]))
         await asyncio.sleep(0.3)
         refused = await service.put([{KEY: 2, "comment": "x" * 80_000}], is_chunked=is_chunked)
@@ -70,10 +54,9 @@ async def test_bodies_beyond_the_limit_of_all_bytes_are_refused(
 
 
 async def test_a_body_that_stops_coming_is_refused_and_holds_nothing(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService,
 ) -> None:
-    monkeypatch.setattr("service.body.SILENCE_SECONDS", 0.2)
-    service = await make_service(max_batches_in_flight=1)
+    service = await make_service(tuning=Tuning(silence_seconds=0.2), max_batches_in_flight=1)
 
     answer = await service.raw(service.head(content_length=100) + b'[{"')
 
@@ -83,10 +66,9 @@ async def test_a_body_that_stops_coming_is_refused_and_holds_nothing(
 
 
 async def test_a_connection_that_sends_no_request_is_closed(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService,
 ) -> None:
-    monkeypatch.setattr("service.serving.HEADER_SECONDS", 0.2)
-    service = await make_service()
+    service = await make_service(tuning=Tuning(header_seconds=0.2))
 
     answer = await asyncio.wait_for(service.raw(b"PUT / HTTP/1.1\r\nX-Slow: "), 5)
 
@@ -94,10 +76,9 @@ async def test_a_connection_that_sends_no_request_is_closed(
 
 
 async def test_a_client_that_never_reads_holds_no_connection_to_the_database(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService,
 ) -> None:
-    monkeypatch.setattr("service.batch.WRITE_SECONDS", 0.5)
-    service = await make_service()
+    service = await make_service(tuning=Tuning(write_seconds=0.5))
     body = b"[" + b",".join(b'{"%b":%d}' % (KEY.encode(), key) for key in range(1, 60_001)) + b"]"
 
     writer = await service.send_without_reading(service.head(content_length=len(body)) + body)
@@ -115,15 +96,14 @@ async def test_a_client_that_never_reads_holds_no_connection_to_the_database(
 
 
 async def test_large_batches_wait_their_turn_no_longer_than_configured(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService,
 ) -> None:
-    monkeypatch.setattr("service.admission.LARGE_AT_ONCE", 2)
-    service = await make_service(max_queue_seconds=1)
+    service = await make_service(tuning=Tuning(large_at_once=2), max_queue_seconds=1)
 
     def large(key: int) -> list[dict[str, Any]]:
         return [{KEY: key, "comment": "x" * 70_000}]
 
-    async with locked_table(service):
+    async with service.locked_table():
         in_work = [asyncio.create_task(service.put(large(key))) for key in (1, 2)]
         await asyncio.sleep(0.3)
         small = asyncio.create_task(service.put([{KEY: 3}]))
@@ -138,10 +118,9 @@ async def test_large_batches_wait_their_turn_no_longer_than_configured(
 
 
 async def test_the_body_of_a_batch_that_is_turned_away_is_not_taken_in_at_once(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService,
 ) -> None:
-    monkeypatch.setattr("service.app.HOLD_SECONDS", 1)
-    service = await make_service(rate_limit="1/minute")
+    service = await make_service(tuning=Tuning(hold_seconds=1), rate_limit="1/minute")
     await service.put([])
     started_at = asyncio.get_running_loop().time()
     body = b"[" + b" " * 3_000_000 + b"]"
@@ -170,20 +149,3 @@ async def test_a_key_beyond_its_rate_limit_gets_429_and_others_do_not(
     assert "too many requests" in refused.detail
     assert other.status == 403
     assert await service.comments() == {1: None}
-
-
-async def test_workers_share_the_limits_of_the_service() -> None:
-    settings = Server(
-        workers=4,
-        max_batches_in_flight=6,
-        max_bytes_in_flight=1000,
-        max_body_bytes=100,
-    )
-    admission = Admission(settings)
-
-    with admission.batch("acme"), admission.batch("acme"), pytest.raises(Problem):
-        admission.batch("acme").__enter__()
-    with admission.body() as body:
-        body.grow_to(250)
-        with pytest.raises(Problem):
-            body.grow_to(251)

@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.under_test import API_KEY, KEY, PATH, token
-
-MakeService = Callable[..., Any]
+from tests.harness.running import MakeService
+from tests.harness.service import API_KEY, KEY, PATH, token
 
 PLAIN = "text/plain; charset=utf-8"
 

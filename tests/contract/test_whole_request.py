@@ -5,14 +5,14 @@ import json
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import jwt
 import pytest
 
-from tests.under_test import API_KEY, GUEST_KEY, KEY, PATH, SECRET, ServiceUnderTest, token
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import MakeService
+from tests.harness.service import API_KEY, GUEST_KEY, KEY, PATH, SECRET, token
 
-MakeService = Callable[..., Any]
 BATCH = [{KEY: 1, "comment": "first"}]
 
 
@@ -67,7 +67,7 @@ async def test_a_missing_database_header_is_400(
 
 
 async def test_a_forbidden_and_an_unknown_database_look_the_same(
-    make_service: MakeService, make_database: Callable[[], str]
+    make_service: MakeService, make_database: MakeDatabase
 ) -> None:
     service = await make_service(extra_databases={"globex": make_database()})
 
@@ -329,7 +329,7 @@ async def test_other_paths_and_methods_get_the_envelope(
 
 
 async def test_the_operation_is_served_below_the_base_path(make_service: MakeService) -> None:
-    service: ServiceUnderTest = await make_service(base_path="/vbasoftware")
+    service = await make_service(base_path="/vbasoftware")
 
     below = await service.put(BATCH, path="/vbasoftware" + PATH)
     elsewhere = await service.put(BATCH)

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import aiohttp
 
-from service.embedded import EmbeddedPostgres
+from service.demo.postgres import EmbeddedPostgres
 from service.migrations import migrate
-from tests.faults.ledger import Ledger
-from tests.faults.proxy import Proxy
-from tests.under_test import ServiceUnderTest, document, free_port, toml
+from tests.harness.configuration import document, toml
+from tests.harness.ledger import Ledger
+from tests.harness.proxy import Proxy
+from tests.harness.service import ServiceUnderTest, free_port
 
 SENDERS = 8
 CALM_SECONDS = 4
@@ -35,8 +36,9 @@ class Soak:
         self._proxy = proxy
         self._port = free_port()
         self._config = folder / "service.toml"
-        database = {"statement_timeout_seconds": 5}
-        content = document({"acme": proxy.dsn}, database=database, port=self._port)
+        content = document(
+            {"acme": proxy.dsn}, database={"statement_timeout_seconds": 5}, port=self._port
+        )
         self._config.write_text(toml(content))
         self._log = (folder / "log").open("wb")
         self._process = self._start()

@@ -1,26 +1,25 @@
 """Connections to PostgreSQL that are cut, at every point of a statement, or fall silent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from service.config import Settings
-from service.databases import create_pool
-from tests.faults.ledger import Ledger
-from tests.faults.proxy import Fault, Link, Proxy
-from tests.under_test import KEY, ServiceUnderTest, document
-
-MakeService = Callable[..., Any]
+from service.config import Database, Tuning
+from service.engine.databases import Databases
+from service.statements import TRANSACTION_ID
+from tests.harness.ledger import Ledger
+from tests.harness.postgres import MakeDatabase
+from tests.harness.proxy import Fault, Link, Proxy
+from tests.harness.running import MakeService
+from tests.harness.service import KEY
 
 MARK = b"the marked text"
 
 
 @pytest.fixture
-async def proxy(make_database: Callable[[], str]) -> AsyncIterator[Proxy]:
+async def proxy(make_database: MakeDatabase) -> AsyncIterator[Proxy]:
     """A proxy before a database of its own."""
     async with Proxy(make_database()) as proxy:
         yield proxy
@@ -98,8 +97,7 @@ async def test_a_connection_cut_at_any_point_creates_a_record_without_key_once(
 
     assert once.happened
     assert answer.statuses == [201, 201]
-    keys = [int(key) for key, _, _ in answer.outcomes]
-    assert await service.comments() == {keys[0]: MARK.decode(), keys[1]: "other"}
+    assert await service.comments() == dict(zip(answer.keys, [MARK.decode(), "other"], strict=True))
 
 
 async def test_a_commit_in_doubt_while_the_database_stays_away_names_the_drawn_key(
@@ -112,26 +110,28 @@ async def test_a_commit_in_doubt_while_the_database_stays_away_names_the_drawn_k
         return before_the_answer(link, data)
 
     proxy.fault = Once(b"COMMIT", lose_the_answer_and_stay_away)
-    ((key, status, body),) = (await service.put([{KEY: 0, "comment": "x"}])).outcomes
+    answer = await service.put([{KEY: 0, "comment": "x"}])
     proxy.fault = None
+    (key,) = answer.keys
     stored = await service.comments()
-    again = await service.put([{KEY: int(key), "comment": "x"}])
+    again = await service.put([{KEY: key, "comment": "x"}])
 
-    assert status == 503
-    assert f"with the key {key};" in body
-    assert list(stored) == [int(key)]
+    assert answer.statuses == [503]
+    assert f"with the key {key};" in answer.outcomes[0][2]
+    assert list(stored) == [key]
     assert again.statuses == [200]
-    assert await service.comments() == {int(key): "x"}
+    assert await service.comments() == {key: "x"}
 
 
 async def test_an_id_that_a_crash_gave_to_another_transaction_proves_no_commit(
-    make_service: MakeService, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService, proxy: Proxy
 ) -> None:
     service = await make_service({"acme": proxy.dsn})
     # The transaction before is the one that drew the keys, and has committed.
-    other = "select (pg_current_xact_id()::text::bigint - 1)::text"
-    monkeypatch.setattr("service.statements.TRANSACTION_ID", other)
-    proxy.fault = once = Once(b"COMMIT", before)
+    asked = TRANSACTION_ID.encode()
+    told = b"select (pg_current_xact_id()::text::bigint - 1)::text".ljust(len(asked))
+    once = Once(b"COMMIT", before)
+    proxy.fault = lambda link, data: once(link, data.replace(asked, told))
 
     answer = await service.put([{KEY: 0, "comment": "x"}])
 
@@ -141,10 +141,13 @@ async def test_an_id_that_a_crash_gave_to_another_transaction_proves_no_commit(
 
 
 async def test_half_open_connections_are_noticed_within_the_timeout(
-    make_service: MakeService, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService, proxy: Proxy
 ) -> None:
-    monkeypatch.setattr("service.databases.CONNECT_SECONDS", 0.5)
-    service = await make_service({"acme": proxy.dsn}, database={"statement_timeout_seconds": 1})
+    service = await make_service(
+        {"acme": proxy.dsn},
+        database={"statement_timeout_seconds": 1},
+        tuning=Tuning(connect_seconds=0.5),
+    )
     assert (await service.put([{KEY: 1}])).statuses == [201]
 
     proxy.stall()
@@ -158,10 +161,13 @@ async def test_half_open_connections_are_noticed_within_the_timeout(
 
 
 async def test_while_every_connection_is_half_open_items_get_503_in_bounded_time(
-    make_service: MakeService, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService, proxy: Proxy
 ) -> None:
-    monkeypatch.setattr("service.databases.CONNECT_SECONDS", 0.3)
-    service = await make_service({"acme": proxy.dsn}, database={"statement_timeout_seconds": 1})
+    service = await make_service(
+        {"acme": proxy.dsn},
+        database={"statement_timeout_seconds": 1},
+        tuning=Tuning(connect_seconds=0.3),
+    )
     await service.put([{KEY: 1}])
 
     proxy.stall()
@@ -175,7 +181,7 @@ async def test_while_every_connection_is_half_open_items_get_503_in_bounded_time
 async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
     make_service: MakeService, proxy: Proxy
 ) -> None:
-    service: ServiceUnderTest = await make_service({"acme": proxy.dsn})
+    service = await make_service({"acme": proxy.dsn})
     ledger = Ledger(service)
 
     async with ledger.under_load():
@@ -189,15 +195,14 @@ async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux for its sockets")
 async def test_idle_connections_are_kept_alive_by_tcp(proxy: Proxy) -> None:
-    settings = msgspec.convert(document({"acme": proxy.dsn}), Settings)
-    pool = await create_pool("acme", settings.databases["acme"])
+    databases = Databases({"acme": Database(proxy.dsn)}, Tuning())
 
-    async with pool.acquire(5) as connection:
+    async with (await databases.pool("acme")).acquire(5) as connection:
         await connection.fetch("SELECT 1")
         sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
         timers = [
             columns[5][:2] for columns in sockets if columns[2].endswith(f":{proxy.port:04X}")
         ]
-    await pool.close()
+    await databases.close()
 
     assert "02" in timers

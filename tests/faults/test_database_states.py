@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.embedded import EmbeddedPostgres
+from service.demo.postgres import EmbeddedPostgres
 from service.migrations import migrate
-from tests.faults.ledger import Ledger
-from tests.under_test import KEY, ServiceUnderTest
-
-MakeService = Callable[..., Any]
-
-
-@asynccontextmanager
-async def locked(service: ServiceUnderTest) -> AsyncIterator[None]:
-    """Hold the table's lock from somebody else's session."""
-    connection = await service.connect()
-    transaction = connection.transaction()
-    await transaction.start()
-    await connection.execute("lock table care_case_clinical_trial in access exclusive mode")
-    yield
-    await transaction.rollback()
-    await connection.close()
+from tests.harness.ledger import Ledger
+from tests.harness.postgres import MakeDatabase, MakePostgres
+from tests.harness.running import MakeRole, MakeService
+from tests.harness.service import KEY, ServiceUnderTest
 
 
 async def assert_503_then_healed(service: ServiceUnderTest, reason: str, during: Any) -> None:
@@ -47,7 +35,7 @@ async def assert_503_then_healed(service: ServiceUnderTest, reason: str, during:
 async def test_a_statement_timeout_is_503(make_service: MakeService) -> None:
     service = await make_service(database={"statement_timeout_seconds": 1})
 
-    await assert_503_then_healed(service, "took longer than", locked(service))
+    await assert_503_then_healed(service, "took longer than", service.locked_table())
 
 
 async def test_a_lock_timeout_is_503_and_spoils_no_later_chunk(make_service: MakeService) -> None:
@@ -55,11 +43,11 @@ async def test_a_lock_timeout_is_503_and_spoils_no_later_chunk(make_service: Mak
     (row,) = await service.fetch("select current_database() as name")
     await service.execute(f"alter database {row['name']} set lock_timeout = '50ms'")
 
-    await assert_503_then_healed(service, "holds a lock", locked(service))
+    await assert_503_then_healed(service, "holds a lock", service.locked_table())
 
 
 async def test_too_many_connections_are_503(
-    make_postgres: Callable[..., EmbeddedPostgres], make_service: MakeService
+    make_postgres: MakePostgres, make_service: MakeService
 ) -> None:
     postgres = await asyncio.to_thread(
         make_postgres, {"max_connections": "8", "superuser_reserved_connections": "0"}
@@ -134,15 +122,15 @@ async def test_a_full_disk_is_503_and_loses_nothing(
             ballast.unlink()
 
         async with full():
-            batch = [{KEY: key, "comment": os.urandom(900).hex()} for key in range(1, 1501)]
-            answer = await service.put(batch)
+            comments = {key: os.urandom(900).hex() for key in range(1, 1501)}
+            answer = await service.put([{KEY: k, "comment": c} for k, c in comments.items()])
         assert set(answer.statuses) <= {200, 201, 503}
         refused = [body for _, status, body in answer.outcomes if status == 503]
         assert refused
         assert all("disk is full" in body for body in refused)
         stored = await service.comments()
-        for item, status in zip(batch, answer.statuses, strict=True):
-            assert (stored.get(item[KEY]) == item["comment"]) == (status != 503)
+        for (key, comment), status in zip(comments.items(), answer.statuses, strict=True):
+            assert (stored.get(key) == comment) == (status != 503)
         await Ledger(service).assert_recovers()
         # Checkpoints of a server that stops write to it.
         await service.execute("alter table care_case_clinical_trial set tablespace pg_default")
@@ -154,7 +142,7 @@ async def test_a_full_disk_is_503_and_loses_nothing(
 
 async def test_a_schema_that_is_not_migrated_is_500_and_the_log_says_what_to_do(
     make_service: MakeService,
-    make_database: Callable[..., str],
+    make_database: MakeDatabase,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     dsn = make_database(migrated=False)
@@ -166,12 +154,12 @@ async def test_a_schema_that_is_not_migrated_is_500_and_the_log_says_what_to_do(
     for _, status, body in answer.outcomes:
         assert status == 500
         assert body == f"Internal error, activityID {answer.envelope['debug']['activityID']}"
-    assert "python -m service migrate" in caplog.text
+    assert "run: care-trials migrate" in caplog.text
     await Ledger(service).assert_recovers()
 
 
 async def test_a_role_that_is_given_its_privilege_heals(
-    make_service: MakeService, make_role: Callable[..., Any]
+    make_service: MakeService, make_role: MakeRole
 ) -> None:
     service = await make_service()
     restricted = await make_role(service, privileges="select")

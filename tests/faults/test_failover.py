@@ -3,19 +3,19 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
-from service.embedded import EmbeddedPostgres, find_binaries
-from tests.faults.ledger import Ledger
-from tests.faults.proxy import Proxy
-from tests.under_test import KEY
+from service.demo.postgres import EmbeddedPostgres, find_binaries
+from tests.harness.ledger import Ledger
+from tests.harness.proxy import Proxy
+from tests.harness.running import MakeService
+from tests.harness.service import KEY
 
-MakeService = Callable[..., Any]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -2,22 +2,21 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.ledger import Ledger
-from tests.faults.pgbouncer import PROGRAM, pgbouncer
-from tests.under_test import KEY, ServiceUnderTest
-
-MakeService = Callable[..., Any]
+from tests.harness.ledger import Ledger
+from tests.harness.pgbouncer import PROGRAM, pgbouncer
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import MakeService
+from tests.harness.service import KEY, ServiceUnderTest
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
 
 
 @pytest.fixture
-def pooled_dsn(server_dsn: str, make_database: Callable[[], str]) -> Iterator[str]:
+def pooled_dsn(server_dsn: str, make_database: MakeDatabase) -> Iterator[str]:
     """The DSN of a database by way of PgBouncer."""
     name = re.sub(r".*/([^/?]+)(\?.*)?$", r"\1", make_database())
     with pgbouncer(server_dsn) as port:

@@ -1,18 +1,15 @@
 """PostgreSQL dies under load and comes back."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from service.embedded import EmbeddedPostgres
-from tests.faults.ledger import Ledger
+from service.demo.postgres import EmbeddedPostgres
+from tests.harness.ledger import Ledger
+from tests.harness.running import MakeService
 
-MakeService = Callable[..., Any]
 
-
-@pytest.mark.parametrize("seconds_down", [0, 2])
+@pytest.mark.parametrize("seconds_down", [0, pytest.param(2, marks=pytest.mark.slow)])
 async def test_nothing_is_lost_or_doubled_when_postgresql_is_killed_and_restarted(
     postgres: EmbeddedPostgres, make_service: MakeService, seconds_down: float
 ) -> None:

@@ -2,13 +2,10 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
-from typing import Any
 
-from tests.faults.ledger import Ledger
-from tests.under_test import KEY
-
-StartProcess = Callable[..., Any]
+from tests.harness.ledger import Ledger
+from tests.harness.running import StartProcess
+from tests.harness.service import KEY
 
 
 async def test_every_outcome_read_before_the_service_was_killed_is_true(

@@ -6,13 +6,12 @@
 
 Every argument goes to Locust (see locustfile.py). Without ``--host`` a demo is started in a
 folder that is deleted afterwards; with it, LOAD_API_KEY and LOAD_TOKEN must be set. Writes
-report.html, Locust's CSV files and, where Chromium is found, a picture of the report into
-tests/load/results/. Exits with Locust's status: 1 if any response was not as it must be.
+report.html and Locust's CSV files into tests/load/results/, where git ignores them. Exits with
+Locust's status: 1 if any response was not as it must be.
 """
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
 DEFAULTS = ("--users", "8", "--spawn-rate", "2", "--run-time", "60s")
-BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome")
 STOP_SECONDS = 60
 
 
@@ -83,31 +81,11 @@ def locust(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
 
 
-def picture(page: Path, file: Path) -> bool:
-    """Draw a page with headless Chromium; tell whether that was possible."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        return False
-    with tempfile.TemporaryDirectory(prefix="browser-") as profile:
-        command = [
-            browser, "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={profile}", "--hide-scrollbars", "--window-size=1400,2200",
-            "--virtual-time-budget=10000", f"--screenshot={file}", page.absolute().as_uri(),
-        ]  # fmt: skip
-        if os.geteuid() == 0:
-            # Chromium's sandbox refuses root; the page is our own file.
-            command.insert(1, "--no-sandbox")
-        drawn = subprocess.run(command, capture_output=True, timeout=120)
-    return drawn.returncode == 0 and file.exists()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the load and write the results; return the exit status."""
     RESULTS.mkdir(exist_ok=True)
-    page, image = RESULTS / "report.html", RESULTS / "report.png"
-    for old in (page, image):
-        old.unlink(missing_ok=True)
+    page = RESULTS / "report.html"
+    page.unlink(missing_ok=True)
     if any(argument.partition("=")[0] in ("--host", "-H") for argument in arguments):
         status = locust(arguments, {})
     else:
@@ -119,8 +97,7 @@ def main(arguments: Sequence[str]) -> int:
             print(error, file=sys.stderr)
             return 1
     if page.exists():
-        has_picture = picture(page, image)
-        print(f"\nReport: {page}" + (f"\nPicture: {image}" if has_picture else ""))
+        print(f"\nReport: {page}")
     return status
 
 

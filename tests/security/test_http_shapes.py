@@ -1,4 +1,4 @@
-"""Shapes of HTTP on which servers and proxies disagree; those of test_attacks.py are not repeated.
+"""Shapes of HTTP on which servers and proxies disagree; test_hostile_http.py has the others.
 
 Whatever comes back is an envelope, and the service serves on.
 """
@@ -6,14 +6,13 @@ Whatever comes back is an envelope, and the service serves on.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
-from tests.under_test import API_KEY, KEY, PATH, ServiceUnderTest, token
-
-MakeService = Callable[..., Any]
+from tests.harness.running import MakeService
+from tests.harness.service import API_KEY, KEY, PATH, ServiceUnderTest, token
 
 TARGET = PATH.encode()
 CREDENTIALS = (
@@ -31,7 +30,7 @@ CHUNK = b"23\r\n" + BODY + b"\r\n0\r\n\r\n"
 @pytest.fixture
 async def service(make_service: MakeService) -> AsyncIterator[ServiceUnderTest]:
     """A service that must serve a good batch after whatever a test has sent."""
-    made: ServiceUnderTest = await make_service()
+    made = await make_service()
     yield made
     assert (await made.put([{KEY: 1}])).statuses == [201]
 

@@ -1,19 +1,19 @@
 """Texts that mean something to SQL, arrays, composites or JSON come back as they were sent."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from service.wire import Item
-from tests.under_test import API_KEY, KEY, ServiceUnderTest, token
-
-MakeService = Callable[..., Any]
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import MakeService
+from tests.harness.service import API_KEY, KEY, ServiceUnderTest, token
 
 HOSTILE = [
     "x'); drop table care_case_clinical_trial; --",
     "'; select pg_sleep(60); --",
+    "'; drop table x; -- \" \\ $1 $$ %s {0} \\x00 ${HOME} /* ?",
     "' || current_setting('data_directory') || '",
     "\\'; truncate care_case_clinical_trial; --",
     "$$; drop schema public cascade; $$",
@@ -88,10 +88,12 @@ async def test_hostile_text_in_every_field_comes_back_as_it_was_sent(
     service = await make_service()
     sent = records(first_key=1)
 
-    answer = await service.put(sent)
+    created = await service.put(sent)
+    updated = await service.put(sent)
 
     assert len(TEXT_FIELDS) == 14
-    assert set(answer.statuses) == {201}
+    assert set(created.statuses) == {201}
+    assert set(updated.statuses) == {200}
     assert await stored(service) == sent
 
 
@@ -139,6 +141,7 @@ async def test_a_hostile_field_name_fails_its_item_and_is_no_column(
 async def test_the_callers_name_is_text_whatever_it_is(make_service: MakeService) -> None:
     service = await make_service()
     names = [text for text in HOSTILE if text.isprintable() and text.strip()]
+    names.append("x'); drop table--")
 
     for key, name in enumerate(names, 1):
         headers = {"Authorization": f"Bearer {token(sub=name)}"}
@@ -152,11 +155,23 @@ async def test_the_callers_name_is_text_whatever_it_is(make_service: MakeService
 
 
 async def test_a_database_name_of_any_bytes_is_403_and_nothing_else(
-    make_service: MakeService, make_database: Callable[[], str]
+    make_service: MakeService, make_database: MakeDatabase
 ) -> None:
     service = await make_service(extra_databases={"globex": make_database()})
     head = service.head(content_length=2).replace(b"Host: x", b"Host: x\r\nConnection: close")
     names = [
+        b"acme'; drop database acme; --",
+        b"postgresql://postgres@127.0.0.1/postgres",
+        b"acme?sslmode=disable",
+        b"acme host=evil",
+        b"../acme",
+        b"/acme",
+        b"%61cme",
+        b"ACME",
+        b"acme,globex",
+        b"*",
+        b"dsn",
+        b"__class__",
         b"\xffacme",
         b"acme\xff",
         b"\xc3\xa4cme",

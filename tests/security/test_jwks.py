@@ -1,161 +1,264 @@
-"""Verification keys from a URL: cached, rotated, an outage tolerated; issuer and audience."""
+"""Verification keys from a URL: cached, rotated, outages and nonsense of their server borne."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 import jwt
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.under_test import KEY, SECRET, ServiceUnderTest, token
+from service.config import Tuning
+from tests.harness.key_server import FUTURE, KeyServer, bearer, published, serving_keys
+from tests.harness.running import MakeService
+from tests.harness.service import ServiceUnderTest
 
-MakeService = Callable[..., Any]
-
-
-@dataclass
-class KeyServer:
-    """Serves public keys, and tells how often it was asked."""
-
-    keys: dict[str, rsa.RSAPrivateKey] = field(default_factory=dict)
-    fetches: int = 0
-    is_down: bool = False
-    delay: float = 0
-    url: str = ""
-
-    def add(self, key_id: str) -> None:
-        self.keys[key_id] = rsa.generate_private_key(65537, 2048)
-
-    def headers(self, key_id: str, signed_by: str | None = None, **claims: Any) -> dict[str, str]:
-        """Return a header with a token that names one key, signed by it or by another."""
-        payload = {"sub": "x", "exp": 2**33, **claims}
-        key = self.keys[signed_by or key_id]
-        signed = jwt.encode(payload, key, algorithm="RS256", headers={"kid": key_id})
-        return {"Authorization": f"Bearer {signed}"}
-
-    async def answer(self, _request: web.Request) -> web.Response:
-        self.fetches += 1
-        await asyncio.sleep(self.delay)
-        if self.is_down:
-            raise web.HTTPServiceUnavailable
-        algorithm = jwt.get_algorithm_by_name("RS256")
-        documents = [
-            {**json.loads(algorithm.to_jwk(key.public_key())), "kid": key_id, "use": "sig"}
-            for key_id, key in self.keys.items()
-        ]
-        return web.json_response({"keys": documents})
+SIGNER = rsa.generate_private_key(65537, 2048)
+OTHER = rsa.generate_private_key(65537, 2048)
+AT_ONCE = Tuning(key_set_retry_seconds=0, key_set_refresh_seconds=0)
+"""Keys are fetched again whenever there is a reason."""
 
 
 @pytest.fixture
 async def key_server() -> AsyncIterator[KeyServer]:
-    """A key server with the key "one"."""
-    keys = KeyServer()
-    keys.add("one")
-    app = web.Application()
-    app.router.add_get("/jwks", keys.answer)
-    async with TestServer(app) as server:
-        keys.url = str(server.make_url("/jwks"))
+    """A key server with the key "one" that answers at once."""
+    async with serving_keys(KeyServer()) as keys:
+        keys.publish(published(SIGNER))
         yield keys
+
+
+async def trusting(
+    make_service: MakeService, key_server: KeyServer, tuning: Tuning | None = None
+) -> ServiceUnderTest:
+    """Return a service that verifies tokens by these keys; its database need not answer."""
+    return await make_service(
+        {"acme": "postgresql://127.0.0.1:1/acme"},
+        jwt={"algorithms": ["RS256", "RS512"], "jwks_url": key_server.url},
+        tuning=tuning,
+    )
 
 
 @pytest.fixture
 async def service(make_service: MakeService, key_server: KeyServer) -> ServiceUnderTest:
-    made: ServiceUnderTest = await make_service(
-        jwt={"algorithms": ["RS256"], "jwks_url": key_server.url}
-    )
-    return made
+    """Such a service, with the times of one that serves."""
+    return await trusting(make_service, key_server)
 
 
 async def test_keys_are_fetched_once_and_tokens_of_others_refused(
     service: ServiceUnderTest, key_server: KeyServer
 ) -> None:
-    key_server.add("two")
-    statuses = [
-        (await service.put([], headers=key_server.headers("one", n=n))).status for n in range(5)
-    ]
+    statuses = [(await service.put([], headers=bearer(SIGNER, n=n))).status for n in range(5)]
+    confused = await service.put([], headers=bearer(OTHER))
+    symmetric = await service.put([])
 
     assert statuses == [207] * 5
+    assert (confused.status, symmetric.status) == (401, 401)
     assert key_server.fetches == 1
-    confused = key_server.headers("one", signed_by="two")
-    assert (await service.put([], headers=confused)).status == 401
-    assert (await service.put([])).status == 401
 
 
 async def test_a_new_key_is_found_without_a_restart_and_unknown_ones_cause_no_flood(
-    service: ServiceUnderTest, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService, key_server: KeyServer
 ) -> None:
-    assert (await service.put([], headers=key_server.headers("one"))).status == 207
-    key_server.add("two")
-    key_server.add("unpublished")
-    unpublished = key_server.headers("unpublished")
-    del key_server.keys["unpublished"]
+    service = await trusting(make_service, key_server, Tuning(key_set_retry_seconds=2))
+    assert (await service.put([], headers=bearer(SIGNER))).status == 207
+    key_server.publish(published(SIGNER), published(OTHER, kid="two"))
 
-    assert (await service.put([], headers=key_server.headers("two"))).status == 401
-    for _ in range(20):
-        assert (await service.put([], headers=unpublished)).status == 401
-    assert key_server.fetches == 1
-    monkeypatch.setattr("service.jwks.UNKNOWN_KEY_SECONDS", 0)
-    assert (await service.put([], headers=key_server.headers("two"))).status == 207
+    early = await service.put([], headers=bearer(OTHER, {"kid": "two"}))
+    for n in range(20):
+        unknown = await service.put([], headers=bearer(OTHER, {"kid": f"unpublished {n}"}))
+        assert unknown.status == 401
+    fetches = key_server.fetches
+    await asyncio.sleep(2)
+    later = await service.put([], headers=bearer(OTHER, {"kid": "two"}))
+
+    assert (early.status, later.status) == (401, 207)
+    assert fetches == 1
 
 
 async def test_an_outage_of_the_key_server_is_tolerated_once_keys_are_known(
-    service: ServiceUnderTest, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService, key_server: KeyServer
 ) -> None:
-    monkeypatch.setattr("service.jwks.UNKNOWN_KEY_SECONDS", 0)
+    service = await trusting(make_service, key_server, AT_ONCE)
     key_server.is_down = True
-    before = await service.put([], headers=key_server.headers("one"))
+    before = await service.put([], headers=bearer(SIGNER))
     key_server.is_down = False
-    after = await service.put([], headers=key_server.headers("one", n=1))
+    after = await service.put([], headers=bearer(SIGNER, n=1))
     key_server.is_down = True
-    monkeypatch.setattr("service.jwks.REFRESH_SECONDS", 0)
-    during = await service.put([], headers=key_server.headers("one", n=2))
+    during = await service.put([], headers=bearer(SIGNER, n=2))
 
     assert (before.status, after.status, during.status) == (503, 207, 207)
     assert before.headers["Retry-After"]
+    assert key_server.fetches == 3
 
 
-async def test_a_slow_key_server_does_not_hold_up_others(
+async def test_a_key_server_that_is_slow_holds_up_nobody_else(
     service: ServiceUnderTest, key_server: KeyServer
 ) -> None:
-    key_server.delay = 1
-    waiting = asyncio.create_task(service.put([{KEY: 1}], headers=key_server.headers("one")))
-    await asyncio.sleep(0.1)
+    key_server.gate.clear()
+    waiting = asyncio.create_task(service.put([], headers=bearer(SIGNER)))
+    await key_server.asked.wait()
 
-    assert await asyncio.wait_for(service.is_alive(), 0.5)
-    assert (await waiting).statuses == [201]
+    assert await asyncio.wait_for(service.is_alive(), 5)
+    assert not waiting.done()
+    key_server.gate.set()
+    assert (await waiting).status == 207
+
+
+async def test_a_key_set_that_comes_in_pieces_is_read_to_its_end(
+    service: ServiceUnderTest, key_server: KeyServer
+) -> None:
+    (whole,) = key_server.pieces
+    key_server.pieces = [whole[:100], whole[100:]]
+
+    assert (await service.put([], headers=bearer(SIGNER))).status == 207
+
+
+async def test_requests_that_come_during_the_first_fetch_wait_for_it(
+    service: ServiceUnderTest, key_server: KeyServer
+) -> None:
+    key_server.gate.clear()
+
+    waiting = [asyncio.create_task(service.put([], headers=bearer(SIGNER, n=n))) for n in range(5)]
+    await key_server.asked.wait()
+    await asyncio.sleep(0.2)
+    key_server.gate.set()
+
+    assert [(await task).status for task in waiting] == [207] * 5
+    assert key_server.fetches == 1
+
+
+async def test_requests_that_come_while_a_new_key_is_fetched_wait_for_it(
+    make_service: MakeService, key_server: KeyServer
+) -> None:
+    service = await trusting(make_service, key_server, Tuning(key_set_retry_seconds=0.3))
+    await service.put([], headers=bearer(SIGNER))
+    await asyncio.sleep(0.3)
+    key_server.publish(published(SIGNER), published(OTHER, kid="two"))
+    key_server.gate.clear()
+    key_server.asked.clear()
+
+    new = bearer(OTHER, {"kid": "two"})
+    waiting = [asyncio.create_task(service.put([], headers=new)) for _ in range(3)]
+    await key_server.asked.wait()
+    await asyncio.sleep(0.1)
+    old = await asyncio.wait_for(service.put([], headers=bearer(SIGNER, n=1)), 5)
+    key_server.gate.set()
+
+    assert old.status == 207
+    assert [(await task).status for task in waiting] == [207] * 3
 
 
 @pytest.mark.parametrize(
-    ("claims", "status"),
+    "nonsense",
     [
-        ({"iss": "us", "aud": "this"}, 207),
-        ({"iss": "us", "aud": ["that", "this"]}, 207),
-        ({"iss": "them", "aud": "this"}, 401),
-        ({"iss": "us", "aud": "that"}, 401),
-        ({"aud": "this"}, 401),
-        ({"iss": "us"}, 401),
+        b"",
+        b"<html>sign in to the hotel's network</html>",
+        b"[]",
+        b"null",
+        b'"keys"',
+        b'{"keys":null}',
+        b'{"keys":[]}',
+        b'{"keys":{"one":{}}}',
+        b'{"keys":[1]}',
+        b'{"keys":[null]}',
+        b'{"keys":[{"kty":"RSA","kid":"one","n":1,"e":2}]}',
+        b'{"keys":[{"kty":["RSA"]}]}',
+        b'{"keys":[{"kty":"RSA","alg":["RS256"],"kid":"one"}]}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"keys":[' + b" " * 2_000_000 + b"]}",
+    ],
+    ids=lambda text: repr(text[:30]),
+)
+async def test_an_answer_that_is_no_key_set_is_an_outage_that_passes(
+    make_service: MakeService, key_server: KeyServer, nonsense: bytes
+) -> None:
+    service = await trusting(make_service, key_server, AT_ONCE)
+    key_server.pieces = [nonsense]
+
+    during = await service.put([], headers=bearer(SIGNER))
+    key_server.publish(published(SIGNER))
+    after = await service.put([], headers=bearer(SIGNER))
+
+    assert during.status == 503
+    assert during.headers["Retry-After"]
+    assert after.status == 207
+
+
+async def test_one_key_that_cannot_be_used_does_not_spoil_the_others(
+    service: ServiceUnderTest, key_server: KeyServer
+) -> None:
+    key_server.publish(
+        {"kty": "RSA", "kid": "broken"},
+        {"kty": "post-quantum", "kid": "new"},
+        published(SIGNER),
+    )
+
+    assert (await service.put([], headers=bearer(SIGNER))).status == 207
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(published(SIGNER, use="enc"), id="for encryption"),
+        pytest.param(published(SIGNER, kid="other"), id="of another id"),
+        pytest.param(published(OTHER), id="of another pair"),
+        pytest.param({"kty": "oct", "kid": "one", "k": "c2VjcmV0"}, id="symmetric"),
+        pytest.param(published(SIGNER, kid=None), id="without an id"),
     ],
 )
-async def test_issuer_and_audience_must_be_those_configured(
-    make_service: MakeService, claims: dict[str, Any], status: int
+async def test_a_key_that_is_not_the_tokens_own_verifies_nothing(
+    service: ServiceUnderTest, key_server: KeyServer, key: dict[str, Any]
 ) -> None:
-    rules = {"algorithms": ["HS256"], "secret": SECRET, "issuer": "us", "audience": "this"}
-    service = await make_service(jwt=rules)
+    key_server.publish(key, published(OTHER, kid="third"))
 
-    answer = await service.put([], headers={"Authorization": f"Bearer {token(**claims)}"})
-
-    assert answer.status == status
+    assert (await service.put([], headers=bearer(SIGNER))).status == 401
 
 
-async def test_an_audience_in_the_token_is_no_obstacle_where_none_is_configured(
-    make_service: MakeService,
+async def test_a_secret_in_a_key_set_signs_no_token(
+    service: ServiceUnderTest, key_server: KeyServer
 ) -> None:
-    service = await make_service()
+    secret = {"kty": "oct", "kid": "one", "k": "c2VjcmV0" * 8}
+    key_server.publish(secret, published(SIGNER, kid="two"))
+    payload = {"sub": "x", "exp": FUTURE}
+    forged = jwt.encode(payload, b"secret" * 8, "HS256", headers={"kid": "one"})
 
-    answer = await service.put([], headers={"Authorization": f"Bearer {token(aud='any')}"})
+    answer = await service.put([], headers={"Authorization": f"Bearer {forged}"})
+
+    assert answer.status == 401
+
+
+async def test_a_token_without_key_id_is_verified_only_where_there_is_one_key(
+    make_service: MakeService, key_server: KeyServer
+) -> None:
+    service = await trusting(make_service, key_server, AT_ONCE)
+    only = await service.put([], headers=bearer(SIGNER, headers={}))
+    key_server.publish(published(SIGNER), published(OTHER, kid="two"))
+    ambiguous = await service.put([], headers=bearer(SIGNER, headers={}, n=1))
+
+    assert (only.status, ambiguous.status) == (207, 401)
+
+
+@pytest.mark.parametrize("kid", ["", "../one", "one\n", "x" * 4_000, "' or 1=1 --", "\ud800"])
+async def test_a_hostile_key_id_is_401(service: ServiceUnderTest, kid: str) -> None:
+    assert (await service.put([], headers=bearer(SIGNER, headers={"kid": kid}))).status == 401
+
+
+async def test_a_caller_without_api_key_causes_no_fetch(
+    service: ServiceUnderTest, key_server: KeyServer
+) -> None:
+    answer = await service.put([], headers={**bearer(SIGNER), "x-api-key": "wrong"})
+
+    assert answer.status == 401
+    assert key_server.fetches == 0
+
+
+async def test_an_algorithm_that_the_key_does_not_name_may_be_one_that_is_configured(
+    service: ServiceUnderTest, key_server: KeyServer
+) -> None:
+    key_server.publish(published(SIGNER, alg=None))
+    signed = jwt.encode({"sub": "x", "exp": FUTURE}, SIGNER, "RS512", headers={"kid": "one"})
+
+    answer = await service.put([], headers={"Authorization": f"Bearer {signed}"})
 
     assert answer.status == 207

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 from service import config
-from tests.under_test import KEY, document, token, toml
+from tests.harness.configuration import document, toml
+from tests.harness.running import MakeService, StartProcess
+from tests.harness.service import KEY, token
 
 MARKER = "planted-marker"
 REFUSALS = """
@@ -26,7 +28,7 @@ REFUSALS = """
 
 
 async def test_no_field_value_is_in_the_log_or_in_an_outcome(
-    start_process: Callable[..., Any], tmp_path: Path
+    start_process: StartProcess, tmp_path: Path
 ) -> None:
     service, process = await start_process()
     await service.execute(REFUSALS)
@@ -61,6 +63,31 @@ async def test_no_field_value_is_in_the_log_or_in_an_outcome(
     (log,) = tmp_path.glob("log-*")
     assert "activityID" in log.read_text()
     assert MARKER not in log.read_text()
+
+
+async def test_no_field_value_or_credential_is_logged_at_any_level(
+    make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await make_service()
+    await service.execute(
+        "alter table care_case_clinical_trial add check (comment not like 'marker%')"
+    )
+    caplog.set_level("DEBUG")
+
+    await service.put(
+        [{KEY: 1, "comment": "marker-a"}, {KEY: "marker-b"}, {"marker-c": 1}],
+        headers={"vbasoftware-database": "acme", "X-Other": "marker-d"},
+    )
+    await service.put([], headers={"x-api-key": "marker-e"})
+    await service.put([], headers={"Authorization": "Bearer marker-f"})
+    await service.raw(b"GET /marker-g HTTP/9.9\r\nmarker-h\r\n\r\n")
+
+    logged = "\n".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
+    logged = "\n".join(
+        line for line in logged.splitlines() if "service." in line or "aiohttp" in line
+    )
+    assert "refused" in logged
+    assert "marker" not in logged
 
 
 def test_no_secret_is_in_a_repr_or_in_what_the_commands_print(tmp_path: Path) -> None:

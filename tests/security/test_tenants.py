@@ -3,21 +3,20 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
-from typing import Any
 
-from tests.under_test import GUEST_KEY, KEY, ServiceUnderTest
+import pytest
 
-MakeService = Callable[..., Any]
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import MakeService
+from tests.harness.service import GUEST_KEY, KEY
 
 TENANTS = ("acme", "globex")
-RECORDS = 20_000
-BATCH = 1_000
 AT_ONCE = 8
 
 
+@pytest.mark.parametrize(("records", "size"), [(100, 20), (20_000, 1_000)])
 async def test_interleaved_batches_of_the_same_keys_stay_with_their_tenant(
-    make_service: MakeService, make_database: Callable[[], str]
+    make_service: MakeService, make_database: MakeDatabase, records: int, size: int
 ) -> None:
     service = await make_service(extra_databases={"globex": make_database()})
     # A small and a large refused part, so that both ways through the engine are taken.
@@ -26,12 +25,12 @@ async def test_interleaved_batches_of_the_same_keys_stay_with_their_tenant(
         await service.execute(
             f"alter table care_case_clinical_trial add check (comment not like '{other}%')", tenant
         )
-    work = list(itertools.product(range(1, RECORDS, BATCH), TENANTS))
+    work = list(itertools.product(range(1, records, size), TENANTS))
     random.Random(7).shuffle(work)
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def send(first: int, tenant: str) -> None:
-        batch = [{KEY: key, "comment": f"{tenant} {key}"} for key in range(first, first + BATCH)]
+        batch = [{KEY: key, "comment": f"{tenant} {key}"} for key in range(first, first + size)]
         async with turns:
             answer = await service.put(batch, database=tenant)
         assert [(key, status) for key, status, _ in answer.outcomes] == [
@@ -47,13 +46,13 @@ async def test_interleaved_batches_of_the_same_keys_stay_with_their_tenant(
             tenant,
             database=tenant,
         )
-        assert tuple(row) == (RECORDS, RECORDS)
+        assert tuple(row) == (records, records)
 
 
 async def test_small_batches_that_are_gathered_stay_with_their_tenant_and_caller(
-    make_service: MakeService, make_database: Callable[[], str]
+    make_service: MakeService, make_database: MakeDatabase
 ) -> None:
-    service: ServiceUnderTest = await make_service(extra_databases={"globex": make_database()})
+    service = await make_service(extra_databases={"globex": make_database()})
 
     async def send(key: int, tenant: str) -> str:
         headers = {"x-api-key": GUEST_KEY} if tenant == "globex" else {}
@@ -80,7 +79,7 @@ async def test_small_batches_that_are_gathered_stay_with_their_tenant_and_caller
 
 
 async def test_a_tenant_whose_database_is_gone_takes_nothing_from_another(
-    make_service: MakeService, make_database: Callable[[], str]
+    make_service: MakeService, make_database: MakeDatabase
 ) -> None:
     service = await make_service(
         {"acme": make_database(), "globex": "postgresql://127.0.0.1:1/globex"}

@@ -5,7 +5,7 @@ import datetime
 import ipaddress
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.under_test import KEY
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import MakeService, StartProcess
+from tests.harness.service import KEY
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -63,15 +65,14 @@ class Authority:
         return paths
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 async def test_the_listener_speaks_tls_and_reads_a_new_certificate_on_sighup(
-    start_process: Callable[..., Any], tmp_path: Path, workers: int
+    start_process: StartProcess, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path, "authority")
     certificate, key = authority.sign("first")
     trusting = ssl.create_default_context(cafile=authority.path)
     service, process = await start_process(
-        tls_certificate=str(certificate), tls_key=str(key), ssl_context=trusting, workers=workers
+        tls_certificate=str(certificate), tls_key=str(key), ssl_context=trusting
     )
 
     async def subject() -> str:
@@ -122,7 +123,7 @@ async def tls_before(dsn: str, certificate: Path, key: Path) -> AsyncIterator[in
 
 
 async def test_verify_full_connects_only_where_the_certificate_is_right(
-    make_service: Callable[..., Any], make_database: Callable[[], str], tmp_path: Path
+    make_service: MakeService, make_database: MakeDatabase, tmp_path: Path
 ) -> None:
     authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
     database = make_database()

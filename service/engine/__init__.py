@@ -1,0 +1,1 @@
+"""Items to committed outcomes: no JSON, no HTTP."""

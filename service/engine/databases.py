@@ -1,0 +1,176 @@
+"""Name to pool: each tenant database has its own, created when first needed."""
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from service.config import Database, Tuning
+from service.postgres import CANNOT_CONNECT, connect_arguments
+from service.telemetry import metrics
+
+PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+CLOSE_SECONDS = 5
+
+KEEPALIVE = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 20_000,
+}
+"""Notices within half a minute that a server's machine or the way to it is gone: seconds, seconds,
+probes, and milliseconds; systems that lack an option do without it."""
+
+
+class Pool:
+    """The connections of one process to one tenant database, bounded in number."""
+
+    def __init__(self, name: str, connections: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self.name = name
+        self._connections = connections
+
+    @asynccontextmanager
+    async def acquire(self, timeout: float) -> AsyncIterator[PooledConnection]:  # noqa: ASYNC109
+        """Lend a connection, a new one if need be. Raises TimeoutError after so many seconds."""
+        started_at = time.monotonic()
+        async with self._connections.acquire(timeout=timeout) as connection:
+            metrics.POOL_WAIT_SECONDS.labels(self.name).observe(time.monotonic() - started_at)
+            yield connection
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all connections that there may be are at work."""
+        return self.in_use == self._connections.get_max_size()
+
+    @property
+    def max_size(self) -> int:
+        """How many connections there may be."""
+        return self._connections.get_max_size()
+
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return self._connections.get_size()
+
+    @property
+    def in_use(self) -> int:
+        """How many connections are at work."""
+        return self._connections.get_size() - self._connections.get_idle_size()
+
+    async def expire_connections(self) -> None:
+        """Close all connections as they come back."""
+        await self._connections.expire_connections()
+
+    async def close(self) -> None:
+        """Close all connections, by force those that do not come back in time."""
+        try:
+            await asyncio.wait_for(self._connections.close(), CLOSE_SECONDS)
+        except TimeoutError:
+            self._connections.terminate()
+
+
+class Databases:
+    """The pools of one process and event loop."""
+
+    def __init__(self, settings: Mapping[str, Database], tuning: Tuning) -> None:
+        self._settings = settings
+        self._connect_seconds = tuning.connect_seconds
+        # Tells the sessions of these pools from those of others.
+        self._application_name = f"care-case-clinical-trials {secrets.token_hex(8)}"
+        self._pools: dict[str, Pool] = {}
+        self._lock = asyncio.Lock()
+
+    async def pool(self, name: str) -> Pool:
+        """Return the database's pool; it holds no connection until one is needed.
+
+        Raises KeyError for a name that is not configured.
+        """
+        async with self._lock:
+            if name not in self._pools:
+                self._pools[name] = await self._create(name)
+            return self._pools[name]
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether a database of this name is configured."""
+        return name in self._settings
+
+    async def _create(self, name: str) -> Pool:
+        """Return a bounded pool; it connects when a connection is first acquired."""
+        database = self._settings[name]
+        server_settings = {"application_name": self._application_name}
+        options: dict[str, Any] = {}
+        if database.transaction_pooling:
+            # A prepared statement would be missed on the server that the next transaction gets.
+            options["statement_cache_size"] = 0
+        else:
+            # PgBouncer refuses it; there the role has to carry it, or command_timeout strikes.
+            server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
+        connections = await asyncpg.create_pool(
+            **connect_arguments(database.dsn, self._connect_seconds),
+            min_size=0,
+            max_size=database.pool_max_size,
+            # The server's own limit strikes first; this one notices a server that is gone.
+            command_timeout=database.statement_timeout_seconds + self._connect_seconds,
+            server_settings=server_settings,
+            reset=_keep_session,
+            init=_keep_alive,
+            **options,
+        )
+        return Pool(name, connections)
+
+    async def answers(self) -> bool:
+        """Tell whether at least one database answers a query."""
+        checks = [asyncio.create_task(self._answers(name)) for name in self._settings]
+        try:
+            for check in asyncio.as_completed(checks):
+                if await check:
+                    return True
+            return False
+        finally:
+            for task in checks:
+                task.cancel()
+
+    async def _answers(self, name: str) -> bool:
+        pool = await self.pool(name)
+        if pool.is_exhausted:
+            # One of them will tell; do not queue behind them.
+            return True
+        try:
+            async with pool.acquire(self._connect_seconds) as connection:
+                await connection.fetch("SELECT 1")
+        except CANNOT_CONNECT:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close all pools, by force those whose connections do not come back in time."""
+        for pool in self._pools.values():
+            await pool.close()
+
+    def sample(self) -> None:
+        """Bring the pools' metrics up to date."""
+        for name, pool in self._pools.items():
+            metrics.POOL_SIZE.labels(name).set(pool.size)
+            metrics.POOL_IN_USE.labels(name).set(pool.in_use)
+
+
+async def _keep_session(_connection: object) -> None:
+    """Replace asyncpg's reset, a round trip for each chunk: no statement changes the session."""
+
+
+async def _keep_alive(connection: Any) -> None:
+    """Set the keepalive options, for which asyncpg has no setting and reads none in the DSN."""
+    client = connection._transport.get_extra_info("socket")
+    if client is None or client.family == socket.AF_UNIX:
+        return
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

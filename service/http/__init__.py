@@ -1,0 +1,1 @@
+"""Request to bytes, outcomes to 207: everything that knows HTTP."""

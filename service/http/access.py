@@ -1,0 +1,168 @@
+"""Headers to Caller: who calls, and which databases they may use (contract section 1)."""
+
+import hashlib
+import hmac
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jwt
+from aiohttp import hdrs
+from multidict import CIMultiDictProxy
+
+from service.config import ApiKey, Auth, ConfigurationError, Jwt, Tuning
+from service.http.envelope import Problem
+from service.http.jwks import KeySet, KeySetUnavailable
+from service.wire import API_KEY_HEADER, USER_NAME_LENGTH
+
+logger = logging.getLogger(__name__)
+
+TOKEN_LENGTH = 8192
+"""Characters of a bearer token that are looked at; longer ones are refused unread."""
+
+
+VERIFIED_SECONDS = 60
+"""How long a token that was verified is not verified again; its ``exp`` always counts."""
+
+VERIFIED_TOKENS = 1000
+
+
+class Caller(NamedTuple):
+    """Who calls: the API key's name and databases, and the user that the token names."""
+
+    name: str
+    user: str
+    databases: frozenset[str]
+
+    def may_use(self, database: str) -> bool:
+        """Tell whether the caller's key opens this database."""
+        return "*" in self.databases or database in self.databases
+
+
+class Authenticator:
+    """Checks both credentials of a request against the configuration.
+
+    Raises ConfigurationError when the public key cannot be used.
+    """
+
+    def __init__(self, settings: Auth, tuning: Tuning | None = None) -> None:
+        self._keys = [(bytes.fromhex(key.sha256), key) for key in settings.api_keys]
+        self._jwt = settings.jwt
+        self._key_set: KeySet | None = None
+        if settings.jwt.jwks_url:
+            self._key_set = KeySet(settings.jwt.jwks_url, tuning or Tuning())
+        self._key: Any = settings.jwt.secret
+        self._verified: dict[str, tuple[float, dict[str, Any]]] = {}
+        if settings.jwt.public_key_file is not None:
+            self._key = _public_key(settings.jwt.public_key_file, settings.jwt.algorithms)
+
+    async def authenticate(self, headers: CIMultiDictProxy[str]) -> Caller:
+        """Return the caller. Raises Problem 401 that does not tell which part was wrong."""
+        key = self._api_key(headers.getall(API_KEY_HEADER, []))
+        # Without a key no token is looked at: strangers cause no work, and no fetch of keys.
+        claims = await self._claims(headers.getall(hdrs.AUTHORIZATION, [])) if key else None
+        if key is None or claims is None:
+            raise Problem(
+                401,
+                f"Valid credentials are required: an API key in {API_KEY_HEADER}, and a bearer"
+                " token that has not expired in Authorization.",
+                {hdrs.WWW_AUTHENTICATE: "Bearer"},
+            )
+        return Caller(key.name, self._user(claims) or key.name, frozenset(key.databases))
+
+    def _api_key(self, values: list[str]) -> ApiKey | None:
+        if len(values) != 1:
+            return None
+        digest = hashlib.sha256(values[0].encode("utf-8", "surrogateescape")).digest()
+        found = None
+        # No early return: the time does not tell which key came close.
+        for known, key in self._keys:
+            if hmac.compare_digest(digest, known):
+                found = key
+        return found
+
+    async def _claims(self, values: list[str]) -> dict[str, Any] | None:
+        if len(values) != 1 or len(values[0]) > TOKEN_LENGTH:
+            return None
+        scheme, _, token = values[0].partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        token = token.strip()
+        now = time.time()
+        verified_at, claims = self._verified.get(token, (0.0, {}))
+        is_fresh = now - verified_at < VERIFIED_SECONDS
+        if is_fresh and now < int(claims["exp"]) + self._jwt.leeway_seconds:
+            return claims
+        try:
+            key = await self._verification_key(token)
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=self._jwt.algorithms,
+                issuer=self._jwt.issuer,
+                audience=self._jwt.audience,
+                leeway=self._jwt.leeway_seconds,
+                options={"require": ["exp"], "verify_aud": self._jwt.audience is not None},
+            )
+        # PyJWT lets ValueError and its kin through for some hostile tokens.
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            logger.info("token refused", extra={"cause": type(error).__name__})
+            return None
+        except KeySetUnavailable:
+            raise Problem(
+                503, "Tokens cannot be verified at the moment; try again.", {hdrs.RETRY_AFTER: "5"}
+            ) from None
+        if len(self._verified) >= VERIFIED_TOKENS:
+            self._verified.clear()
+        self._verified[token] = (now, claims)
+        return claims
+
+    async def _verification_key(self, token: str) -> Any:
+        if self._key_set is None:
+            return self._key
+        return await self._key_set.key(jwt.get_unverified_header(token).get("kid"))
+
+    def _user(self, claims: dict[str, Any]) -> str:
+        for name in self._jwt.user_claims:
+            value = claims.get(name)
+            # PostgreSQL text holds neither; a token may.
+            if isinstance(value, str) and value and value.isprintable():
+                return value[:USER_NAME_LENGTH]
+        return ""
+
+    async def close(self) -> None:
+        """Let go of the connection to the key server."""
+        if self._key_set is not None:
+            await self._key_set.close()
+
+
+def signed_token(rules: Jwt, subject: str, seconds: int) -> str:
+    """Return a token that these rules accept for so many seconds.
+
+    Raises ConfigurationError unless they name a secret and HS256.
+    """
+    if rules.secret is None or "HS256" not in rules.algorithms:
+        raise ConfigurationError("tokens are signed here only with auth.jwt.secret and HS256")
+    now = int(time.time())
+    claims: dict[str, str | int] = {"sub": subject, "iat": now, "exp": now + seconds}
+    if rules.issuer is not None:
+        claims["iss"] = rules.issuer
+    if rules.audience is not None:
+        claims["aud"] = rules.audience
+    return jwt.encode(claims, rules.secret, algorithm="HS256")
+
+
+def _public_key(path: str, algorithms: list[str]) -> Any:
+    try:
+        pem = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"auth.jwt.public_key_file: cannot read {path}: {error.strerror}"
+        ) from None
+    try:
+        return jwt.get_algorithm_by_name(algorithms[0]).prepare_key(pem)
+    except (ValueError, TypeError, jwt.PyJWTError):
+        raise ConfigurationError(
+            f"auth.jwt.public_key_file: {path} holds no public key for {algorithms[0]}"
+        ) from None

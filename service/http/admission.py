@@ -1,0 +1,148 @@
+"""How much a process takes on: rate, batches and bytes in flight; beyond it, 429 or 503 at once."""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs
+
+from service.config import ApiKey, Server, Tuning
+from service.http.envelope import Problem
+from service.telemetry import metrics
+from service.wire import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER
+
+if TYPE_CHECKING:
+    import limits
+
+RETRY_AFTER_SECONDS = "2"
+
+LARGE_BYTES = 65_536
+"""Batches with larger bodies take turns; the others wait unread."""
+
+
+class Admission:
+    """Counts the batches in work, and the bytes of their bodies, against the limits."""
+
+    def __init__(self, settings: Server, tuning: Tuning) -> None:
+        self._max_batches = settings.max_batches_in_flight
+        self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
+        self._large_at_once = tuning.large_at_once
+        self._max_wait_seconds = settings.max_queue_seconds
+        self._batches: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._bytes = 0
+
+    @contextmanager
+    def batch(self, database: str) -> Iterator[None]:
+        """Count a batch while it lasts. Raises Problem 503 when its database has too many.
+
+        The limit holds for each database, so that one tenant cannot keep out another.
+        """
+        if self._batches[database] >= self._max_batches:
+            raise _overloaded("Too many batches for this database are in work")
+        self._batches[database] += 1
+        try:
+            with metrics.BATCHES_IN_FLIGHT.labels(database).track_inprogress():
+                yield
+        finally:
+            self._batches[database] -= 1
+
+    @asynccontextmanager
+    async def turn(self, database: str, size: int | None) -> AsyncIterator[None]:
+        """Wait until a body of this size, None where it was not told, may be read and applied.
+
+        Raises Problem 503 when that takes too long.
+        """
+        if size is not None and size <= LARGE_BYTES:
+            yield
+            return
+        turns = self._turns.setdefault(database, asyncio.Semaphore(self._large_at_once))
+        try:
+            async with asyncio.timeout(self._max_wait_seconds):
+                await turns.acquire()
+        except TimeoutError:
+            raise _overloaded("Too many batches wait for this database") from None
+        try:
+            yield
+        finally:
+            turns.release()
+
+    def is_alone(self, database: str) -> bool:
+        """Tell whether the database has one batch in work at most."""
+        return self._batches[database] <= 1
+
+    @contextmanager
+    def body(self) -> Iterator["BodyBytes"]:
+        """Count the bytes of a body while it is in memory."""
+        body = BodyBytes(self)
+        try:
+            yield body
+        finally:
+            self._bytes -= body.counted
+
+    def take(self, size: int) -> None:
+        """Count bytes. Raises Problem 503 when all bodies together would be too large."""
+        if self._bytes + size > self._max_bytes:
+            raise _overloaded("Too many bytes of other batches are in work")
+        self._bytes += size
+
+
+class BodyBytes:
+    """The part of one body in the count."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.counted = 0
+
+    def grow_to(self, size: int) -> None:
+        """Count the body as this large, if it was less. Raises Problem 503."""
+        if size > self.counted:
+            self._admission.take(size - self.counted)
+            self.counted = size
+
+
+def _overloaded(reason: str) -> Problem:
+    return Problem(503, f"{reason}; send this one again.", {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS})
+
+
+class RateLimiter:
+    """Counts, in this process, the requests of each key that has a ``rate_limit`` (RFC 6585).
+
+    The headers are those of draft-ietf-httpapi-ratelimit-headers.
+    """
+
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        self._limits: dict[str, limits.RateLimitItem] = {}
+        if not any(key.rate_limit for key in keys):
+            return
+        # 2 MB of memory that only those who use it shall pay.
+        from limits import parse
+        from limits.aio.storage import MemoryStorage
+        from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._limits = {key.name: parse(key.rate_limit) for key in keys if key.rate_limit}
+
+    async def count(self, key_name: str) -> dict[str, str]:
+        """Count a request; return the headers that tell the caller what is left.
+
+        Raises Problem 429, with Retry-After, when nothing is.
+        """
+        limit = self._limits.get(key_name)
+        if limit is None:
+            return {}
+        is_granted = await self._limiter.hit(limit, key_name)
+        window = await self._limiter.get_window_stats(limit, key_name)
+        seconds = max(1, math.ceil(window.reset_time - time.time()))
+        headers = {
+            RATE_LIMIT_POLICY_HEADER: f'"key";q={limit.amount};w={limit.get_expiry()}',
+            RATE_LIMIT_HEADER: f'"key";r={window.remaining};t={seconds}',
+        }
+        if not is_granted:
+            headers[hdrs.RETRY_AFTER] = str(seconds)
+            raise Problem(429, "This API key has made too many requests; try again later.", headers)
+        return headers

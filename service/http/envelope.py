@@ -1,0 +1,202 @@
+"""Outcomes and whole-request errors to the envelope, in the type the client prefers.
+
+Contract section 1, "Response: 207" and "Whole-request errors".
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from operator import attrgetter
+
+import msgspec
+from aiohttp import HttpVersion11, hdrs, web
+
+from service.telemetry.logs import RequestRecord
+from service.wire import (
+    ENVELOPE_START,
+    KEY_FIELD,
+    Debug,
+    Envelope,
+    KeyValuePair,
+    MultiCodeResponse,
+    Outcome,
+    ProblemDetails,
+)
+
+logger = logging.getLogger(__name__)
+
+RECORD = web.RequestKey("record", RequestRecord)
+
+_status = attrgetter("status")
+
+
+class Problem(Exception):
+    """Ends a request with an envelope that carries the problem instead of data."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+
+def encode_problem(problem: Problem, instance: str, activity_id: str) -> bytes:
+    """Return the envelope of a problem as JSON; ``instance`` is the request's path."""
+    return msgspec.json.encode(
+        Envelope(
+            data=None,
+            error=ProblemDetails(
+                type="about:blank",
+                title=HTTPStatus(problem.status).phrase,
+                status=problem.status,
+                # It may quote a header, whose bytes need not be UTF-8.
+                detail=problem.detail.encode(errors="replace").decode(),
+                instance=instance,
+            ),
+            debug=Debug(activity_id),
+        )
+    )
+
+
+DEFAULT_TYPE = "text/plain; charset=utf-8"
+
+MEDIA_TYPES = {
+    "text/plain": DEFAULT_TYPE,
+    "application/json": "application/json",
+    "text/json": "text/json",
+}
+
+
+def negotiate(accept: str) -> str:
+    """Return the Content-Type that the Accept header prefers (RFC 9110 section 12.5.1).
+
+    By quality, then by how specific the range is, then by its place in the header. Where
+    nothing fits, the default: an answer in another type serves better than none.
+    """
+    best: tuple[float, int, int, int] | None = None
+    chosen = DEFAULT_TYPE
+    ranges = [_range(part) for part in accept.split(",")[:50]]
+    for rank, (media_type, content_type) in enumerate(MEDIA_TYPES.items()):
+        patterns = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
+        # The most specific range that matches decides over the type's quality.
+        for specificity in (2, 1, 0):
+            places = [i for i, (name, _) in enumerate(ranges) if name == patterns[specificity]]
+            if places:
+                quality = ranges[places[0]][1]
+                score = (quality, specificity, -places[0], -rank)
+                if quality > 0 and (best is None or score > best):
+                    best, chosen = score, content_type
+                break
+    return chosen
+
+
+def _range(part: str) -> tuple[str, float]:
+    name, *parameters = part.split(";")
+    quality = 1.0
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "q":
+            try:
+                quality = min(1.0, max(0.0, float(value)))
+            except ValueError:
+                quality = 0.0
+    return name.strip().lower(), quality
+
+
+def problem_response(request: web.BaseRequest, problem: Problem, activity_id: str) -> web.Response:
+    """Return the envelope of a whole-request error in the type that the client accepts."""
+    return web.Response(
+        status=problem.status,
+        body=encode_problem(problem, request.path, activity_id),
+        headers={
+            **problem.headers,
+            hdrs.CONTENT_TYPE: negotiate(request.headers.get(hdrs.ACCEPT, "")),
+        },
+    )
+
+
+_BEFORE_VALUE = f'{{"id":[{{"key":"{KEY_FIELD}","value":'
+_AFTER_VALUE = {
+    outcome.status: f'}}],"status":{outcome.status},"body":"{outcome.body}"}}'
+    for outcome in (Outcome(0, 200, "Updated"), Outcome(0, 201, "Created"))
+}
+
+
+def encode_outcomes(outcomes: Iterable[Outcome]) -> bytes:
+    """Return the outcomes as JSON, comma-separated: what encoding MultiCodeResponses gives.
+
+    Put together from fragments, 4 times as fast as by way of those structs.
+    """
+    return ",".join(
+        [
+            f'{_BEFORE_VALUE}"{outcome.key}"{_AFTER_VALUE[outcome.status]}'
+            if outcome.status in _AFTER_VALUE
+            else _encode_failure(outcome)
+            for outcome in outcomes
+        ]
+    ).encode()
+
+
+def _encode_failure(outcome: Outcome) -> str:
+    value = None if outcome.key is None else str(outcome.key)
+    response = MultiCodeResponse([KeyValuePair(KEY_FIELD, value)], outcome.status, outcome.body)
+    return msgspec.json.encode(response).decode()
+
+
+def envelope_end(activity_id: str) -> bytes:
+    """Return what follows the last outcome of a streamed envelope."""
+    return b'],"error":null,"debug":%b}' % msgspec.json.encode(Debug(activity_id))
+
+
+class EnvelopeResponse:
+    """A 207 whose envelope goes out piece by piece.
+
+    A client that hangs up does not end the batch: what it sent is finished unseen.
+    """
+
+    def __init__(self, request: web.Request, write_seconds: float) -> None:
+        self._request = request
+        self._record = request[RECORD]
+        self._write_seconds = write_seconds
+        self._has_outcomes = False
+        self._is_read = True
+        self._headers = {hdrs.CONTENT_TYPE: negotiate(request.headers.get(hdrs.ACCEPT, ""))}
+        self.stream = web.StreamResponse(status=207, headers=self._headers)
+
+    async def send(self, outcomes: list[Outcome], *, is_last: bool) -> None:
+        """Write the outcomes of a committed chunk, and complete the envelope after the last."""
+        self._record.outcomes.update(map(_status, outcomes))
+        start = b"," if self._has_outcomes else ENVELOPE_START
+        self._has_outcomes = True
+        data = start + encode_outcomes(outcomes)
+        if is_last:
+            data += envelope_end(self._record.activity_id)
+        if not self._is_read:
+            return
+        try:
+            if not self.stream.prepared:
+                if is_last:
+                    self._send_whole(data)
+                    return
+                await self.stream.prepare(self._request)
+            async with asyncio.timeout(self._write_seconds):
+                if is_last:
+                    await self.stream.write_eof(data)
+                else:
+                    await self.stream.write(data)
+        except (ConnectionError, TimeoutError):
+            self._is_read = False
+            if self._request.transport is not None:
+                # Half an envelope must not end like a whole one.
+                self._request.transport.abort()
+            logger.info(
+                "client reads no more; its batch is finished",
+                extra={"activityID": self._record.activity_id},
+            )
+
+    def _send_whole(self, data: bytes) -> None:
+        """Leave an envelope of one piece to aiohttp, which sends it with the headers at once."""
+        self.stream = web.Response(status=207, headers=self._headers, body=data)
+        if self._request.version >= HttpVersion11:
+            self.stream.enable_chunked_encoding()

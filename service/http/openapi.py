@@ -1,0 +1,231 @@
+"""The OpenAPI 3.1 document, derived from the structs of the wire (contract sections 1 and 4)."""
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from aiohttp import hdrs
+
+from service import __version__
+from service.config import Server
+from service.http.envelope import MEDIA_TYPES
+from service.wire import (
+    ACTIVITY_HEADER,
+    API_KEY_HEADER,
+    BATCH_PATH,
+    DATABASE_HEADER,
+    KEY_FIELD,
+    RATE_LIMIT_HEADER,
+    RATE_LIMIT_POLICY_HEADER,
+    SAMPLE,
+    Envelope,
+    Item,
+    StrictItem,
+)
+
+_REFERENCE = "#/components/schemas/{name}"
+
+# The names of the public API, so that generated clients and code for it fit.
+_PUBLIC_NAMES = {
+    "Item": "CareCaseClinicalTrial",
+    "StrictItem": "CareCaseClinicalTrial",
+    "Envelope": "MultiCodeResponseListVBAResponse",
+    "ProblemDetails": "VBAProblemDetails",
+}
+
+_OUTCOMES = """\
+One outcome for each item, in request order; each goes out when its row is committed.
+
+| status | body | when |
+|---|---|---|
+| 201 | `Created` | inserted and committed |
+| 200 | `Updated` | replaced and committed |
+| 400 | names the field and the reason | the item is invalid, or PostgreSQL refused a value |
+| 403 | message | privilege, row-level security |
+| 409 | message | foreign key, unique or exclusion constraint |
+| 503 | message | the database could not be reached or was overloaded; send the item again |
+| 500 | `Internal error` and the activity ID | anything else |
+"""
+
+_DESCRIPTION = """\
+Creates or updates many records: one that exists is replaced as a whole, one that does not is
+created. Records are independent: one bad record never spoils another. Items of one key take
+effect in array order. Sending a batch again gives the same rows, but for items with key 0.
+"""
+
+_PROBLEMS = {
+    400: "The database is not named, or the body is not a JSON array in UTF-8.",
+    401: "The API key or the token is missing or not valid.",
+    403: "The caller may not use this database, or it does not exist.",
+    413: "The body is too large, or the batch has too many items.",
+    415: "The media type, charset or content coding is not supported.",
+    429: "The API key has made too many requests.",
+    500: "Internal error.",
+    503: "The service is overloaded or shutting down; send the batch again.",
+}
+
+
+def document(server: Server) -> dict[str, Any]:
+    """Return the document, with the limits and the base path of these settings."""
+    sample = json.loads(SAMPLE.read_text())
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Care Case Clinical Trials",
+            "version": __version__,
+            "description": "Batch upserts of clinical-trial records of care cases.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": server.base_path or "/"}],
+        "tags": [
+            {"name": "Care Case Clinical Trials", "description": "Clinical trials of care cases."}
+        ],
+        "paths": {BATCH_PATH: {"put": _operation(server, sample[6])}},
+        "components": {
+            "schemas": _schemas(server),
+            "headers": _HEADERS,
+            "securitySchemes": {
+                "apiKeyAuth": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER},
+                "bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
+        },
+        "security": [{"apiKeyAuth": [], "bearerAuth": []}],
+    }
+
+
+def _operation(server: Server, example: dict[str, Any]) -> dict[str, Any]:
+    batch = {
+        "type": "array",
+        "items": {"$ref": _REFERENCE.format(name="CareCaseClinicalTrial")},
+        "maxItems": server.max_batch_items,
+    }
+    body = {"schema": batch, "example": [example]}
+    return {
+        "operationId": "UpdateBatchCareCaseClinicalTrial",
+        "tags": ["Care Case Clinical Trials"],
+        "summary": "Create or update a batch of clinical trials",
+        "description": _DESCRIPTION,
+        "security": [{"apiKeyAuth": [], "bearerAuth": []}],
+        "parameters": [
+            {
+                "name": DATABASE_HEADER,
+                "in": "header",
+                "required": True,
+                "description": "The target database.",
+                "schema": {"type": "string", "minLength": 1, "pattern": "^[!-~]+$"},
+                "example": "acme",
+            },
+            {
+                "name": str(hdrs.TRACEPARENT),
+                "in": "header",
+                "required": False,
+                "description": "W3C Trace Context; its trace id goes into the log.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "description": f"At most {server.max_batch_items} items and {server.max_body_bytes}"
+            " bytes after decompression; `Content-Encoding` may be `gzip` or `deflate`.",
+            "content": {"application/json": body, "text/json": body, "application/*+json": body},
+        },
+        "responses": {
+            "207": {
+                "description": _OUTCOMES,
+                "headers": _headers(ACTIVITY_HEADER, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
+                "content": _content(_success(example[KEY_FIELD])),
+            },
+            **{str(status): _problem(status, server) for status in _PROBLEMS},
+        },
+    }
+
+
+def _success(key: int) -> dict[str, Any]:
+    response = {"id": [{"key": KEY_FIELD, "value": str(key)}]}
+    data = [{**response, "status": 201, "body": "Created"}]
+    return {"data": data, "error": None, "debug": {"activityID": _ACTIVITY_ID}}
+
+
+def _problem(status: int, server: Server) -> dict[str, Any]:
+    names = [ACTIVITY_HEADER]
+    names += [hdrs.WWW_AUTHENTICATE] if status == 401 else []
+    names += [hdrs.RETRY_AFTER] if status in (429, 503) else []
+    error = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": _PROBLEMS[status],
+        "instance": server.base_path + BATCH_PATH,
+    }
+    example = {"data": None, "error": error, "debug": {"activityID": _ACTIVITY_ID}}
+    return {
+        "description": _PROBLEMS[status],
+        "headers": _headers(*names),
+        "content": _content(example),
+    }
+
+
+def _content(example: dict[str, Any]) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(name="MultiCodeResponseListVBAResponse")}
+    # JSON first, since generated clients ask for the first; the default is text/plain.
+    names = sorted(MEDIA_TYPES)
+    return {name: {"schema": schema, "example": example} for name in names}
+
+
+_ACTIVITY_ID = "0d4c1f0e-6f0a-4f0c-9d0b-2a4a3c0f7b11"
+
+_HEADERS = {
+    ACTIVITY_HEADER: {
+        "description": "Names the request in the log; the same as `debug.activityID`.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    str(hdrs.WWW_AUTHENTICATE): {"description": "`Bearer`.", "schema": {"type": "string"}},
+    str(hdrs.RETRY_AFTER): {
+        "description": "Seconds to wait before sending the batch again.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    RATE_LIMIT_HEADER: {
+        "description": "What is left of the key's limit (IETF draft), where it has one.",
+        "schema": {"type": "string"},
+    },
+    RATE_LIMIT_POLICY_HEADER: {
+        "description": "The key's limit (IETF draft), where it has one.",
+        "schema": {"type": "string"},
+    },
+}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {str(name): {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _schemas(server: Server) -> dict[str, Any]:
+    item = Item if server.ignore_unknown_fields else StrictItem
+    _, components = msgspec.json.schema_components([item, Envelope], ref_template=_REFERENCE)
+    text = json.dumps(
+        {_PUBLIC_NAMES.get(name, name): schema for name, schema in components.items()}
+    )
+    for name, public in _PUBLIC_NAMES.items():
+        text = text.replace(f'/{name}"', f'/{public}"')
+    schemas: dict[str, Any] = json.loads(text)
+    for name, schema in schemas.items():
+        schema["title"] = name
+        schema["properties"] = {
+            field: _nullable(kind) for field, kind in schema["properties"].items()
+        }
+    record = schemas["CareCaseClinicalTrial"]
+    record["description"] = "One clinical-trial record of a care case. It is replaced as a whole."
+    for name in ("entry_Date", "update_Date"):
+        # None stands for a date that was not sent; null is refused.
+        del record["properties"][name]["default"]
+    return schemas
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a list of types in the place of "anyOf" with null, which generators garble."""
+    kinds = schema.get("anyOf", [])
+    if len(kinds) != 2 or "type" not in kinds[0]:
+        return schema
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    return {**kinds[0], "type": [kinds[0]["type"], "null"], **rest}

@@ -1,0 +1,53 @@
+"""The document at ``/openapi.json``, and the page at ``/docs`` that shows it (Swagger UI)."""
+
+import importlib.util
+import mimetypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import hdrs, web
+
+from service.wire import DOCS_PATH
+
+PAGE = Path(__file__).with_name("page_files")
+
+# Nothing from elsewhere; Swagger UI sets styles from its script, and has pictures in its styles.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
+
+
+def add_routes(app: web.Application, openapi: Mapping[str, Any]) -> None:
+    """Serve the OpenAPI document and the page; both say nothing that is secret."""
+    document = msgspec.json.encode(openapi)
+    spec = importlib.util.find_spec("swagger_ui")
+    assert spec is not None
+    assert spec.origin is not None
+    swagger_ui = Path(spec.origin).parent / "static"
+
+    async def openapi_json(_request: web.Request) -> web.Response:
+        return web.Response(body=document, content_type="application/json")
+
+    app.router.add_get("/openapi.json", openapi_json)
+    _add_file(app, DOCS_PATH, PAGE / "index.html")
+    _add_file(app, f"{DOCS_PATH}/page.js", PAGE / "page.js")
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
+        _add_file(app, f"{DOCS_PATH}/{name}", swagger_ui / name)
+
+
+def _add_file(app: web.Application, path: str, file: Path) -> None:
+    media_type = mimetypes.guess_type(file)[0] or "application/octet-stream"
+    headers = {
+        hdrs.CONTENT_TYPE: media_type,
+        hdrs.CONTENT_SECURITY_POLICY: CONTENT_SECURITY_POLICY,
+        hdrs.REFERRER_POLICY: "no-referrer",
+    }
+
+    async def answer(_request: web.Request) -> web.FileResponse:
+        return web.FileResponse(file, headers=headers)
+
+    app.router.add_get(path, answer)

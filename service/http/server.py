@@ -1,0 +1,171 @@
+"""The application as a process: listening, TLS, signals, shutdown."""
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from service.config import Settings, Tuning
+from service.http.app import build_app
+from service.http.envelope import Problem, problem_response
+from service.http.lifecycle import LIFECYCLE
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75
+READ_BUFFER_BYTES = 256 * 1024
+HEADER_BYTES = 16 * 1024
+
+
+def serve(
+    settings: Settings,
+    announce: Callable[[str, int], None] | None = None,
+    tuning: Tuning | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight and return.
+
+    ``announce`` is called with the address once it listens. Raises OSError when it cannot
+    listen there, ConfigurationError for a public key or certificate without use.
+    """
+    uvloop.run(_serve(settings, announce or _log_address, tuning or Tuning()))
+
+
+def _log_address(host: str, port: int) -> None:
+    logger.info("serving", extra={"host": host, "port": port})
+
+
+async def _serve(settings: Settings, announce: Callable[[str, int], None], tuning: Tuning) -> None:
+    runner = make_runner(settings, tuning)
+    await runner.setup()
+    server = settings.server
+    tls = _tls(settings)
+    site = web.TCPSite(
+        runner,
+        server.host,
+        server.port,
+        ssl_context=tls,
+        backlog=1024,
+        reuse_port=server.reuse_port or None,
+    )
+    await site.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # On a terminal, without a certificate, it keeps its first meaning: the terminal is gone.
+    if tls is not None or not os.isatty(0):
+        loop.add_signal_handler(signal.SIGHUP, _reload, tls, settings)
+    announce(*runner.addresses[0][:2])
+    await stop.wait()
+    if server.reuse_port:
+        # New connections are for the others; kept open, it would refuse its share of them.
+        await site.stop()
+    await runner.app[LIFECYCLE].drain(server.shutdown_grace_seconds)
+    await runner.cleanup()
+
+
+def make_runner(settings: Settings, tuning: Tuning) -> web.AppRunner:
+    """Return the runner of a new application, not yet set up."""
+    return _Runner(
+        build_app(settings, tuning),
+        header_seconds=tuning.header_seconds,
+        access_log=None,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
+        read_bufsize=READ_BUFFER_BYTES,
+        max_line_size=HEADER_BYTES,
+        max_field_size=HEADER_BYTES,
+        # The handler decompresses, after it has checked the credentials and within limits.
+        auto_decompress=False,
+        # What is still in flight has had its grace period in Lifecycle.drain.
+        shutdown_timeout=1,
+    )
+
+
+class _Runner(web.AppRunner):
+    """Answers with an envelope also where aiohttp answers by itself: malformed HTTP."""
+
+    def __init__(self, app: web.Application, *, header_seconds: float, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._header_seconds = header_seconds
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server
+        assert isinstance(server, _Server)
+        server.header_seconds = self._header_seconds
+        return server
+
+
+class _Server(web.Server):
+    header_seconds: float
+
+    def __call__(self) -> RequestHandler:
+        return _RequestHandler(self, loop=self._loop, **self._kwargs)
+
+
+class _RequestHandler(RequestHandler):
+    __slots__ = ("_silence",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give the first request's headers a time limit; aiohttp limits only what follows it."""
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        server = self._manager
+        assert isinstance(server, _Server)
+        self._silence = loop.call_later(server.header_seconds, self._end_silence)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the time limit."""
+        self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _end_silence(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the envelope; aiohttp's own message may quote what the client sent."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("aborted")
+        activity_id = str(uuid.uuid4())
+        logger.info("malformed HTTP", extra={"activityID": activity_id, "status": status})
+        detail = "Internal error." if status == 500 else "The request is not valid HTTP."
+        problem = Problem(status, detail)
+        response = problem_response(request, problem, activity_id)
+        response.force_close()
+        return response
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.server.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_certificate(context, settings)
+    return context
+
+
+def _reload(tls: ssl.SSLContext | None, settings: Settings) -> None:
+    if tls is None:
+        logger.info("nothing to reload: no certificate is configured")
+    else:
+        _load_certificate(tls, settings)
+
+
+def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
+    assert settings.server.tls_certificate is not None
+    context.load_cert_chain(settings.server.tls_certificate, settings.server.tls_key)
+    logger.info("certificate loaded")

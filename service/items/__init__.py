@@ -1,0 +1,1 @@
+"""Bytes to items, without I/O."""

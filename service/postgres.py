@@ -1,0 +1,74 @@
+"""How a PostgreSQL is reached by its DSN, and in words why it is not."""
+
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import asyncpg
+
+CANNOT_CONNECT = (
+    OSError,
+    TimeoutError,
+    # An address that is none: a label too long or empty, a port out of range.
+    ValueError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""All that connecting raises where a server is away, refuses, or is not what the DSN says."""
+
+_IGNORED = {
+    # The service sets its own, see engine/databases.
+    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+    *("tcp_user_timeout", "application_name", "fallback_application_name"),
+    # Compression is off and names are sent (SNI) whatever they say.
+    *("sslcompression", "sslsni"),
+}
+"""Parameters of libpq that ask for nothing which this service does not do by itself."""
+
+_SETTLED = {
+    "channel_binding": ("disable", "prefer"),
+    "gssencmode": ("disable", "prefer"),
+    "client_encoding": ("auto", "utf8", "utf-8", "UTF8", "UTF-8"),
+    "load_balance_hosts": ("disable",),
+}
+"""Parameters of libpq that can be obeyed only with these values."""
+
+_REFUSED = {
+    *("hostaddr", "requiressl", "requirepeer", "require_auth", "replication", "sslcrldir"),
+    *("sslcertmode", "sslkeylogfile", "gssdelegation", "servicefile", "scram_client_key"),
+    *("scram_server_key", "min_protocol_version", "max_protocol_version"),
+    *("oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope"),
+}
+"""Parameters of libpq that asyncpg cannot obey; it would send them on as settings of the server."""
+
+
+def check_dsn(dsn: str) -> None:
+    """Raise ValueError, in words, for a DSN that asks for what cannot be done.
+
+    What is no parameter of libpq is a setting of the server, which alone can judge it.
+    """
+    for name, value in parse_qsl(urlsplit(dsn).query, keep_blank_values=True):
+        allowed = _SETTLED.get(name)
+        if name in _REFUSED or (allowed is not None and value not in allowed):
+            hint = f"; expected {' or '.join(allowed[:2])}" if allowed else ""
+            raise ValueError(f"the parameter {name} cannot be obeyed here{hint}")
+        if name == "connect_timeout" and not (value.isascii() and value.isdigit()):
+            raise ValueError("the parameter connect_timeout is expected in whole seconds")
+
+
+def connect_arguments(dsn: str, connect_seconds: float) -> dict[str, Any]:
+    """Return asyncpg's arguments ``dsn`` and ``timeout`` for a DSN that is written for libpq."""
+    parts = urlsplit(dsn)
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    ours = _IGNORED | _SETTLED.keys() | {"connect_timeout"}
+    kept = [(name, value) for name, value in parameters if name not in ours]
+    asked = int(dict(parameters).get("connect_timeout", "0"))
+    return {
+        "dsn": parts._replace(query=urlencode(kept)).geturl() if parameters else dsn,
+        "timeout": asked or connect_seconds,
+    }
+
+
+def why_not_connected(error: BaseException) -> str:
+    """Return the cause of a failed connection by its SQLSTATE or kind, never with a value."""
+    return getattr(error, "sqlstate", None) or type(error).__name__

@@ -1,0 +1,1 @@
+"""The send command: for people with a file."""

@@ -1,0 +1,112 @@
+"""Contract section 3, "Configuration": processes that start, stop and share a port."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from tests.harness.running import StartProcess
+from tests.harness.service import KEY, free_port
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_signal_during_a_large_batch_lets_it_finish(
+    start_process: StartProcess, stop_signal: signal.Signals
+) -> None:
+    service, process = await start_process()
+    batch = [{KEY: key, "comment": "x" * 500} for key in range(1, 20_001)]
+    request = asyncio.create_task(service.put(batch))
+    while not (await service.fetch("select from care_case_clinical_trial limit 1")):
+        await asyncio.sleep(0.01)
+
+    process.send_signal(stop_signal)
+    answer = await request
+
+    assert answer.statuses == [201] * 20_000
+    assert await asyncio.to_thread(process.wait, 10) == 0
+    (row,) = await service.fetch("select count(*) from care_case_clinical_trial")
+    assert row["count"] == 20_000
+
+
+async def test_while_it_stops_the_probe_says_so_and_new_batches_are_refused(
+    start_process: StartProcess,
+) -> None:
+    service, process = await start_process()
+    await service.put([{KEY: 1}])
+
+    async with service.locked_table():
+        accepted = asyncio.create_task(service.put([{KEY: 1, "comment": "accepted"}]))
+        await asyncio.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        ready = await service.session.get(service.url + "/readyz")
+        alive = await service.session.get(service.url + "/livez")
+        refused = await service.put([{KEY: 2}])
+
+    assert (ready.status, alive.status, refused.status) == (503, 200, 503)
+    assert refused.headers["Retry-After"]
+    assert (await accepted).statuses == [200]
+    assert await asyncio.to_thread(process.wait, 10) == 0
+    assert await service.comments() == {1: "accepted"}
+
+
+async def test_it_starts_and_is_ready_with_one_of_its_databases_down(
+    start_process: StartProcess,
+) -> None:
+    service, _ = await start_process(extra_databases={"down": "postgresql://127.0.0.1:1/x"})
+
+    ready = await service.session.get(service.url + "/readyz")
+
+    assert ready.status == 200
+
+
+async def test_it_starts_but_is_not_ready_with_all_databases_down(
+    start_process: StartProcess,
+) -> None:
+    service, _ = await start_process({"down": "postgresql://127.0.0.1:1/x"})
+
+    alive = await service.session.get(service.url + "/livez")
+    ready = await service.session.get(
+        service.url + "/readyz", headers={"Accept": "application/json"}
+    )
+
+    assert (alive.status, ready.status) == (200, 503)
+    assert (await ready.json())["error"]["detail"] == "No database answers."
+
+
+async def test_a_process_that_dies_leaves_the_shared_port_to_the_other(
+    start_process: StartProcess,
+) -> None:
+    port = free_port()
+    service, first = await start_process(port=port, reuse_port=True)
+    await start_process(service.databases, port=port, reuse_port=True)
+    # A connection of its own, so that each process gets some.
+    alone = {"Connection": "close"}
+    both = [await service.put([{KEY: key}], headers=alone) for key in range(1, 41)]
+
+    first.kill()
+    first.wait()
+    one = [await service.put([{KEY: key}], headers=alone) for key in range(1, 41)]
+
+    assert [answer.statuses for answer in both] == [[201]] * 40
+    assert [answer.statuses for answer in one] == [[200]] * 40
+
+
+@pytest.mark.skipif(
+    "TEST_PGBOUNCER" in os.environ, reason="PostgreSQL sees PgBouncer's connections instead"
+)
+async def test_the_sessions_of_two_processes_can_be_told_apart(
+    start_process: StartProcess,
+) -> None:
+    one, _ = await start_process()
+    other, _ = await start_process(one.databases)
+
+    await asyncio.gather(one.put([{KEY: 1}]), other.put([{KEY: 2}]))
+
+    sessions = await one.fetch(
+        "select application_name from pg_stat_activity"
+        " where application_name like 'care-case%' and datname = current_database()"
+    )
+    assert len(sessions) == 2
+    assert len({session["application_name"] for session in sessions}) == 2

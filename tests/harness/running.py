@@ -1,0 +1,214 @@
+"""Services that run: in the test's own event loop, and as processes; and the commands."""
+
+import asyncio
+import re
+import secrets
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Unpack
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer, TestClient
+from pytest_aiohttp.plugin import AiohttpClient
+
+from service.config import Settings, Tuning
+from service.http.server import make_runner
+from tests.harness.configuration import (
+    Configure,
+    DatabaseSettings,
+    JwtSettings,
+    ServerSettings,
+    toml,
+)
+from tests.harness.postgres import MakeDatabase
+from tests.harness.service import ServiceUnderTest, free_port
+
+Process = subprocess.Popen[bytes]
+
+
+class MakeService(Protocol):
+    """Makes services in the test's own event loop."""
+
+    async def __call__(
+        self,
+        databases: Mapping[str, str] | None = None,
+        *,
+        extra_databases: Mapping[str, str] | None = None,
+        jwt: JwtSettings | None = None,
+        database: DatabaseSettings | None = None,
+        rate_limit: str | None = None,
+        tuning: Tuning | None = None,
+        **server: Unpack[ServerSettings],
+    ) -> ServiceUnderTest:
+        """Return one that serves; its databases are a fresh acme unless others are given."""
+
+
+class StartProcess(Protocol):
+    """Starts services as ``python -m service serve``; they log to ``tmp_path / "log-…"``."""
+
+    async def __call__(
+        self,
+        databases: Mapping[str, str] | None = None,
+        *,
+        extra_databases: Mapping[str, str] | None = None,
+        jwt: JwtSettings | None = None,
+        database: DatabaseSettings | None = None,
+        rate_limit: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        **server: Unpack[ServerSettings],
+    ) -> tuple[ServiceUnderTest, Process]:
+        """Return one that serves; with an SSL context it is asked by TLS."""
+
+
+class MakeRole(Protocol):
+    """Makes services like a given one whose role on acme has only some privileges."""
+
+    async def __call__(
+        self, service: ServiceUnderTest, privileges: str = "select, insert, update"
+    ) -> ServiceUnderTest:
+        """Return one that serves."""
+
+
+class RunCommand(Protocol):
+    """Runs ``python -m service`` to its end."""
+
+    def __call__(
+        self, *arguments: str, config: Mapping[str, Any] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Return how it ended; the configuration is a document."""
+
+
+class _ServiceServer(BaseTestServer):
+    """Runs the service as ``serve`` does, under pytest-aiohttp's client."""
+
+    def __init__(self, settings: Settings, tuning: Tuning) -> None:
+        super().__init__()
+        self._settings = settings
+        self._tuning = tuning
+
+    async def _make_runner(self, **_kwargs: Any) -> web.BaseRunner:
+        return make_runner(self._settings, self._tuning)
+
+
+@pytest.fixture
+async def make_service(
+    aiohttp_client: AiohttpClient, make_database: MakeDatabase, configure: Configure
+) -> MakeService:
+    """A factory of services, which end with the test."""
+
+    async def make(
+        databases: Mapping[str, str] | None = None,
+        *,
+        extra_databases: Mapping[str, str] | None = None,
+        jwt: JwtSettings | None = None,
+        database: DatabaseSettings | None = None,
+        rate_limit: str | None = None,
+        tuning: Tuning | None = None,
+        **server: Unpack[ServerSettings],
+    ) -> ServiceUnderTest:
+        databases = {**(databases or {"acme": make_database()}), **(extra_databases or {})}
+        content = configure(databases, jwt=jwt, database=database, rate_limit=rate_limit, **server)
+        settings = msgspec.convert(content, Settings)
+        running = _ServiceServer(settings, tuning or Tuning())
+        client: TestClient[web.Request, None] = await aiohttp_client(running)
+        return ServiceUnderTest(str(client.make_url("")), client.session, databases)
+
+    return make
+
+
+@pytest.fixture
+async def make_role(make_service: MakeService) -> AsyncIterator[MakeRole]:
+    """A factory of services with a role of their own; the roles are dropped with the test."""
+    roles: list[tuple[ServiceUnderTest, str]] = []
+
+    async def make(
+        service: ServiceUnderTest, privileges: str = "select, insert, update"
+    ) -> ServiceUnderTest:
+        role = f"role_{secrets.token_hex(4)}"
+        roles.append((service, role))
+        await service.execute(
+            f"create role {role} login password '{role}';"
+            f"grant {privileges} on care_case_clinical_trial to {role};"
+            "grant usage, update on sequence"
+            f" care_case_clinical_trial_care_case_clinical_trial_key_seq to {role}"
+        )
+        dsn = re.sub(r"://[^/]*@", f"://{role}:{role}@", service.databases["acme"])
+        return await make_service({"acme": dsn})
+
+    yield make
+    for service, role in roles:
+        await service.execute(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.fixture
+async def start_process(
+    make_database: MakeDatabase, tmp_path: Path, configure: Configure
+) -> AsyncIterator[StartProcess]:
+    """A factory of processes, which end with the test."""
+    processes: list[Process] = []
+    sessions: list[aiohttp.ClientSession] = []
+
+    async def start(
+        databases: Mapping[str, str] | None = None,
+        *,
+        extra_databases: Mapping[str, str] | None = None,
+        jwt: JwtSettings | None = None,
+        database: DatabaseSettings | None = None,
+        rate_limit: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        **server: Unpack[ServerSettings],
+    ) -> tuple[ServiceUnderTest, Process]:
+        databases = {**(databases or {"acme": make_database()}), **(extra_databases or {})}
+        server.setdefault("port", free_port())
+        content = configure(databases, jwt=jwt, database=database, rate_limit=rate_limit, **server)
+        config = tmp_path / f"service-{len(processes)}.toml"
+        config.write_text(toml(content))
+        log = tmp_path / f"log-{len(processes)}"
+        command = [sys.executable, "-m", "service", "serve", "--config", str(config)]
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(command, stderr=stderr)
+        processes.append(process)
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=ssl_context or True))
+        sessions.append(session)
+        # Not by a request, which another process of the same port might answer.
+        async with asyncio.timeout(20):
+            while '"message":"serving"' not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                await asyncio.sleep(0.02)
+        scheme = "http" if ssl_context is None else "https"
+        url = f"{scheme}://127.0.0.1:{server['port']}"
+        return ServiceUnderTest(url, session, databases), process
+
+    yield start
+    for session in sessions:
+        await session.close()
+    for process in processes:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> RunCommand:
+    """Runs a command of the service to its end."""
+
+    def run(
+        *arguments: str, config: Mapping[str, Any] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service", *arguments]
+        if config is not None:
+            path = tmp_path / "service.toml"
+            path.write_text(toml(config))
+            command += ["--config", str(path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    return run

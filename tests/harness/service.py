@@ -1,0 +1,217 @@
+"""The service under test: credentials for it, a client of it, and a look behind it."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+import asyncpg
+import jwt as pyjwt
+from yarl import URL
+
+API_KEY = "the-key-of-the-loader"
+GUEST_KEY = "the-key-of-a-guest"
+SECRET = "a secret of the tests that is long enough for every algorithm: HS512 wants 64 bytes"
+PATH = "/care-case-clinical-trials-batch"
+KEY = "careCaseClinicalTrial_Key"
+
+
+def token(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    """Return a bearer token; claims override or, as None, remove the usual ones."""
+    usual: dict[str, Any] = {"sub": "tester", "exp": int(time.time()) + 600}
+    merged = {name: value for name, value in {**usual, **claims}.items() if value is not None}
+    return pyjwt.encode(merged, secret, algorithm=algorithm)
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Answer:
+    """A response that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    envelope: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.envelope = json.loads(self.body)
+        assert list(self.envelope) == ["data", "error", "debug"]
+
+    @property
+    def outcomes(self) -> list[tuple[str | None, int, str]]:
+        """The outcomes as (key, status, body)."""
+        assert self.status == 207, self.body
+        for outcome in self.envelope["data"]:
+            assert list(outcome) == ["id", "status", "body"]
+            assert [pair["key"] for pair in outcome["id"]] == [KEY]
+            assert outcome["body"]
+        return [
+            (outcome["id"][0]["value"], outcome["status"], outcome["body"])
+            for outcome in self.envelope["data"]
+        ]
+
+    @property
+    def statuses(self) -> list[int]:
+        return [status for _, status, _ in self.outcomes]
+
+    @property
+    def keys(self) -> list[int]:
+        """The records' keys, all of which must have been told."""
+        keys = [key for key, _, _ in self.outcomes if key is not None]
+        assert len(keys) == len(self.outcomes)
+        return list(map(int, keys))
+
+    @property
+    def detail(self) -> str:
+        """The detail of a whole-request error."""
+        assert self.envelope["data"] is None
+        assert self.envelope["error"]["status"] == self.status
+        detail: str = self.envelope["error"]["detail"]
+        return detail
+
+
+@dataclass
+class ServiceUnderTest:
+    """A running service, the address it answers at, and its databases' DSNs."""
+
+    url: str
+    session: aiohttp.ClientSession
+    databases: Mapping[str, str]
+
+    async def put(
+        self,
+        batch: Sequence[Any] | bytes,
+        *,
+        database: str = "acme",
+        headers: Mapping[str, str | None] | None = None,
+        path: str = PATH,
+        method: str = "PUT",
+        is_chunked: bool = False,
+    ) -> Answer:
+        """Send a batch with valid credentials; headers override, or as None remove, the usual."""
+        usual = {
+            "x-api-key": API_KEY,
+            "Authorization": f"Bearer {token()}",
+            "vbasoftware-database": database,
+            "Content-Type": "application/json",
+        }
+        merged = {
+            name: value for name, value in {**usual, **(headers or {})}.items() if value is not None
+        }
+        data = BytesIO(batch if isinstance(batch, bytes) else json.dumps(batch).encode())
+        async with self.session.request(
+            method,
+            self.url + path,
+            data=data,
+            headers=merged,
+            chunked=is_chunked or None,
+            skip_auto_headers=["Content-Type", "Accept"],
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def fetch(self, query: str, *arguments: Any, database: str = "acme") -> list[Any]:
+        """Return rows of a query on one of the databases, asked behind the service's back."""
+        connection = await asyncpg.connect(self.databases[database])
+        try:
+            return list(await connection.fetch(query, *arguments))
+        finally:
+            await connection.close()
+
+    async def execute(self, script: str, database: str = "acme") -> None:
+        """Run statements on one of the databases, behind the service's back."""
+        connection = await asyncpg.connect(self.databases[database])
+        try:
+            await connection.execute(script)
+        finally:
+            await connection.close()
+
+    @property
+    def port(self) -> int:
+        """The TCP port at which it listens."""
+        port = URL(self.url).port
+        assert port is not None
+        return port
+
+    async def is_alive(self) -> bool:
+        """Tell whether the process answers."""
+        try:
+            async with self.session.get(f"{self.url}/livez") as response:
+                return response.status == 200
+        except OSError:
+            return False
+
+    async def connect(self, database: str = "acme") -> Any:
+        """Return a connection of the test's own to one of the databases."""
+        return await asyncpg.connect(self.databases[database])
+
+    @asynccontextmanager
+    async def locked_table(self, database: str = "acme") -> AsyncIterator[None]:
+        """Keep everybody else from the table meanwhile."""
+        connection = await self.connect(database)
+        try:
+            await connection.execute("begin; lock table care_case_clinical_trial")
+            yield
+            await connection.execute("rollback")
+        finally:
+            await connection.close()
+
+    async def raw(self, request: bytes, after_answer: bytes = b"") -> bytes:
+        """Send bytes as they are, then more once something came back; return all answers.
+
+        They end where the service closes the connection, or is silent for three seconds.
+        """
+        address = URL(self.url)
+        assert address.host is not None
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        answer = b""
+        try:
+            writer.write(request)
+            answer = await asyncio.wait_for(reader.read(65536), 10)
+            writer.write(after_answer)
+            while data := await asyncio.wait_for(reader.read(65536), 3):
+                answer += data
+        except (TimeoutError, ConnectionResetError):
+            pass
+        finally:
+            writer.close()
+        return answer
+
+    def head(self, content_length: int) -> bytes:
+        """Return the head of a request with valid credentials, for those who send it raw."""
+        return (
+            f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n"
+            f"Authorization: Bearer {token()}\r\nvbasoftware-database: acme\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {content_length}\r\n\r\n"
+        ).encode()
+
+    async def send_without_reading(self, request: bytes) -> asyncio.StreamWriter:
+        """Send a request on a connection with a tiny window that nobody reads from."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        address = URL(self.url)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (address.host, address.port))
+        _, writer = await asyncio.open_connection(sock=client, limit=1024)
+        writer.write(request)
+        await writer.drain()
+        return writer
+
+    async def comments(self) -> dict[int, str | None]:
+        """Return the stored records' comments by key."""
+        rows = await self.fetch(
+            "select care_case_clinical_trial_key, comment from care_case_clinical_trial"
+        )
+        return dict(rows)
