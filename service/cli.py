@@ -17,7 +17,7 @@ from service.config import ConfigurationError, Server, Settings
 from service.http.access import Authenticator, signed_token
 from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connected
 from service.send.command import send_command
-from service.statements import SCHEMA_IS_CURRENT
+from service.statements import SCHEMA_IS_CURRENT, UNSUPPORTED
 from service.telemetry import logs
 
 PROBE_SECONDS = 5
@@ -192,6 +192,8 @@ async def _probe(dsn: str) -> str | None:
     try:
         if not await connection.fetchval(SCHEMA_IS_CURRENT):
             return "connected, but not migrated: run care-trials migrate"
+        for (reason,) in await connection.fetch(UNSUPPORTED):
+            return f"connected, but {reason}"
     finally:
         await connection.close()
     return None

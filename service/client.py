@@ -1,11 +1,11 @@
-"""A client of the service: one batch goes out, and what is known of it afterwards comes back."""
+"""A client of the service: one batch goes out, and its outcomes come back."""
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from json import JSONDecodeError, JSONDecoder
 from typing import NamedTuple
 
 import aiohttp
@@ -16,7 +16,7 @@ from service.wire import (
     API_KEY_HEADER,
     BATCH_PATH,
     DATABASE_HEADER,
-    ENVELOPE_START,
+    IDEMPOTENCY_HEADER,
     Envelope,
     MultiCodeResponse,
 )
@@ -37,19 +37,11 @@ class BatchRefused(Exception):
         self.reason = reason
 
 
-class _ConnectionLost(Exception):
-    """The connection broke when some of the request may have been sent."""
-
-
 class Answer(NamedTuple):
-    """The outcomes of the first items of a batch that were read, and why not those of the others.
-
-    ``is_untouched`` tells that nothing was done about the others.
-    """
+    """The outcomes of all items of a batch; or none, why not, and when to send it again."""
 
     outcomes: list[MultiCodeResponse]
     reason: str = ""
-    is_untouched: bool = False
     retry_after: float = 0
 
 
@@ -60,60 +52,32 @@ class Client:
         self._session = session
         self._url = url.rstrip("/") + BATCH_PATH
 
-    async def put(self, items: Sequence[bytes]) -> Answer:
-        """Send a batch of items, each as JSON, once. Raises CouldNotSend and BatchRefused."""
+    async def put(self, items: Sequence[bytes], place: str) -> Answer:
+        """Send a batch of items, each as JSON. Raises CouldNotSend and BatchRefused.
+
+        The same items of the same place are the same request, which may be sent again.
+        """
         body = b"[" + b",".join(items) + b"]"
-        received = bytearray()
-        status = 0
+        key = hashlib.sha256(place.encode() + body).hexdigest()
         try:
             async with self._session.put(
-                self._url, data=body, allow_redirects=False, middlewares=(_once,)
+                self._url, data=body, headers={IDEMPOTENCY_HEADER: key}, allow_redirects=False
             ) as response:
-                status = response.status
-                async for piece in response.content.iter_any():
-                    received += piece
+                received = await response.read()
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError):
             raise CouldNotSend(
                 "the server's certificate is not trusted; SSL_CERT_FILE may name a file of others"
             ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            return Answer([], "the service cannot be reached", is_untouched=True)
-        except (_ConnectionLost, aiohttp.ClientError, TimeoutError) as error:
-            is_late = isinstance(error, TimeoutError)
-            broken = "no answer came in time" if is_late else "the connection broke"
-            return Answer(_complete_outcomes(received) if status == 207 else [], broken)
-        return _answer(status, response.headers.get(hdrs.RETRY_AFTER), bytes(received))
-
-
-async def _once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending again by itself, as it does with every PUT that breaks.
-
-    Records without a key would be created twice.
-    """
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _ConnectionLost from error
-
-
-def _complete_outcomes(received: bytes | bytearray) -> list[MultiCodeResponse]:
-    """Return the outcomes of an envelope that was cut off, as far as they are complete."""
-    outcomes: list[MultiCodeResponse] = []
-    text = received.decode(errors="replace")
-    end = len(ENVELOPE_START)
-    if not received.startswith(ENVELOPE_START):
-        return outcomes
-    try:
-        while True:
-            value, end = JSONDecoder().raw_decode(text, end)
-            outcomes.append(msgspec.convert(value, MultiCodeResponse))
-            end += 1
-    except (JSONDecodeError, msgspec.ValidationError):
-        return outcomes
+            return Answer([], "the service cannot be reached")
+        except TimeoutError:
+            return Answer([], "no answer came in time")
+        except aiohttp.ClientError:
+            return Answer([], "the connection broke")
+        answer = _answer(response.status, response.headers.get(hdrs.RETRY_AFTER), received)
+        if not answer.reason and len(answer.outcomes) != len(items):
+            return Answer([], "the answer is incomplete")
+        return answer
 
 
 def _answer(status: int, retry_after: str | None, body: bytes) -> Answer:
@@ -122,21 +86,17 @@ def _answer(status: int, retry_after: str | None, body: bytes) -> Answer:
         envelope = msgspec.json.decode(body, type=Envelope)
     except (msgspec.DecodeError, UnicodeDecodeError):
         envelope = None
-    if status == HTTPStatus.MULTI_STATUS or (envelope and envelope.data is not None):
-        outcomes = (envelope.data or []) if envelope else _complete_outcomes(body)
-        return Answer(outcomes, "the answer is incomplete")
-    problem = envelope.error if envelope else None
+    if envelope and envelope.data is not None:
+        return Answer(envelope.data)
     reason = f"the service answered {status}"
-    if problem is not None:
-        reason += f": {_printable(problem.detail)}"
-    is_of_service = problem is not None and problem.status == status
-    if status == HTTPStatus.TOO_MANY_REQUESTS or (
-        # A proxy's 503 may well come after the service has had the batch.
-        status == HTTPStatus.SERVICE_UNAVAILABLE and is_of_service
-    ):
-        return Answer([], reason, is_untouched=True, retry_after=_seconds(retry_after))
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Answer([], reason, retry_after=_seconds(retry_after))
+    if envelope and envelope.error:
+        reason += f": {_printable(envelope.error.detail)}"
+    is_busy = status == HTTPStatus.TOO_MANY_REQUESTS or (
+        # The same batch is still at work, for an earlier run or another one.
+        status == HTTPStatus.CONFLICT and retry_after is not None
+    )
+    if is_busy or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Answer([], reason, _seconds(retry_after))
     if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
         raise BatchRefused(status, reason)
     if status < HTTPStatus.BAD_REQUEST:

@@ -84,6 +84,7 @@ class Database(_Settings, frozen=True):
     pool_max_size: Annotated[int, Meta(ge=1, le=10_000)] = 10
     statement_timeout_seconds: PositiveInt = 30
     transaction_pooling: bool = False
+    idempotency_days: PositiveInt = 7
 
     def __repr__(self) -> str:
         return f"Database(pool_max_size={self.pool_max_size}, …)"
@@ -117,10 +118,6 @@ class Tuning(Struct, frozen=True):
 
     hold_seconds: float = 2
     """How long the body of a request that was turned away is not taken in."""
-
-    large_at_once: int = 4
-    """Batches with larger bodies that are read and applied at once for each database; more at
-    once would make each slower, and none faster."""
 
     key_set_refresh_seconds: float = 300
     """Age at which the keys behind a JWKS URL are fetched again."""

@@ -12,17 +12,15 @@ def _read(name: str) -> str:
     return (SQL_FOLDER / f"{name}.sql").read_text()
 
 
-UPSERT = _read("upsert/upsert")
-UPSERT_EACH = _read("upsert/upsert_each")
-ALLOT_KEYS = _read("upsert/allot_keys")
-SKIP_TAKEN_KEYS = _read("upsert/skip_taken_keys")
-END_BACKEND = _read("upsert/end_backend")
-TRANSACTION_ID = _read("upsert/transaction_id")
-HAS_ANY_KEY = _read("upsert/has_any_key")
-TRANSACTION_STATUS = _read("upsert/transaction_status")
+APPLY = _read("engine/apply")
+CLAIM = _read("engine/claim")
+CLOCK = _read("engine/clock")
+END_SESSION = _read("engine/end_session")
+FORGET = _read("engine/forget")
 
 CONNECTION_STATE = _read("operations/connection_state")
 SCHEMA_IS_CURRENT = _read("operations/schema_is_current")
+UNSUPPORTED = _read("operations/unsupported")
 
 LATEST_RECORDS = SQL_FOLDER / "operations" / "latest_records.sql"
 """For psql, not for the service."""

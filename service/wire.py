@@ -16,6 +16,8 @@ RATE_LIMIT_HEADER = "RateLimit"
 RATE_LIMIT_POLICY_HEADER = "RateLimit-Policy"
 """Of draft-ietf-httpapi-ratelimit-headers."""
 
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+
 KEY_FIELD = "careCaseClinicalTrial_Key"
 
 BATCH_ITEMS = 100_000

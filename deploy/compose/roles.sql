@@ -5,6 +5,8 @@
 
 create role service login password :'password';
 
+-- Where it also has to delete, in the receipts of records that came without a key, migration 0003
+-- grants that to whoever may insert records.
 alter default privileges in schema public
 grant select, insert, update on tables to service;
 

@@ -1,6 +1,7 @@
 """Name to pool: each tenant database has its own, created when first needed."""
 
 import asyncio
+import logging
 import secrets
 import socket
 import time
@@ -13,7 +14,10 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.config import Database, Tuning
 from service.postgres import CANNOT_CONNECT, connect_arguments
+from service.statements import CLOCK, UNSUPPORTED
 from service.telemetry import metrics
+
+logger = logging.getLogger(__name__)
 
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -29,11 +33,32 @@ KEEPALIVE = {
 probes, and milliseconds; systems that lack an option do without it."""
 
 
-class Pool:
-    """The connections of one process to one tenant database, bounded in number."""
+class _ServerConnection(asyncpg.Connection):
+    """A connection that knows what its server's clock shows."""
 
-    def __init__(self, name: str, connections: "asyncpg.Pool[asyncpg.Record]") -> None:
+    clock_offset: float
+
+
+def clock_offset(connection: PooledConnection) -> float:
+    """Return the seconds since 1970 by the server's clock, less ``time.monotonic()`` here."""
+    offset: float = connection.clock_offset  # type: ignore[attr-defined]
+    return offset
+
+
+class Pool:
+    """The connections of one process to one tenant database, bounded in number.
+
+    ``is_shared_by_transaction``: behind a pooler such as PgBouncer, which gives each
+    transaction any of its sessions, and numbers them as it likes.
+    """
+
+    def __init__(
+        self, name: str, database: Database, connections: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
         self.name = name
+        self.statement_seconds = database.statement_timeout_seconds
+        self.is_shared_by_transaction = database.transaction_pooling
+        self.idempotency_days = database.idempotency_days
         self._connections = connections
 
     @asynccontextmanager
@@ -110,8 +135,9 @@ class Databases:
             # A prepared statement would be missed on the server that the next transaction gets.
             options["statement_cache_size"] = 0
         else:
-            # PgBouncer refuses it; there the role has to carry it, or command_timeout strikes.
+            # PgBouncer refuses them; there the role has to carry them.
             server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
+            server_settings["default_transaction_isolation"] = "read committed"
         connections = await asyncpg.create_pool(
             **connect_arguments(database.dsn, self._connect_seconds),
             min_size=0,
@@ -120,10 +146,11 @@ class Databases:
             command_timeout=database.statement_timeout_seconds + self._connect_seconds,
             server_settings=server_settings,
             reset=_keep_session,
-            init=_keep_alive,
+            init=_prepare,
+            connection_class=_ServerConnection,
             **options,
         )
-        return Pool(name, connections)
+        return Pool(name, database, connections)
 
     async def answers(self) -> bool:
         """Tell whether at least one database answers a query."""
@@ -149,6 +176,21 @@ class Databases:
             return False
         return True
 
+    async def report_unsupported(self) -> None:
+        """Log what on a database's table keeps every item from being stored."""
+        for name, database in self._settings.items():
+            arguments = connect_arguments(database.dsn, self._connect_seconds)
+            try:
+                # Not of the pool, which holds no connection until one is needed.
+                connection = await asyncpg.connect(**arguments, statement_cache_size=0)
+                reasons = await connection.fetch(UNSUPPORTED)
+                await connection.close()
+            except CANNOT_CONNECT:
+                # The items' 503 will tell.
+                continue
+            for (reason,) in reasons:
+                logger.error(reason, extra={"database": name})
+
     async def close(self) -> None:
         """Close all pools, by force those whose connections do not come back in time."""
         for pool in self._pools.values():
@@ -165,7 +207,15 @@ async def _keep_session(_connection: object) -> None:
     """Replace asyncpg's reset, a round trip for each chunk: no statement changes the session."""
 
 
-async def _keep_alive(connection: Any) -> None:
+async def _prepare(connection: Any) -> None:
+    """Read the server's clock, and keep the way to it under watch."""
+    asked_at = time.monotonic()
+    seconds = await connection.fetchval(CLOCK)
+    connection.clock_offset = seconds - (asked_at + time.monotonic()) / 2
+    _keep_alive(connection)
+
+
+def _keep_alive(connection: Any) -> None:
     """Set the keepalive options, for which asyncpg has no setting and reads none in the DSN."""
     client = connection._transport.get_extra_info("socket")
     if client is None or client.family == socket.AF_UNIX:

@@ -1,19 +1,19 @@
-"""Work on a pooled connection, again after failures that pass (contract section 2)."""
+"""A statement on a pooled connection, again after failures that pass (contract section 2)."""
 
 import asyncio
 import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 
-from service.engine.databases import Pool, PooledConnection
-from service.engine.sqlstates import READ_ONLY, meaning_of, sqlstate_of
+from service.engine.databases import Pool, PooledConnection, clock_offset
+from service.engine.sqlstates import READ_ONLY, TIMED_OUT, meaning_of, sqlstate_of
 from service.postgres import CANNOT_CONNECT, why_not_connected
-from service.statements import END_BACKEND
+from service.statements import END_SESSION
 from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -25,22 +25,46 @@ FIRST_DELAY_SECONDS = 0.1
 """Doubled after every attempt and jittered; all attempts together wait about 3 seconds."""
 
 ACQUIRE_SECONDS = 10
-"""How long a chunk waits for a connection, a new one's handshake included."""
+"""How long a statement waits for a connection, a new one's handshake included."""
 
 RETRY_SECONDS = 15
 """No attempt begins later than this after the first."""
+
+END_SECONDS = 6
+"""How long the end of a lost session may take."""
+
+CANCEL_SECONDS = 0.5
+"""How much later than the deadline the service itself ends a statement."""
+
+UNREACHABLE = "The database could not be reached"
 
 
 class Unavailable(Exception):
     """The database could not be reached or was overloaded, after all attempts (503).
 
-    ``is_contention`` tells that others held locks for too long, so that the next
-    chunk may succeed.
+    ``is_in_doubt``: an attempt was lost, so that it may have been committed; ``is_outage``: there
+    was no connection, so that it would have been the same for every other statement.
     """
 
-    def __init__(self, reason: str, *, is_contention: bool = False) -> None:
+    def __init__(self, reason: str, *, is_in_doubt: bool = False, is_outage: bool = False) -> None:
         super().__init__(reason)
-        self.is_contention = is_contention
+        self.is_in_doubt = is_in_doubt
+        self.is_outage = is_outage
+
+
+class TimedOut(Exception):
+    """The statement took longer than it may, and does so no more.
+
+    ``is_in_doubt``: the answer of an attempt was not read, so that it may have been committed.
+    """
+
+    def __init__(self, *, is_in_doubt: bool = False) -> None:
+        super().__init__()
+        self.is_in_doubt = is_in_doubt
+
+
+class NotEncodable(Exception):
+    """An argument of a statement that asyncpg cannot send: our fault, and no retry helps."""
 
 
 CONNECTION_LOST = (
@@ -53,51 +77,85 @@ CONNECTION_LOST = (
 """All that a statement raises whose connection is of no more use."""
 
 
-class NotEncodable(Exception):
-    """An argument of a statement that asyncpg cannot send: our fault, and no retry helps."""
+class _Lost(Exception):
+    """The connection broke when the statement had been sent; it may run on until its deadline."""
+
+    def __init__(self, cause: Exception, session: "_LostSession") -> None:
+        super().__init__()
+        self.cause = cause
+        self.session = session
+
+
+class _Refused(Exception):
+    """No connection was to be had."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+class _LostSession(NamedTuple):
+    """Where a lost statement may run on, and until when by ``time.monotonic()``."""
+
+    server_process: int
+    deadline: float
+
+
+Work = Callable[[PooledConnection, float, float], Awaitable[Result]]
+"""Is given the connection, the deadline by the server's clock, and the seconds until then."""
 
 
 async def with_connection(
-    pool: Pool, work: Callable[[PooledConnection], Awaitable[Result]], activity_id: str
+    pool: Pool, work: Work[Result], seconds: float, activity_id: str
 ) -> Result:
-    """Return what the work returns, run on a connection of the pool.
+    """Return what the work returns, one statement on a connection of the pool.
 
-    The work runs again, on another connection if need be, after a refused or lost connection,
-    a deadlock, a serialization failure and whatever else SQLSTATE says will pass. Raises
-    Unavailable when it does not pass, NotEncodable, and the PostgresError of everything else.
+    The statement undoes itself when it is not done within ``seconds`` of being sent. It is sent
+    again, on another connection if need be, after a refused or lost connection, and whatever
+    else SQLSTATE says will pass. Neither that nor an error is told before what was lost has
+    ended or its deadline has passed, so that it overwrites nothing that comes later
+    (contract section 2, promise 8).
+
+    Raises Unavailable when it does not pass, TimedOut, NotEncodable, and the PostgresError of
+    everything else.
     """
     attempt = 0
-    started_at = time.monotonic()
-    lost: int | None = None
+    started_at = sent_at = time.monotonic()
+    lost: _LostSession | None = None
+    is_in_doubt = False
     while True:
         attempt += 1
         try:
             async with _connected(pool, lost) as connection:
                 lost = None
-                return await _run(work, connection)
+                sent_at = time.monotonic()
+                return await _run(work, connection, seconds)
         except _Refused as refused:
-            reason = "The database could not be reached"
-            if isinstance(refused.cause, TimeoutError) and pool.is_exhausted:
-                reason = "The service's connections to the database are all at work"
-            failure = Unavailable(f"{reason}; send the item again.")
-            cause, kind = why_not_connected(refused.cause), "connection"
+            cause = why_not_connected(refused.cause)
+            kind, words = "connection", _words_of(refused.cause, pool)
         except _Lost as error:
-            lost = error.server_process
-            failure = Unavailable("The database could not be reached; send the item again.")
-            cause, kind = why_not_connected(error.cause), "connection"
+            lost = error.session
+            if isinstance(error.cause, TimeoutError):
+                await _outlive(pool, lost)
+                raise TimedOut(is_in_doubt=True) from None
+            is_in_doubt = True
+            cause, kind, words = why_not_connected(error.cause), "connection", UNREACHABLE
         except asyncpg.PostgresError as error:
             cause = sqlstate_of(error)
             kind = cause[:2]
+            # Sooner than it may: the server's clock has been set, or this process stood still.
+            is_early = time.monotonic() - sent_at < seconds / 2
+            if cause == TIMED_OUT and not (is_early and attempt == 1):
+                raise TimedOut(is_in_doubt=is_in_doubt) from None
             meaning = meaning_of(cause)
-            if meaning.status != 503:
-                raise
-            failure = Unavailable(
-                f"{meaning.words}; send the item again.", is_contention=meaning.is_contention
-            )
-            if cause == READ_ONLY:
+            is_stale = (meaning.is_stale or cause == TIMED_OUT) and attempt == 1
+            if cause == READ_ONLY or is_stale:
+                # It leads to a server that was demoted, knows what was dropped since, or has its
+                # clock wrong; so may the others of the pool.
                 await pool.expire_connections()
-            if not meaning.is_retried:
-                attempt = ATTEMPTS
+            if meaning.status != 503 and not is_stale:
+                raise
+            words = meaning.words
         metrics.RETRIES.labels(kind, pool.name).inc()
         logger.warning(
             "database attempt failed",
@@ -109,54 +167,72 @@ async def with_connection(
             },
         )
         if attempt >= ATTEMPTS or time.monotonic() - started_at > RETRY_SECONDS:
-            raise failure
+            if lost is not None:
+                await _outlive(pool, lost)
+            is_outage = kind == "connection"
+            raise Unavailable(words, is_in_doubt=is_in_doubt, is_outage=is_outage)
         jitter = random.uniform(0.5, 1)  # noqa: S311
         await asyncio.sleep(FIRST_DELAY_SECONDS * 2 ** (attempt - 1) * jitter)
 
 
-class _Refused(Exception):
-    """No connection was to be had, for a reason that no SQLSTATE of an ill database tells."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__()
-        self.cause = cause
-
-
-class _Lost(Exception):
-    """The connection broke when the work had begun."""
-
-    def __init__(self, cause: Exception, server_process: int) -> None:
-        super().__init__()
-        self.cause = cause
-        self.server_process = server_process
+def _words_of(cause: Exception, pool: Pool) -> str:
+    """Return why there is no connection, in words."""
+    if isinstance(cause, TimeoutError) and pool.is_exhausted:
+        return "The service's connections to the database are all at work"
+    meaning = meaning_of(getattr(cause, "sqlstate", None) or "")
+    return meaning.words if meaning.status == 503 else UNREACHABLE
 
 
 @asynccontextmanager
-async def _connected(pool: Pool, lost: int | None) -> AsyncIterator[PooledConnection]:
-    """Lend a connection, on which what a lost one left running has been ended.
-
-    Raises _Refused, and the PostgresError of a database that says why it is not ready.
-    """
-    async with AsyncExitStack() as stack:
-        try:
-            connection = await stack.enter_async_context(pool.acquire(ACQUIRE_SECONDS))
-            if lost is not None:
-                await connection.fetch(END_BACKEND, lost)
-        except CANNOT_CONNECT as error:
-            # What an ill database says of itself is told; of a DSN that it refuses, the fact.
-            is_ill = meaning_of(sqlstate_of(error)).status == 503
-            if is_ill and not isinstance(error, CONNECTION_LOST):
-                raise
-            raise _Refused(error) from error
-        yield connection
-
-
-async def _run(
-    work: Callable[[PooledConnection], Awaitable[Result]], connection: PooledConnection
-) -> Result:
-    server_process = connection.get_server_pid()
+async def _connected(pool: Pool, lost: _LostSession | None) -> AsyncIterator[PooledConnection]:
+    """Lend a connection, as soon as what a lost one left running has ended."""
+    lending = pool.acquire(ACQUIRE_SECONDS)
     try:
-        return await work(connection)
+        connection = await lending.__aenter__()
+    except CANNOT_CONNECT as error:
+        raise _Refused(error) from error
+    try:
+        if lost is not None and not await _has_ended(pool, connection, lost):
+            await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))
+        yield connection
+    finally:
+        await lending.__aexit__(None, None, None)
+
+
+async def _has_ended(pool: Pool, connection: PooledConnection, lost: _LostSession) -> bool:
+    """End a lost session; tell whether its end was seen."""
+    if pool.is_shared_by_transaction:
+        return False
+    try:
+        ended = await connection.fetch(END_SESSION, lost.server_process, timeout=END_SECONDS)
+    except CANNOT_CONNECT as error:
+        with suppress(asyncpg.InterfaceError):
+            connection.terminate()
+        raise _Refused(error) from error
+    return all(session["has_ended"] for session in ended)
+
+
+async def _outlive(pool: Pool, lost: _LostSession) -> None:
+    """Wait until what was lost has ended, or until its deadline has passed."""
+    try:
+        async with asyncio.timeout_at(
+            asyncio.get_running_loop().time() + lost.deadline - time.monotonic()
+        ):
+            async with _connected(pool, lost):
+                return
+    except (_Refused, TimeoutError):
+        await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))
+
+
+async def _run(work: Work[Result], connection: PooledConnection, seconds: float) -> Result:
+    try:
+        server_process, offset = connection.get_server_pid(), clock_offset(connection)
+    except asyncpg.InterfaceError as error:
+        # Lost before anything was sent.
+        raise _Refused(error) from error
+    deadline = time.monotonic() + seconds
+    try:
+        return await work(connection, deadline + offset, seconds + CANCEL_SECONDS)
     except asyncpg.DataError as error:
         # asyncpg raises it by itself, too, for an argument that it cannot encode, and quotes
         # that; it then lacks the severity that every server sends.
@@ -164,8 +240,7 @@ async def _run(
             raise NotEncodable(type(error).__name__) from None
         raise
     except CONNECTION_LOST as error:
-        # Not to be used again, and not to write any more behind the retry's back. A loss that
-        # asyncpg has noticed itself has taken the connection from us already.
+        # Not to be used again. A loss that asyncpg has noticed itself has taken it from us already.
         with suppress(asyncpg.InterfaceError):
             connection.terminate()
-        raise _Lost(error, server_process) from error
+        raise _Lost(error, _LostSession(server_process, deadline)) from error

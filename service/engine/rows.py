@@ -1,53 +1,137 @@
-"""What all of the engine speaks of: rows, their batch, and what became of them."""
+"""What all of the engine speaks of: rows, their batch, their runs, and what became of them."""
 
+import asyncio
 import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
-from service.engine.databases import Pool
-from service.engine.sqlstates import SUPPRESSED, meaning_of, message_of
-from service.wire import Outcome
+from service.engine.reserved import ReservedKeys
+from service.engine.sqlstates import meaning_of, message_of
+from service.wire import IDEMPOTENCY_HEADER, Outcome
 
 logger = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
 """An item's values in the order of the columns; the key comes first."""
 
+NEVER_GONE: Callable[[], bool] = bool
 
-class BatchContext(NamedTuple):
-    """Where a batch goes, whose it is, and the name by which the log knows it.
 
-    ``reported`` holds the SQLSTATEs that the log has for this batch.
+class Whole(NamedTuple):
+    """What is known of a batch as a whole: the keys that its items name, a digest of its bytes."""
+
+    named_keys: Sequence[int]
+    digest: UUID
+
+
+class Batch:
+    """One caller's batch on its way into one database.
+
+    Under ``key`` it may be sent again; ``request_id`` names it for the receipts of its records
+    without a key. ``look_whole`` is called only when an item has none, and looks at all of the
+    batch. ``is_gone`` tells whether nobody waits for its outcomes any more, so that nothing further
+    of it is to start; ``has_more``, whether it has more than one run.
     """
 
-    pool: Pool
-    caller_user: str
-    activity_id: str
-    reported: set[str]
+    def __init__(
+        self,
+        *,
+        database: str,
+        caller: str,
+        user: str,
+        activity_id: str,
+        key: str,
+        request_id: UUID,
+        look_whole: Callable[[], Awaitable[Whole]],
+        is_gone: Callable[[], bool] = NEVER_GONE,
+        has_more: bool = False,
+    ) -> None:
+        self.database = database
+        self.caller = caller
+        self.user = user
+        self.activity_id = activity_id
+        self.key = key
+        self.request_id = request_id
+        self.look_whole = look_whole
+        self.digest: UUID | None = None
+        self.is_gone = is_gone
+        self.reserved: ReservedKeys | None = None
+        self.is_preparing = False
+        self.runs: deque[Run] = deque()
+        self.has_more = has_more
+        # Keys of items that got 503: later ones of the same key get it, too.
+        self.refused_keys: set[int] = set()
+        self.refused_in_a_row = 0
+        self.given_up: str | None = None
+        self._reported: set[str] = set()
 
+    def give_up(self, words: str) -> None:
+        """Let nothing further of it start; the items that wait get 503 for this reason."""
+        self.given_up = self.given_up or words
 
-def stored(key: int, *, created: bool) -> Outcome:
-    """Return the outcome of a record that was written."""
-    return Outcome(key, 201, "Created") if created else Outcome(key, 200, "Updated")
-
-
-def suppressed(row: Row, context: BatchContext) -> Outcome:
-    """Return the outcome of a row that a trigger or rule kept out without an error."""
-    return failed(row[0], SUPPRESSED, "", None, context)
-
-
-def failed(
-    key: int, sqlstate: str, message: str, column: str | None, context: BatchContext
-) -> Outcome:
-    """Return the outcome of an item that failed with this SQLSTATE; the log tells of a 500."""
-    meaning = meaning_of(sqlstate)
-    if meaning.status == 500:
-        if sqlstate not in context.reported:
-            context.reported.add(sqlstate)
+    def failed(self, key: int, sqlstate: str, message: str, column: str | None) -> Outcome:
+        """Return the outcome of an item with this SQLSTATE; the log tells of a 500, once."""
+        meaning = meaning_of(sqlstate)
+        if meaning.status != 500:
+            return Outcome(key, meaning.status, message_of(message, column))
+        if sqlstate not in self._reported:
+            self._reported.add(sqlstate)
             fields = {
-                "activityID": context.activity_id,
-                "database": context.pool.name,
+                "activityID": self.activity_id,
+                "database": self.database,
                 "sqlstate": sqlstate,
             }
             logger.error(meaning.words, extra=fields)
-        return Outcome(key, 500, f"Internal error, activityID {context.activity_id}")
-    return Outcome(key, meaning.status, message_of(message, column))
+        return Outcome(key, 500, f"Internal error, activityID {self.activity_id}")
+
+
+class Run:
+    """Consecutive items of a batch that were handed over at once.
+
+    ``places`` are those of the items in the request. Of the rows, the first ``len(outcomes)``
+    are dealt with; the next ``alone`` go one by one; some may be at work in a statement.
+    """
+
+    def __init__(self, batch: Batch, rows: list[Row], places: Sequence[int]) -> None:
+        self.batch = batch
+        self.rows = rows
+        self.places = places
+        self.keys: list[int] = [row[0] for row in rows]
+        self.named_keys = frozenset(self.keys) - {0}
+        self.has_keyless = 0 in self.keys
+        self.outcomes: list[Outcome] = []
+        self.alone = 0
+        self.at_work = 0
+        self.result: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has rows that are to be applied, and none at work."""
+        return not self.at_work and len(self.outcomes) < len(self.rows)
+
+    def add(self, outcomes: list[Outcome]) -> None:
+        """Note what became of the next rows; hand out the outcomes after the last."""
+        self.outcomes += outcomes
+        if len(self.outcomes) >= len(self.rows) and not self.result.done():
+            self.result.set_result(self.outcomes)
+
+    def refuse_next(self, words: str, *, is_in_doubt: bool = False) -> None:
+        """Answer 503 for the next item, and so for later ones of its key."""
+        key = self.keys[len(self.outcomes)]
+        if key != 0:
+            self.batch.refused_keys.add(key)
+        self.alone = max(0, self.alone - 1)
+        advice = "send the item again"
+        if is_in_doubt and key == 0:
+            advice = (
+                "it may have been created all the same; send the whole batch again with"
+                f" {IDEMPOTENCY_HEADER}: {self.batch.key}"
+            )
+        self.add([Outcome(key, 503, f"{words}; {advice}.")])
+
+    def refuse_rest(self, words: str) -> None:
+        """Answer 503 for all items that are not dealt with."""
+        for _ in range(len(self.outcomes), len(self.rows)):
+            self.refuse_next(words)

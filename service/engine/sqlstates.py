@@ -13,97 +13,102 @@ what it likes."""
 
 
 class Meaning(NamedTuple):
-    """What an error means: the status of its item, and for 503 what is done and said about it.
+    """What an error means: the status of its item, and what is done and said about it.
 
-    ``is_retried``: it passes, so the statement runs again before anybody is told.
-    ``is_contention``: others hold locks, so the next statement may succeed.
-    ``ends_call``: the database is ill, not an item, so the other items are not tried.
+    ``passes``: it does not lie in an item, so the item is left for another statement.
+    ``is_retried``: the same may succeed a moment later, so it is tried before anybody is told.
+    ``is_stale``: a connection raises it that knows what was dropped and made anew since, such as
+    a type after a restore; another may not.
     ``words``: why, for the caller of a 503 and for the operator of a 500.
     """
 
     status: int
-    words: str = ""
+    words: str = "item failed"
+    passes: bool = False
     is_retried: bool = False
-    is_contention: bool = False
-    ends_call: bool = False
+    is_stale: bool = False
 
 
-def _item(status: int) -> Meaning:
-    """Return the meaning of an error that lies in the item."""
-    return Meaning(status)
+def _passing(words: str = "The database is overloaded or not ready") -> Meaning:
+    return Meaning(503, words, passes=True, is_retried=True)
 
 
-def _passing(
-    words: str = "The database is overloaded or not ready",
-    *,
-    is_retried: bool = True,
-    is_contention: bool = False,
-) -> Meaning:
-    """Return the meaning of an error that lies in the database and passes."""
-    return Meaning(503, words, is_retried, is_contention, ends_call=True)
-
-
-_SCHEMA = Meaning(500, "item failed: the schema is not current; run: care-trials migrate")
-_INTERNAL = Meaning(500, "item failed")
-
-_CONTENTION = "The item met others' changes to the same records again and again"
+_BAD_VALUE = Meaning(400)
+_REFUSED = Meaning(403)
+_CONFLICT = Meaning(409)
+_CONTENTION = _passing("The item met others' changes to the same records again and again")
+_SCHEMA = Meaning(
+    500, "item failed: the schema is not current; run: care-trials migrate", is_stale=True
+)
+_INTERNAL = Meaning(500)
 
 BY_CODE = {
-    "23502": _item(400),  # not null violation
-    "23503": _item(409),  # foreign key violation
-    "23505": _item(409),  # unique violation
-    "23514": _item(400),  # check violation
-    "23P01": _item(409),  # exclusion violation
+    "0A000": Meaning(500, is_stale=True),  # feature not supported: a cached plan must not change
+    # The sequence is at its end; no item is to blame, and no retry helps.
+    "2200H": Meaning(500, "item failed: the key sequence is at its end; give it other bounds"),
+    "23502": _BAD_VALUE,  # not null violation
+    "23503": _CONFLICT,  # foreign key violation
+    "23505": _CONFLICT,  # unique violation
+    "23514": _BAD_VALUE,  # check violation
+    "23P01": _CONFLICT,  # exclusion violation
     "25006": _passing("The database is read-only: a standby, or a primary that was demoted"),
     "3D000": _passing("The database does not exist at its server"),
-    "40001": _passing(_CONTENTION, is_contention=True),  # serialization failure
-    "40P01": _passing(_CONTENTION, is_contention=True),  # deadlock detected
-    "42501": _item(403),  # insufficient privilege, row-level security
+    "42501": _REFUSED,  # insufficient privilege, row-level security
     "42703": _SCHEMA,  # undefined column
     "42704": _SCHEMA,  # undefined object: a type
     "42883": _SCHEMA,  # undefined function
     "42P01": _SCHEMA,  # undefined table
-    "44000": _item(400),  # with check option violation
+    "44000": _BAD_VALUE,  # with check option violation
     "53100": _passing("The database's disk is full"),
     "53300": _passing("The database has too many connections"),
-    "55P03": _passing("Somebody else holds a lock for too long", is_contention=True),
+    "55000": _CONFLICT,  # object not in prerequisite state: what triggers raise for "closed"
+    "55P03": _passing("Somebody else holds a lock for too long"),  # lock not available
     # It has waited long enough, and so has the caller.
-    "57014": _passing("The statement took longer than the database allows", is_retried=False),
+    "57014": Meaning(503, "The statement took longer than the database allows", passes=True),
     "57P03": _passing("The database is starting up or shutting down"),
-    "P0001": _item(400),  # raise exception
+    # Our own: care_case_clinical_trial_apply() does not run at another isolation level.
+    "CT001": Meaning(
+        500,
+        "item failed: alter role … set default_transaction_isolation = 'read committed'",
+    ),
+    "CT002": Meaning(
+        500,
+        "item failed: grant select, insert, update, delete on care_case_clinical_trial_receipt,"
+        " care_case_clinical_trial_request to the service's role",
+    ),
+    "P0001": _BAD_VALUE,  # raise exception
 }
 
 BY_CLASS = {
     "08": _passing(),  # connection exception
-    "22": _item(400),  # data exception
+    "22": _BAD_VALUE,  # data exception
     "25": _passing(),  # invalid transaction state
     "28": _passing("The database refused the service's own credentials"),
     "3D": _passing(),  # invalid catalog name
-    "40": _passing(_CONTENTION),  # transaction rollback
+    "40": _CONTENTION,  # transaction rollback: deadlock, serialization failure
     "53": _passing(),  # insufficient resources
-    "55": _passing(),  # object not in prerequisite state
+    "55": _passing(),  # object not in prerequisite state: in use
     "57": _passing(),  # operator intervention: shutdown
     "58": _passing(),  # system error: I/O
-    "XX": Meaning(500, "item failed", ends_call=True),  # internal error
+    # Internal error: "cache lookup failed for type" among others.
+    "XX": Meaning(500, passes=True, is_retried=True, is_stale=True),
 }
 
+LOCK_NOT_AVAILABLE = "55P03"
 READ_ONLY = "25006"
-"""The connection leads to a server that was demoted; others of its pool may too."""
+TIMED_OUT = "57014"
 
 UNKNOWN = "XX000"
 """Stands for an error to which the server gave no code."""
 
-SUPPRESSED = "00000"
-"""Stands for a row that a trigger kept out without an error."""
+NOT_RUNNABLE = ("42", "CT")
+"""Classes of errors that lie in the statement, which fails for every row: for want of a migration,
+a privilege or a setting of the role."""
 
-NOT_RUNNABLE = "42"
-"""Class of errors that lie in the statement, which fails for every row: for want of a migration
-or a privilege."""
+NO_PRIVILEGE = "42501"
 
-COMMIT_UNKNOWN = ("08", "57")
-"""Classes of errors after which a COMMIT may have been done all the same."""
-
-ENDING_CLASSES = sorted(name for name, meaning in BY_CLASS.items() if meaning.ends_call)
+NO_RECEIPTS = "CT002"
+"""Stands for a missing privilege on the receipts, which is not the item's 403."""
 
 _JSON_NAMES = dict(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
 
@@ -111,6 +116,14 @@ _JSON_NAMES = dict(zip(Item.__struct_fields__, Item.__struct_encode_fields__, st
 def meaning_of(sqlstate: str) -> Meaning:
     """Return what is known of this SQLSTATE, 500 where nothing is."""
     return BY_CODE.get(sqlstate) or BY_CLASS.get(sqlstate[:2], _INTERNAL)
+
+
+PASSING = sorted(
+    {code for code, meaning in BY_CODE.items() if meaning.passes}
+    | {name for name, meaning in BY_CLASS.items() if meaning.passes and name != "55"}
+    | {"55006", "55P02", "55P04"}
+)
+"""Codes and classes for which a statement leaves the item; of class 55 all codes but 55000."""
 
 
 def sqlstate_of(error: Exception) -> str:
@@ -122,4 +135,5 @@ def message_of(message: str, column: str | None) -> str:
     """Return an outcome's message: the JSON field, where PostgreSQL names it, and the reason."""
     if column in _JSON_NAMES:
         message = f"{_JSON_NAMES[column]}: {message}"
+    message = message or "The database refused the item."
     return message if len(message) <= MESSAGE_LENGTH else message[: MESSAGE_LENGTH - 1] + "…"

@@ -1,16 +1,15 @@
 """How much a process takes on: rate, batches and bytes in flight; beyond it, 429 or 503 at once."""
 
-import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
 
-from service.config import ApiKey, Server, Tuning
+from service.config import ApiKey, Server
 from service.http.envelope import Problem
 from service.telemetry import metrics
 from service.wire import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER
@@ -20,20 +19,14 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_SECONDS = "2"
 
-LARGE_BYTES = 65_536
-"""Batches with larger bodies take turns; the others wait unread."""
-
 
 class Admission:
     """Counts the batches in work, and the bytes of their bodies, against the limits."""
 
-    def __init__(self, settings: Server, tuning: Tuning) -> None:
+    def __init__(self, settings: Server) -> None:
         self._max_batches = settings.max_batches_in_flight
         self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
-        self._large_at_once = tuning.large_at_once
-        self._max_wait_seconds = settings.max_queue_seconds
         self._batches: Counter[str] = Counter()
-        self._turns: dict[str, asyncio.Semaphore] = {}
         self._bytes = 0
 
     @contextmanager
@@ -50,30 +43,6 @@ class Admission:
                 yield
         finally:
             self._batches[database] -= 1
-
-    @asynccontextmanager
-    async def turn(self, database: str, size: int | None) -> AsyncIterator[None]:
-        """Wait until a body of this size, None where it was not told, may be read and applied.
-
-        Raises Problem 503 when that takes too long.
-        """
-        if size is not None and size <= LARGE_BYTES:
-            yield
-            return
-        turns = self._turns.setdefault(database, asyncio.Semaphore(self._large_at_once))
-        try:
-            async with asyncio.timeout(self._max_wait_seconds):
-                await turns.acquire()
-        except TimeoutError:
-            raise _overloaded("Too many batches wait for this database") from None
-        try:
-            yield
-        finally:
-            turns.release()
-
-    def is_alone(self, database: str) -> bool:
-        """Tell whether the database has one batch in work at most."""
-        return self._batches[database] <= 1
 
     @contextmanager
     def body(self) -> Iterator["BodyBytes"]:

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
 from service.engine.databases import Databases
+from service.engine.writer import Writers
 from service.http import openapi, page, probes
 from service.http.access import Authenticator
 from service.http.admission import Admission, RateLimiter
@@ -33,12 +34,13 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     server = settings.server
     authenticator = Authenticator(settings.auth, tuning)
     databases = Databases(settings.databases, tuning)
+    writers = Writers(databases)
     batch = BatchHandler(
         server,
         authenticator,
         RateLimiter(settings.auth.api_keys),
-        Admission(server, tuning),
-        databases,
+        Admission(server),
+        writers,
         BodyReader(server.max_body_bytes, tuning.silence_seconds),
         tuning.write_seconds,
     )
@@ -46,9 +48,15 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     app[LIFECYCLE] = Lifecycle()
 
     async def watch_and_close(_app: web.Application) -> AsyncIterator[None]:
-        watch = asyncio.create_task(metrics.watch_event_loop(databases.sample))
+        tasks = [
+            asyncio.create_task(metrics.watch_event_loop(databases.sample)),
+            asyncio.create_task(databases.report_unsupported()),
+        ]
         yield
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await writers.close()
         await databases.close()
         await authenticator.close()
 

@@ -2,27 +2,28 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from uuid import UUID
 
 from aiohttp import HttpVersion11, hdrs, web
+from msgspec.structs import astuple
 
 from service.config import Server
-from service.engine.databases import Databases
-from service.engine.group_commit import Gatherer
-from service.engine.rows import BatchContext
-from service.engine.upsert import Upserter
+from service.engine.rows import Batch, Whole
+from service.engine.writer import Writer, Writers
 from service.http.access import Authenticator, Caller
 from service.http.admission import Admission, RateLimiter
 from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
-from service.items.decode import BatchDecoder, DecodedChunk
+from service.http.idempotency import claimed, digest_of, idempotency_key, request_id
+from service.items.decode import BatchDecoder, DecodedChunk, keys_of
 from service.items.split import Chunk, MalformedBody, TooManyItems, split_batch
 from service.telemetry import metrics
 from service.wire import DATABASE_HEADER, Outcome
 
-CHUNKS_AT_ONCE = 2
-"""Of one batch, each on a connection of its own, while its database has no other batch."""
+RUNS_AHEAD = 2
+"""How many chunks of a batch are with the writer while the next is decoded."""
 
 RATE_LIMIT = web.RequestKey("rate_limit", dict[str, str])
 """Headers for the response, whatever it will be."""
@@ -37,47 +38,95 @@ class BatchHandler:
         authenticator: Authenticator,
         rate_limiter: RateLimiter,
         admission: Admission,
-        databases: Databases,
+        writers: Writers,
         reader: BodyReader,
         write_seconds: float,
     ) -> None:
         self._max_items = settings.max_batch_items
+        self._patience = settings.max_queue_seconds
         self._authenticator = authenticator
         self._rate_limiter = rate_limiter
         self._admission = admission
-        self._databases = databases
+        self._writers = writers
         self._reader = reader
         self._write_seconds = write_seconds
-        self._gatherers: dict[str, Gatherer] = {}
         self._decoder = BatchDecoder(ignore_unknown_fields=settings.ignore_unknown_fields)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Check, read, decode and upsert the batch; stream the outcomes as chunks commit."""
+        """Check, read, decode and apply the batch; stream the outcomes as chunks commit."""
         record = request[RECORD]
         caller = await self._authenticator.authenticate(request.headers)
         record.caller = caller.name
         request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)
         record.database = database = self._database(request, caller)
         check_media_type(request)
+        key = idempotency_key(request)
         with self._admission.batch(database), self._admission.body() as counted:
-            async with self._admission.turn(database, request.content_length):
-                await _continue(request)
-                body = await self._reader.read(request, counted)
-                metrics.BODY_BYTES.labels(database).inc(len(body))
-                return await self._apply(request, caller, database, body)
+            await _continue(request)
+            body = await self._reader.read(request, counted)
+            metrics.BODY_BYTES.labels(database).inc(len(body))
+            chunks = await self._chunks(body)
+            writer = await self._writers.of(database)
+            name = request_id(caller.name, database, key or record.activity_id)
+            digest = await digest_of(body) if key is not None else None
+            async with claimed(
+                writer.requests, name, record.activity_id, digest=digest, patience=self._patience
+            ):
+                batch = self._batch(request, caller, name, key, body, chunks)
+                return await self._apply(request, batch, writer, body, chunks)
+
+    def _batch(
+        self,
+        request: web.Request,
+        caller: Caller,
+        name: UUID,
+        key: str | None,
+        body: bytearray,
+        chunks: list[Chunk],
+    ) -> Batch:
+        async def look_whole() -> Whole:
+            keys: list[int] = []
+            for chunk in chunks:
+                keys += keys_of(body, chunk)
+                await asyncio.sleep(0)
+            return Whole(keys, await digest_of(body))
+
+        record = request[RECORD]
+        return Batch(
+            database=record.database or "",
+            caller=caller.name,
+            user=caller.user,
+            activity_id=record.activity_id,
+            key=key or record.activity_id,
+            request_id=name,
+            look_whole=look_whole,
+            is_gone=lambda: request.transport is None,
+            has_more=len(chunks) > 1,
+        )
 
     async def _apply(
-        self, request: web.Request, caller: Caller, database: str, body: bytearray
+        self,
+        request: web.Request,
+        batch: Batch,
+        writer: Writer,
+        body: bytearray,
+        chunks: list[Chunk],
     ) -> web.StreamResponse:
-        chunks = await self._chunks(body)
-        gatherer = await self._gatherer(database)
-        activity_id = request[RECORD].activity_id
-        upserter = Upserter(gatherer, BatchContext(gatherer.pool, caller.user, activity_id, set()))
         response = EnvelopeResponse(request, self._write_seconds)
         if not chunks:
             await response.send([], is_last=True)
-        async for outcomes, is_last in self._outcomes(body, chunks, upserter, database):
-            await response.send(outcomes, is_last=is_last)
+        elif len(chunks) == 1:
+            # A task, and a generator of one, would cost as much as to apply a record.
+            decoded = self._decoder.decode(body, chunks[0])
+            rows = list(map(astuple, decoded.items))
+            applied = await writer.apply(batch, rows, decoded.places)
+            await response.send(decoded.in_order(applied), is_last=True)
+            return response.stream
+        async with aclosing(self._outcomes(body, chunks, batch, writer)) as parts:
+            async for outcomes, is_last in parts:
+                await response.send(outcomes, is_last=is_last)
+                if not response.is_read:
+                    break
         return response.stream
 
     def _database(self, request: web.Request, caller: Caller) -> str:
@@ -85,15 +134,9 @@ class BatchHandler:
         if len(names) != 1 or not names[0]:
             raise Problem(400, f"Name the target database in one {DATABASE_HEADER} header.")
         # One check for both, so that they take the same time and look the same.
-        if not (caller.may_use(names[0]) and names[0] in self._databases):
+        if not (caller.may_use(names[0]) and names[0] in self._writers):
             raise Problem(403, "The caller may not use this database.")
         return names[0]
-
-    async def _gatherer(self, database: str) -> Gatherer:
-        if database not in self._gatherers:
-            pool = await self._databases.pool(database)
-            return self._gatherers.setdefault(database, Gatherer(pool))
-        return self._gatherers[database]
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:
         """Return the chunks of a body that is valid JSON to its end, before any is applied."""
@@ -109,47 +152,33 @@ class BatchHandler:
         return chunks
 
     async def _outcomes(
-        self, body: bytearray, chunks: list[Chunk], upserter: Upserter, database: str
-    ) -> AsyncIterator[tuple[list[Outcome], bool]]:
+        self, body: bytearray, chunks: list[Chunk], batch: Batch, writer: Writer
+    ) -> AsyncGenerator[tuple[list[Outcome], bool]]:
         """Yield the outcomes of one chunk after the other, and whether they are the last.
 
-        While PostgreSQL works on some chunks, the next one is decoded. Chunks that share a
-        key are applied one after the other.
+        While the writer works on some chunks, the next one is decoded.
         """
-        if len(chunks) == 1:
-            decoded = self._decoder.decode(body, chunks[0])
-            yield decoded.in_order(await upserter.upsert(decoded.items)), True
-            return
-        in_work: deque[_ChunkInWork] = deque()
+        at_work: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
+        place = 0
         try:
             for chunk in chunks:
                 decoded = self._decoder.decode(body, chunk)
-                keys = {item.care_case_clinical_trial_key for item in decoded.items}
-                at_once = CHUNKS_AT_ONCE if self._admission.is_alone(database) else 1
-                while in_work and (
-                    len(in_work) >= at_once
-                    or not all(keys.isdisjoint(other.keys) for other in in_work)
-                ):
-                    yield await in_work.popleft().outcomes(), False
-                work = asyncio.create_task(upserter.upsert(decoded.items))
-                in_work.append(_ChunkInWork(decoded, keys, work))
-                # Lets the task send its statement before the next chunk is decoded.
+                places = [place + offset for offset in decoded.places]
+                place += len(decoded.items) + len(decoded.refusals)
+                rows = list(map(astuple, decoded.items))
+                task = asyncio.create_task(writer.apply(batch, rows, places))
+                at_work.append((decoded, task))
+                # Lets the writer send its statement before the next chunk is decoded.
                 await asyncio.sleep(0)
-            while in_work:
-                outcomes = await in_work.popleft().outcomes()
-                yield outcomes, not in_work
+                if len(at_work) > RUNS_AHEAD:
+                    decoded, task = at_work.popleft()
+                    yield decoded.in_order(await task), False
+            while at_work:
+                decoded, task = at_work.popleft()
+                yield decoded.in_order(await task), not at_work
         finally:
-            await asyncio.gather(*(chunk.work for chunk in in_work), return_exceptions=True)
-
-
-class _ChunkInWork(NamedTuple):
-    decoded: DecodedChunk
-    keys: set[int]
-    work: asyncio.Task[list[Outcome]]
-
-    async def outcomes(self) -> list[Outcome]:
-        stored: list[Outcome] = await self.work
-        return self.decoded.in_order(stored)
+            batch.give_up("The client hung up")
+            await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
 
 
 async def _continue(request: web.Request) -> None:

@@ -29,7 +29,6 @@ class BodyReader:
         max_bytes, silence_seconds = self._max_bytes, self._silence_seconds
         if (request.content_length or 0) > max_bytes:
             raise _too_large(max_bytes)
-        counted.grow_to(request.content_length or 0)
         encoding = _encoding(request)
         inflater = _Inflater(encoding) if encoding in ("gzip", "deflate") else None
         body = bytearray()

@@ -152,7 +152,7 @@ def envelope_end(activity_id: str) -> bytes:
 class EnvelopeResponse:
     """A 207 whose envelope goes out piece by piece.
 
-    A client that hangs up does not end the batch: what it sent is finished unseen.
+    ``is_read`` is false once the client has hung up, or has not read for too long.
     """
 
     def __init__(self, request: web.Request, write_seconds: float) -> None:
@@ -160,7 +160,7 @@ class EnvelopeResponse:
         self._record = request[RECORD]
         self._write_seconds = write_seconds
         self._has_outcomes = False
-        self._is_read = True
+        self.is_read = True
         self._headers = {hdrs.CONTENT_TYPE: negotiate(request.headers.get(hdrs.ACCEPT, ""))}
         self.stream = web.StreamResponse(status=207, headers=self._headers)
 
@@ -172,7 +172,7 @@ class EnvelopeResponse:
         data = start + encode_outcomes(outcomes)
         if is_last:
             data += envelope_end(self._record.activity_id)
-        if not self._is_read:
+        if not self.is_read:
             return
         try:
             if not self.stream.prepared:
@@ -186,12 +186,12 @@ class EnvelopeResponse:
                 else:
                     await self.stream.write(data)
         except (ConnectionError, TimeoutError):
-            self._is_read = False
+            self.is_read = False
             if self._request.transport is not None:
                 # Half an envelope must not end like a whole one.
                 self._request.transport.abort()
             logger.info(
-                "client reads no more; its batch is finished",
+                "client reads no more; its batch ends",
                 extra={"activityID": self._record.activity_id},
             )
 

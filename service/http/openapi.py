@@ -15,6 +15,7 @@ from service.wire import (
     API_KEY_HEADER,
     BATCH_PATH,
     DATABASE_HEADER,
+    IDEMPOTENCY_HEADER,
     KEY_FIELD,
     RATE_LIMIT_HEADER,
     RATE_LIMIT_POLICY_HEADER,
@@ -43,23 +44,27 @@ One outcome for each item, in request order; each goes out when its row is commi
 | 200 | `Updated` | replaced and committed |
 | 400 | names the field and the reason | the item is invalid, or PostgreSQL refused a value |
 | 403 | message | privilege, row-level security |
-| 409 | message | foreign key, unique or exclusion constraint |
+| 409 | message | foreign key, unique or exclusion constraint; a trigger kept the record out |
 | 503 | message | the database could not be reached or was overloaded; send the item again |
 | 500 | `Internal error` and the activity ID | anything else |
 """
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Creates or updates many records: one that exists is replaced as a whole, one that does not is
-created. Records are independent: one bad record never spoils another. Items of one key take
-effect in array order. Sending a batch again gives the same rows, but for items with key 0.
+created. Records are independent: one bad record never spoils another. A batch means its items one
+after another. Items that name their key may always be sent again; those with key 0 with their
+whole batch, under its `{IDEMPOTENCY_HEADER}`, which is the `activityID` where it came without one.
 """
 
 _PROBLEMS = {
-    400: "The database is not named, or the body is not a JSON array in UTF-8.",
+    400: f"The database is not named, the {IDEMPOTENCY_HEADER} is none, or the body is not a JSON"
+    " array in UTF-8.",
     401: "The API key or the token is missing or not valid.",
     403: "The caller may not use this database, or it does not exist.",
+    409: f"A request with the same {IDEMPOTENCY_HEADER} is still at work; try again later.",
     413: "The body is too large, or the batch has too many items.",
     415: "The media type, charset or content coding is not supported.",
+    422: f"The same {IDEMPOTENCY_HEADER} came before with another body; nothing was applied.",
     429: "The API key has made too many requests.",
     500: "Internal error.",
     503: "The service is overloaded or shutting down; send the batch again.",
@@ -117,6 +122,15 @@ def _operation(server: Server, example: dict[str, Any]) -> dict[str, Any]:
                 "example": "acme",
             },
             {
+                "name": IDEMPOTENCY_HEADER,
+                "in": "header",
+                "required": False,
+                "description": "Names the batch, so that it may be sent again as a whole: records"
+                " that were created under the key answer 201 with the key they got then.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                "example": "trials-2025-01-02-part-7",
+            },
+            {
                 "name": str(hdrs.TRACEPARENT),
                 "in": "header",
                 "required": False,
@@ -150,7 +164,7 @@ def _success(key: int) -> dict[str, Any]:
 def _problem(status: int, server: Server) -> dict[str, Any]:
     names = [ACTIVITY_HEADER]
     names += [hdrs.WWW_AUTHENTICATE] if status == 401 else []
-    names += [hdrs.RETRY_AFTER] if status in (429, 503) else []
+    names += [hdrs.RETRY_AFTER] if status in (409, 429, 503) else []
     error = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

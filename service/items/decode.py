@@ -1,5 +1,6 @@
 """Chunks to items, or to the outcomes that say why not."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,6 +17,14 @@ class DecodedChunk(NamedTuple):
 
     items: list[Item]
     refusals: dict[int, Outcome]
+
+    @property
+    def places(self) -> Sequence[int]:
+        """The places of the valid items in the chunk."""
+        count = len(self.items) + len(self.refusals)
+        if not self.refusals:
+            return range(count)
+        return [place for place in range(count) if place not in self.refusals]
 
     def in_order(self, outcomes: list[Outcome]) -> list[Outcome]:
         """Return the items' outcomes with those of the refused items in their places."""
@@ -126,8 +135,28 @@ def _refusal(raw: bytes, error: msgspec.ValidationError) -> Outcome:
     reason, _, path = str(error).partition(" - at `$.")
     if path:
         reason = f"{path.rstrip('`')}: {reason}"
+    return Outcome(_key_of(raw), 400, reason)
+
+
+_KEYS = msgspec.json.Decoder(list[Keyed])
+
+
+def keys_of(body: bytes | bytearray, chunk: Chunk) -> list[int]:
+    """Return the keys that the items of a chunk name, as far as they can be read."""
+    array = b"[" + body[chunk.start : chunk.end] + b"]"
     try:
-        key = msgspec.json.decode(raw, type=Keyed).key
+        return [item.key for item in _KEYS.decode(array) if item.key]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        raw_items = RAW_ITEMS.decode(array)
+    except msgspec.DecodeError:
+        raw_items = RAW_ITEMS.decode(mask_unstorable(array))
+    return [key for raw in raw_items if (key := _key_of(bytes(raw)))]
+
+
+def _key_of(raw: bytes) -> int | None:
+    try:
+        return msgspec.json.decode(raw, type=Keyed).key
     except (msgspec.DecodeError, UnicodeDecodeError):
-        key = None
-    return Outcome(key, 400, reason)
+        return None

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -28,7 +29,7 @@ MOST_AT_ONCE = 64
 class _Target(NamedTuple):
     caller: tuple[str, str, str, str]
     patience: float
-    is_resumable: bool
+    advice: str
 
 
 def _check_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
@@ -83,7 +84,13 @@ def _check_header(_context: click.Context, parameter: click.Parameter, value: st
     type=click.Choice(["json", "ndjson", "csv"]),
     help="Default: by the extension (.json, .ndjson, .jsonl, .csv).",
 )
-@click.option("--batch-size", default=1000, show_default=True, type=click.IntRange(1, BATCH_ITEMS))
+@click.option(
+    "--batch-size",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, BATCH_ITEMS),
+    help="Records of a batch. With another size, records without a key are created anew.",
+)
 @click.option(
     "--concurrency",
     default=4,
@@ -113,9 +120,6 @@ def _check_header(_context: click.Context, parameter: click.Parameter, value: st
     help="Where records that failed go; default: FILE.failed.ndjson.",
 )
 @click.option("--restart", is_flag=True, help="Start anew instead of where the last run ended.")
-@click.option(
-    "--send-in-doubt", is_flag=True, help="From a file of failed records, also those in doubt."
-)
 def send_command(
     path: Path,
     url: str,
@@ -130,7 +134,6 @@ def send_command(
     failed: Path | None,
     *,
     restart: bool,
-    send_in_doubt: bool,
 ) -> None:
     """Send the records of FILE: a JSON array, NDJSON, or CSV with a header of field names.
 
@@ -139,12 +142,13 @@ def send_command(
     set SSL_CERT_FILE.
 
     Records that fail go to FILE.failed.ndjson with the reason. Correct the "item" of each line,
-    delete the lines you gave up, and send that file like any other. A record without a key
-    (key 0) whose outcome was lost is "in doubt" (status null): it may be stored. Look, and
-    delete its line or send it with --send-in-doubt; without that option it is not sent.
+    delete the lines you gave up, and send that file like any other.
 
     A run that was interrupted goes on where it ended when you repeat the command; what is
-    done is kept in FILE.progress meanwhile.
+    done is kept in FILE.progress meanwhile. Also a finished command may be repeated: a record
+    without a key (key 0) is created once for each file. A file is the same while its size,
+    time, contents and --batch-size are, and for as long as the service remembers (7 days,
+    unless it is configured otherwise).
 
     \b
     Exit status: 0 all stored, 1 some failed, 2 usage or an unreadable file,
@@ -158,18 +162,19 @@ def send_command(
     failed = failed or base.with_name(base.name + ".failed.ndjson")
     if is_file and failed.exists() and failed.samefile(path):
         raise click.UsageError("--failed names FILE itself")
-    progress = Progress(path if is_file else None, failed, url, database)
-    try:
-        if restart or not progress.load():
-            progress.start_anew()
-    except NotTheSame as error:
-        raise click.UsageError(f"{error}; --restart ignores it") from None
-    except OSError as error:
-        raise click.UsageError(f"cannot use {error.filename}: {error.strerror}") from None
-    target = _Target((url, database, api_key, token), timeout, is_resumable=is_file)
-    pace = Pace(batch_size, concurrency, retries)
+    advice = "; repeat the command to go on" if is_file else ""
+    target = _Target((url, database, api_key, token), timeout, advice)
     with _opened(path) as source:
-        records = Records(source, chosen, sends_in_doubt=send_in_doubt)
+        progress = Progress(path if is_file else None, failed, url, database, batch_size)
+        try:
+            if restart or not progress.load():
+                progress.start_anew()
+        except NotTheSame as error:
+            raise click.UsageError(f"{error}; --restart ignores it") from None
+        except OSError as error:
+            raise click.UsageError(f"cannot use {error.filename}: {error.strerror}") from None
+        records = Records(source, chosen)
+        pace = Pace(concurrency, retries)
         with _bar(source) as advance:
             started_at = time.monotonic()
             try:
@@ -177,7 +182,7 @@ def send_command(
                     _send(records, target, progress, pace, lambda: advance(records.position))
                 )
             except KeyboardInterrupt:
-                status, problem = INTERRUPTED, "Ended at once: what was being sent is in doubt"
+                status, problem = INTERRUPTED, f"Ended at once{target.advice}"
     _summarize(progress.counts, failed, time.monotonic() - started_at)
     if problem:
         click.echo(problem, err=True)
@@ -194,20 +199,19 @@ async def _send(
     """Return the exit status, and what to tell the user."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    go_on = "; repeat the command to go on" if target.is_resumable else ""
     async with connect(
         *target.caller, patience=target.patience, concurrency=pace.concurrency
     ) as client:
         try:
             await Sender(client, progress, pace, stop, on_finished).send(records)
         except CouldNotSend as error:
-            return NOT_SENT, f"Error: {error}{go_on}"
+            return NOT_SENT, f"Error: {error}{target.advice}"
         except OSError as error:
-            return NOT_SENT, f"Error: {error.filename or 'FILE'}: {error.strerror}{go_on}"
+            return NOT_SENT, f"Error: {error.filename or 'FILE'}: {error.strerror}{target.advice}"
         except Unreadable as error:
             return click.UsageError.exit_code, f"Error: cannot read FILE: {error}"
     if stop.is_set():
-        return INTERRUPTED, f"Interrupted{go_on}"
+        return INTERRUPTED, f"Interrupted{target.advice}"
     progress.remove()
     return (SOME_FAILED if set(progress.counts) - _STORED else ALL_STORED), None
 
@@ -231,7 +235,23 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     with path.open("rb") as source:
+        _wait_for_others(source)
         yield source
+
+
+def _wait_for_others(source: BinaryIO) -> None:
+    """Let another command that sends the file end first: both keep its progress in one place."""
+    try:
+        flock(source, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        click.echo("Waiting for another command, which sends FILE", err=True)
+        try:
+            flock(source, LOCK_EX)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+    except OSError:
+        # A file system without locks: two commands do twice the work, and no harm.
+        return
 
 
 @contextmanager

@@ -1,16 +1,15 @@
-"""Sends records to a service in batches: again what may be sent again, nothing else twice."""
+"""Sends records to a service in batches, each again until the fate of its records is known."""
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from itertools import islice
+from itertools import count
 from typing import NamedTuple
 
 from service.client import Answer, BatchRefused, Client, CouldNotSend
 from service.send.progress import Progress
-from service.send.records import Record, with_key
-from service.wire import MultiCodeResponse
+from service.send.records import Fate, Record
 
 LONGEST_DELAY_SECONDS = 30
 LONGEST_RETRY_AFTER_SECONDS = 600
@@ -20,7 +19,6 @@ LONGEST_RETRY_AFTER_SECONDS = 600
 class Pace(NamedTuple):
     """How much is sent at once, and how often again."""
 
-    batch_size: int = 1000
     concurrency: int = 4
     retries: int = 6
     first_delay_seconds: float = 0.5
@@ -45,35 +43,32 @@ class Sender:
         self._on_finished = on_finished
         self._failure: CouldNotSend | None = None
         self._in_flight: dict[asyncio.Task[None], set[int | None]] = {}
+        self._left_keys: set[int | None] = set()
 
     async def send(self, records: Iterable[Record]) -> None:
-        """Send all records that no earlier run has finished. Raises CouldNotSend, Unreadable."""
-        batches = self._batches(records)
+        """Send all batches that no earlier run has finished. Raises CouldNotSend, Unreadable."""
+        batches = self._progress.unfinished(records)
         try:
             # In a thread: standard input may keep the reader waiting.
             while not self._stop.is_set() and (
                 batch := await asyncio.to_thread(next, batches, None)
             ):
-                keys = {record.key for record in batch if record.is_repeatable}
+                keys = {record.key for record in batch if record.is_named}
                 # Records with one key take effect in the order of the file: of two batches
                 # at once the later might come first, so it waits for the earlier.
                 while len(self._in_flight) >= self._pace.concurrency or not all(
                     keys.isdisjoint(others) for others in self._in_flight.values()
                 ):
                     await self._wait(asyncio.FIRST_COMPLETED)
-                if self._stop.is_set():
+                if self._stop.is_set() or not keys.isdisjoint(self._left_keys):
                     break
-                self._in_flight[asyncio.create_task(self._deliver(batch))] = keys
+                self._progress.begin()
+                self._in_flight[asyncio.create_task(self._deliver(batch, keys))] = keys
         finally:
             if self._in_flight:
                 await self._wait(asyncio.ALL_COMPLETED)
         if self._failure is not None:
             raise self._failure
-
-    def _batches(self, records: Iterable[Record]) -> Iterator[list[Record]]:
-        unfinished = (record for record in records if not self._progress.is_finished(record))
-        while batch := list(islice(unfinished, self._pace.batch_size)):
-            yield batch
 
     async def _wait(self, return_when: str) -> None:
         done, _ = await asyncio.wait(self._in_flight, return_when=return_when)
@@ -82,120 +77,70 @@ class Sender:
         for task in done:
             task.result()
 
-    async def _deliver(self, batch: list[Record]) -> None:
-        delivery = _Delivery(self._client, self._progress, self._pace, self._stop)
-        self._progress.begin(batch)
+    async def _deliver(self, batch: list[Record], keys: set[int | None]) -> None:
+        fates = {record.number: record.refusal for record in batch if record.refusal is not None}
         try:
-            await delivery.run(batch)
+            is_finished = await self._send([r for r in batch if r.refusal is None], fates)
         except CouldNotSend as error:
-            self._failure = self._failure or error
+            self._failure = error
             self._stop.set()
-        # Not when cancelled: what may have been sent then stays noted as begun.
-        self._progress.end(batch, delivery.finished)
-        self._on_finished()
+            return
+        if is_finished:
+            self._progress.finish(batch, fates)
+            self._on_finished()
+        else:
+            self._left_keys |= keys
 
-
-class _Again(NamedTuple):
-    """A record to be sent again, and what became of it; no status where that was not read."""
-
-    record: Record
-    status: int | None
-    reason: str
-
-
-class _Delivery:
-    """One batch on its way; ``finished`` are its records whose fate is known and noted."""
-
-    def __init__(self, client: Client, progress: Progress, pace: Pace, stop: asyncio.Event) -> None:
-        self._client = client
-        self._progress = progress
-        self._pace = pace
-        self._stop = stop
-        self.finished: list[Record] = []
-
-    async def run(self, batch: list[Record]) -> None:
-        """Send the batch, and again what may be; what waits when told to stop stays unfinished.
+    async def _send(self, records: list[Record], fates: dict[int, Fate]) -> bool:
+        """Send records until the fate of each is known; tell whether it came to that.
 
         Raises CouldNotSend.
         """
-        sendable = []
-        for record in batch:
-            if record.refusal is not None:
-                self._finish(record, *record.refusal)
-            elif self._progress.is_in_doubt(record) and not record.is_repeatable:
-                self._doubt(record, "an earlier run was killed while it was sent")
-            else:
-                sendable.append(record)
-        await self._send(sendable)
-
-    async def _send(self, records: list[Record]) -> None:
-        again: list[_Again] = []
-        attempt, size = 0, len(records)
-        while records:
+        sent = records
+        for attempt in count():
+            if not sent:
+                break
+            # The same place with the same bytes: the same key, in whatever run.
+            place = f"{self._progress.source} {sent[0].number}"
             try:
-                answer = await self._client.put([record.item for record in records])
-            except CouldNotSend:
-                self._leave(again)
-                raise
+                answer = await self._client.put([record.item for record in sent], place)
             except BatchRefused as refused:
-                await self._send_halves(records, refused)
-                return
-            again = self._sort_out(records, answer)
+                return await self._send_halves(sent, fates, refused)
+            again = _sort_out(sent, answer, fates)
             if not again:
-                return
+                break
             if attempt >= self._pace.retries or answer.retry_after > LONGEST_RETRY_AFTER_SECONDS:
-                self._give_up(again, is_whole_batch=len(again) == size)
-                return
+                if answer.reason or len(again) == len(records):
+                    raise CouldNotSend(answer.reason or "every record of a batch got 503")
+                return self._may_fail(again, fates)
             if await self._is_stopped_within(self._delay(attempt, answer.retry_after)):
-                self._leave(again)
-                return
-            records = [record for record, _, _ in again]
-            attempt += 1
+                return False
+            # Records without a key are created once within the same batch only.
+            sent = again if all(record.is_named for record in again) else sent
+        return True
 
-    async def _send_halves(self, records: list[Record], refused: BatchRefused) -> None:
+    async def _send_halves(
+        self, records: list[Record], fates: dict[int, Fate], refused: BatchRefused
+    ) -> bool:
         """Find the records for which a batch is refused as a whole."""
         if len(records) == 1:
-            self._finish(records[0], refused.status, refused.reason)
-            return
+            fates[records[0].number] = Fate(refused.status, refused.reason)
+            return True
         middle = len(records) // 2
-        await self._send(records[:middle])
-        if not self._stop.is_set():
-            await self._send(records[middle:])
+        first, second = records[:middle], records[middle:]
+        return await self._send(first, fates) and await self._send(second, fates)
 
-    def _sort_out(self, records: list[Record], answer: Answer) -> list[_Again]:
-        """Finish the records whose fate is known; return those to be sent again, in order."""
-        again: list[_Again] = []
-        keys_again: set[int | None] = set()
-        for record, outcome in zip(records, answer.outcomes, strict=False):
-            # After one that is sent again those of its key are too: they would be overwritten.
-            if outcome.status == HTTPStatus.SERVICE_UNAVAILABLE or record.key in keys_again:
-                again.append(_Again(_rekeyed(record, outcome), outcome.status, outcome.body))
-                if record.is_repeatable:
-                    keys_again.add(record.key)
-            else:
-                self._finish(record, outcome.status, outcome.body)
-        for record in records[len(answer.outcomes) :]:
-            if answer.is_untouched or record.is_repeatable:
-                again.append(_Again(record, None, answer.reason))
-            else:
-                self._doubt(record, answer.reason)
-        return again
+    def _may_fail(self, records: list[Record], fates: dict[int, Fate]) -> bool:
+        """Tell whether records whose 503 lasts may go to the failed ones, to be sent alone.
 
-    def _give_up(self, again: list[_Again], *, is_whole_batch: bool) -> None:
-        """End the attempts. Raises CouldNotSend, save where only some records are at fault."""
-        if again[-1].status is None or is_whole_batch:
-            self._leave(again)
-            raise CouldNotSend(
-                again[-1].reason if again[-1].status is None else "every record of a batch got 503"
-            )
-        for record, status, reason in again:
-            self._finish(record, status, reason)
-
-    def _leave(self, again: list[_Again]) -> None:
-        """Leave records to another run, but not with key 0 those that may be stored with one."""
-        for record, status, reason in again:
-            if record.is_drawn:
-                self._finish(record, status or HTTPStatus.SERVICE_UNAVAILABLE, reason)
+        One without a key may not: its batch is left to another run.
+        """
+        for record in records:
+            if not record.is_named:
+                reason = fates[record.number].reason
+                self._failure = CouldNotSend(f"record {record.number} got 503: {reason}")
+                return False
+        return True
 
     def _delay(self, attempt: int, retry_after: float) -> float:
         backoff: float = min(LONGEST_DELAY_SECONDS, self._pace.first_delay_seconds * 2**attempt)
@@ -209,19 +154,15 @@ class _Delivery:
             return False
         return True
 
-    def _doubt(self, record: Record, reason: str) -> None:
-        self._finish(record, None, f"in doubt: {reason}; check before sending again")
 
-    def _finish(self, record: Record, status: int | None, reason: str) -> None:
-        self._progress.note(record, status, reason)
-        self.finished.append(record)
-
-
-def _rekeyed(record: Record, outcome: MultiCodeResponse) -> Record:
-    """Return the record as it may be sent again.
-
-    One without a key whose commit is in doubt comes back with the key it may be stored with.
-    """
-    value = (outcome.id[0].value if outcome.id else None) or ""
-    is_drawn = record.key == 0 and value.isdecimal() and int(value) != 0
-    return with_key(record, int(value)) if is_drawn else record
+def _sort_out(sent: list[Record], answer: Answer, fates: dict[int, Fate]) -> list[Record]:
+    """Note the fates that an answer tells; return the records to be sent again, in order."""
+    if answer.reason:
+        return sent
+    for record, outcome in zip(sent, answer.outcomes, strict=True):
+        before = fates.get(record.number)
+        # Sent again with its batch, what was created is updated.
+        if not before or (before.status, outcome.status) != (HTTPStatus.CREATED, HTTPStatus.OK):
+            fates[record.number] = Fate(outcome.status, outcome.body)
+    refused = HTTPStatus.SERVICE_UNAVAILABLE
+    return [record for record in sent if fates[record.number].status == refused]

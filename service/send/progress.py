@@ -1,39 +1,34 @@
-"""What is known of a file that is being sent, kept so that a later run can go on."""
+"""How far a file is sent, kept so that a later run can go on."""
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from service.send.records import Record, failed_line
-
-IN_DOUBT = "in doubt"
-"""The status, in counts, of records of which nobody knows what became of them."""
+from service.send.records import FailedRecord, Fate, Record, failed_line
 
 STORED = (200, 201)
 
-_Range = tuple[int, int]
-
 
 class NotTheSame(Exception):
-    """The kept progress belongs to another file, address or database."""
+    """The kept progress belongs to another file, address or database, or to other batches."""
 
 
 class _State(Struct):
-    """The kept progress: ranges of record numbers, both ends included.
-
-    ``begun`` are records that may have been sent and whose outcomes may not have been read.
-    """
+    """The kept progress: all batches before number ``until`` are finished, and those ``beyond``."""
 
     size: int
     modified: int
     url: str
     database: str
-    finished: list[_Range]
-    begun: list[_Range]
+    batch_size: int
+    failed: str
+    until: int
+    beyond: set[int]
     counts: dict[str, int]
 
 
@@ -42,23 +37,30 @@ _IDENTITY = {
     "modified": "the file's time",
     "url": "the URL",
     "database": "the database",
+    "batch_size": "the batch size",
+    "failed": "the file of failed records",
 }
 
 
 class Progress:
-    """Keeps which records are finished and which failed, on disk before anybody relies on it.
+    """Keeps which batches are finished and which records failed.
 
     Without a source path (standard input) only the failed records are kept.
     """
 
-    def __init__(self, source: Path | None, failed: Path, url: str, database: str) -> None:
+    def __init__(
+        self, source: Path | None, failed: Path, url: str, database: str, batch_size: int
+    ) -> None:
         self._path = source and source.with_name(source.name + ".progress")
         self._failed = failed
         status = source.stat() if source else None
         size, modified = (status.st_size, status.st_mtime_ns) if status else (0, 0)
-        self._state = _State(size, modified, url, database, [], [], {})
+        self.source = f"{size} {modified}"
+        """What tells one file from another, as long as nobody edits it."""
+        self._state = _State(
+            size, modified, url, database, batch_size, os.path.abspath(failed), 0, set(), {}
+        )
         self.counts: Counter[str] = Counter()
-        self._in_doubt: list[_Range] = []
 
     def load(self) -> bool:
         """Go on where an earlier run ended; tell whether there was one. Raises NotTheSame."""
@@ -73,7 +75,7 @@ class Progress:
                 raise NotTheSame(f"{self._path} is of another run: {meaning} differs")
         self._state = kept
         self.counts.update(kept.counts)
-        self._in_doubt, kept.begun = kept.begun, []
+        self._forget_unfinished_failures()
         return True
 
     def start_anew(self) -> None:
@@ -83,40 +85,34 @@ class Progress:
         if self._failed.exists():
             self._failed.replace(self._failed.with_name(self._failed.name + ".old"))
 
-    def is_finished(self, record: Record) -> bool:
-        """Tell whether a run has finished the record."""
-        return _contains(self._state.finished, record.number)
+    def unfinished(self, records: Iterable[Record]) -> Iterator[list[Record]]:
+        """Cut a file into batches, in every run the same, and yield those to be sent."""
+        records = iter(records)
+        while batch := list(islice(records, self._state.batch_size)):
+            if not self._is_finished(batch[0].number):
+                yield batch
 
-    def is_in_doubt(self, record: Record) -> bool:
-        """Tell whether a run that was killed may have sent this record."""
-        return _contains(self._in_doubt, record.number)
+    def begin(self) -> None:
+        """Note, before anything is sent, how the file is cut into batches."""
+        if self._path is not None and not self._path.exists():
+            self._save()
 
-    def begin(self, batch: list[Record]) -> None:
-        """Note that the batch is about to be sent: if this process dies, its fate is open."""
-        self._state.begun = _joined(self._state.begun, batch)
-        self._save()
-
-    def note(self, record: Record, status: int | None, reason: str) -> None:
-        """Count a record's outcome; write one that failed to a file only its owner may read."""
-        self.counts[IN_DOUBT if status is None else str(status)] += 1
-        if status in STORED:
-            return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with open(os.open(self._failed, flags, 0o600), "ab") as file:
-            file.write(failed_line(record, status, reason))
-
-    def end(self, batch: list[Record], finished: Iterable[Record]) -> None:
-        """Note which records of a batch are finished; the others wait for another run."""
-        numbers = {record.number for record in batch}
-        self._state.finished = _joined(self._state.finished, finished)
-        self._state.begun = _merged(
-            [
-                (number, number)
-                for first, last in self._state.begun
-                for number in range(first, last + 1)
-                if number not in numbers
-            ]
+    def finish(self, batch: list[Record], fates: Mapping[int, Fate]) -> None:
+        """Note that a batch is finished, and the fates of its records by their numbers."""
+        self.counts.update(str(fates[record.number].status) for record in batch)
+        failures = b"".join(
+            failed_line(record, fates[record.number])
+            for record in batch
+            if fates[record.number].status not in STORED
         )
+        if failures:
+            with open(self._failed, "ab", opener=_private) as file:
+                file.write(failures)
+        state = self._state
+        state.beyond.add(self._batch_of(batch[0].number))
+        while state.until in state.beyond:
+            state.beyond.remove(state.until)
+            state.until += 1
         self._save()
 
     def remove(self) -> None:
@@ -124,35 +120,46 @@ class Progress:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
+    def _is_finished(self, number: int) -> bool:
+        batch = self._batch_of(number)
+        return batch < self._state.until or batch in self._state.beyond
+
+    def _batch_of(self, number: int) -> int:
+        return (number - 1) // self._state.batch_size
+
+    def _forget_unfinished_failures(self) -> None:
+        """Drop the failures of a batch that a killed run did not note as finished any more.
+
+        They will be told again: corrected and sent twice, they would be stored twice.
+        """
+        lines = self._failed.read_bytes().splitlines(True) if self._failed.exists() else []
+        kept = [line for line in lines if self._is_finished(_number_in(line))]
+        if len(kept) < len(lines):
+            _replace(self._failed, b"".join(kept))
+
     def _save(self) -> None:
-        if self._path is None:
-            return
-        self._state.counts = dict(self.counts)
-        # What an earlier run left in doubt stays so until its batch is ended.
-        kept = msgspec.structs.replace(
-            self._state, begun=_merged(self._state.begun + self._in_doubt)
-        )
-        new = self._path.with_name(self._path.name + ".new")
-        with new.open("wb") as file:
-            file.write(msgspec.json.encode(kept))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
+        if self._path is not None:
+            self._state.counts = dict(self.counts)
+            _replace(self._path, msgspec.json.encode(self._state))
 
 
-def _contains(ranges: list[_Range], number: int) -> bool:
-    return any(first <= number <= last for first, last in ranges)
+def _number_in(line: bytes) -> int:
+    """Return the number of a failed record, 0 of a line that is not ours."""
+    try:
+        return msgspec.json.decode(line, type=FailedRecord).record
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
 
 
-def _joined(ranges: list[_Range], records: Iterable[Record]) -> list[_Range]:
-    return _merged(ranges + [(record.number, record.number) for record in records])
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(path.name + ".new")
+    with open(new, "wb", opener=_private) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
-def _merged(ranges: list[_Range]) -> list[_Range]:
-    merged: list[_Range] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = merged[-1][0], max(last, merged[-1][1])
-        else:
-            merged.append((first, last))
-    return merged
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read."""
+    return os.open(path, flags, 0o600)

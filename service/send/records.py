@@ -24,39 +24,35 @@ class Unreadable(Exception):
     """The file as a whole is not what its format says."""
 
 
-class Refusal(NamedTuple):
-    """Why a record is not to be sent; the status is None where an earlier run left it in doubt."""
+class Fate(NamedTuple):
+    """What became of a record."""
 
-    status: int | None
+    status: int
     reason: str
 
 
 class Record(NamedTuple):
     """One record: its place in the file, counted from 1, and what goes to the service.
 
-    ``key`` is None where it cannot be read; ``is_drawn`` tells that the service chose it.
+    ``key`` is None where it cannot be read; one with a ``refusal`` is not sent.
     """
 
     number: int
     item: bytes
     key: int | None
-    refusal: Refusal | None = None
-    is_drawn: bool = False
+    refusal: Fate | None = None
 
     @property
-    def is_repeatable(self) -> bool:
-        """Tell whether sending it twice stores it once."""
+    def is_named(self) -> bool:
+        """Tell whether it names its key, so that it may be sent again in any company."""
         return self.key is not None and self.key != 0
 
 
 class FailedRecord(Struct, forbid_unknown_fields=True):
-    """A line of the file of failed records, which can be sent like any NDJSON file.
-
-    The status is None where nobody knows what became of the record.
-    """
+    """A line of the file of failed records, which can be sent like any NDJSON file."""
 
     record: int
-    status: int | None
+    status: int
     reason: str
     item: Raw
 
@@ -64,14 +60,12 @@ class FailedRecord(Struct, forbid_unknown_fields=True):
 class Records:
     """Yields a file's records; ``position`` is how many of its bytes they were read from.
 
-    With ``sends_in_doubt``, also those that a file of failed records marks as in doubt.
     The iteration raises Unreadable.
     """
 
-    def __init__(self, source: BinaryIO, format_name: str, *, sends_in_doubt: bool = False) -> None:
+    def __init__(self, source: BinaryIO, format_name: str) -> None:
         self.position = 0
         self._source = source
-        self._sends_in_doubt = sends_in_doubt
         self._read = {"json": self._json, "ndjson": self._ndjson, "csv": self._csv}[format_name]
 
     def __iter__(self) -> Iterator[Record]:
@@ -96,20 +90,7 @@ class Records:
             item = line.removeprefix(_BYTE_ORDER_MARK if number == 0 else b"").strip()
             if item:
                 number += 1
-                yield self._unwrapped(_record(number, item))
-
-    def _unwrapped(self, record: Record) -> Record:
-        """Return the record within a line of a file of failed records; others as they are."""
-        if b'"item"' not in record.item or record.refusal is not None:
-            return record
-        try:
-            failed = msgspec.json.decode(record.item, type=FailedRecord)
-        except msgspec.ValidationError:
-            return record
-        unwrapped = _record(record.number, bytes(failed.item))
-        if failed.status is None and not unwrapped.is_repeatable and not self._sends_in_doubt:
-            return unwrapped._replace(refusal=Refusal(None, failed.reason))
-        return unwrapped
+                yield _unwrapped(_record(number, item))
 
     def _csv(self) -> Iterator[Record]:
         """Read row by row; the header names the fields, an empty cell is a field not sent."""
@@ -150,7 +131,18 @@ def _record(number: int, item: bytes) -> Record:
         refusal = f"the record is not JSON: {error}"
     except RecursionError:
         refusal = "the record is nested too deep"
-    return Record(number, item, None, Refusal(400, refusal))
+    return Record(number, item, None, Fate(400, refusal))
+
+
+def _unwrapped(record: Record) -> Record:
+    """Return the record within a line of a file of failed records; others as they are."""
+    if b'"item"' not in record.item or record.refusal is not None:
+        return record
+    try:
+        failed = msgspec.json.decode(record.item, type=FailedRecord)
+    except msgspec.ValidationError:
+        return record
+    return _record(record.number, bytes(failed.item))
 
 
 def _key(item: bytes) -> int | None:
@@ -202,22 +194,15 @@ def _row(number: int, header: list[str], row: list[str]) -> Record:
     key = values.get(KEY_FIELD)
     refusal = None
     if len(row) > len(header):
-        refusal = Refusal(400, f"the row has {len(row)} cells, the header has {len(header)}")
+        refusal = Fate(400, f"the row has {len(row)} cells, the header has {len(header)}")
     return Record(number, item, key if isinstance(key, int) else None, refusal)
 
 
-def with_key(record: Record, key: int) -> Record:
-    """Return the record under a key that the service drew for it."""
-    fields = msgspec.json.decode(record.item)
-    item = msgspec.json.encode({**fields, KEY_FIELD: key})
-    return record._replace(item=item, key=key, is_drawn=True)
-
-
-def failed_line(record: Record, status: int | None, reason: str) -> bytes:
+def failed_line(record: Record, fate: Fate) -> bytes:
     """Return the record as a line of the file of failed records."""
     try:
         item = msgspec.json.format(record.item, indent=-1)
         msgspec.json.decode(item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         item = msgspec.json.encode(record.item.decode(errors="replace"))
-    return msgspec.json.encode(FailedRecord(record.number, status, reason, Raw(item))) + b"\n"
+    return msgspec.json.encode(FailedRecord(record.number, *fate, Raw(item))) + b"\n"

@@ -60,7 +60,7 @@ def test_the_document_names_everything_as_the_public_api_does() -> None:
         "VBAProblemDetails",
     }
     assert set(operation["responses"]) == {
-        *("207", "400", "401", "403", "413", "415", "429", "500", "503")
+        *("207", "400", "401", "403", "409", "413", "415", "422", "429", "500", "503")
     }
     assert "Retry-After" in operation["responses"]["503"]["headers"]
     body = operation["requestBody"]["content"]["application/json"]

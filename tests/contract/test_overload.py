@@ -8,7 +8,7 @@ import pytest
 from service.config import Tuning
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
-from tests.harness.service import GUEST_KEY, KEY
+from tests.harness.service import GUEST_KEY, KEY, ServiceUnderTest
 
 
 async def test_batches_beyond_the_limit_of_their_database_are_refused_at_once(
@@ -75,46 +75,90 @@ async def test_a_connection_that_sends_no_request_is_closed(
     assert answer == b""
 
 
-async def test_a_client_that_never_reads_holds_no_connection_to_the_database(
+def large_body() -> bytes:
+    """Return a batch whose outcomes are more than the buffers of a connection hold."""
+    return b"[" + b",".join(b'{"%b":%d}' % (KEY.encode(), key) for key in range(1, 60_001)) + b"]"
+
+
+async def stored_of_large(service: ServiceUnderTest) -> int:
+    (row,) = await service.fetch(
+        "select count(*) from care_case_clinical_trial where care_case_clinical_trial_key <= 60000"
+    )
+    count: int = row["count"]
+    return count
+
+
+async def test_a_client_that_never_reads_holds_nothing_and_its_batch_ends(
     make_service: MakeService,
 ) -> None:
-    service = await make_service(tuning=Tuning(write_seconds=0.5))
-    body = b"[" + b",".join(b'{"%b":%d}' % (KEY.encode(), key) for key in range(1, 60_001)) + b"]"
+    service = await make_service(tuning=Tuning(write_seconds=1), max_batches_in_flight=2)
+    body = large_body()
 
     writer = await service.send_without_reading(service.head(content_length=len(body)) + body)
-    stored = 0
-    async with asyncio.timeout(30):
-        while stored < 60_000:
-            assert (await service.put([{KEY: 60_001}])).statuses in ([200], [201])
-            (row,) = await service.fetch(
-                "select count(*) from care_case_clinical_trial"
-                " where care_case_clinical_trial_key <= 60000"
-            )
-            stored = row["count"]
-            await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        while not await stored_of_large(service):
+            await asyncio.sleep(0.05)
+        # Its own keys, too.
+        for key in (1, 60_000, 60_001) * 5:
+            answer = await asyncio.wait_for(service.put([{KEY: key, "comment": "mine"}]), 1)
+            assert answer.statuses in ([200], [201])
+        await asyncio.sleep(1.5)
+        stored = await stored_of_large(service)
+        await asyncio.sleep(0.5)
+
+    assert 0 < stored < 60_000
+    assert await stored_of_large(service) == stored
+    # It counts no longer.
+    async with service.locked_table():
+        two = [asyncio.create_task(service.put([{KEY: key}])) for key in (1, 2)]
+        await asyncio.sleep(0.3)
+        refused = await service.put([{KEY: 3}])
+    assert refused.status == 503
+    assert [(await task).status for task in two] == [207, 207]
     writer.close()
 
 
-async def test_large_batches_wait_their_turn_no_longer_than_configured(
+async def test_a_client_that_reads_slowly_gets_all_outcomes_and_holds_up_no_other(
     make_service: MakeService,
 ) -> None:
-    service = await make_service(tuning=Tuning(large_at_once=2), max_queue_seconds=1)
+    service = await make_service(tuning=Tuning(write_seconds=5))
+    body = large_body()
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
+    writer.write(service.head(content_length=len(body)) + body)
+    await writer.drain()
 
-    def large(key: int) -> list[dict[str, Any]]:
-        return [{KEY: key, "comment": "x" * 70_000}]
+    answer = bytearray()
+    slowest = 0.0
+    async with asyncio.timeout(60):
+        while not answer.endswith(b"0\r\n\r\n"):
+            answer += await reader.read(200_000)
+            started_at = asyncio.get_running_loop().time()
+            other = await service.put([{KEY: 60_000}])
+            slowest = max(slowest, asyncio.get_running_loop().time() - started_at)
+            assert other.statuses in ([200], [201])
+    writer.close()
 
-    async with service.locked_table():
-        in_work = [asyncio.create_task(service.put(large(key))) for key in (1, 2)]
-        await asyncio.sleep(0.3)
-        small = asyncio.create_task(service.put([{KEY: 3}]))
-        refused = await asyncio.wait_for(service.put(large(4)), 3)
-        waiting = asyncio.create_task(service.put(large(5)))
-        await asyncio.sleep(0.3)
+    assert answer.count(b'"body":"Created"') + answer.count(b'"body":"Updated"') == 60_000
+    assert slowest < 1
+    assert await stored_of_large(service) == 60_000
 
-    assert refused.status == 503
-    assert refused.headers["Retry-After"]
-    assert "Too many batches wait" in refused.detail
-    assert [(await task).statuses for task in [*in_work, small, waiting]] == [[201]] * 4
+
+async def test_a_small_batch_is_answered_while_many_large_ones_are_at_work(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    def large(first: int) -> list[dict[str, Any]]:
+        return [{KEY: key, "comment": "x" * 50} for key in range(first, first + 10_000)]
+
+    in_work = [asyncio.create_task(service.put(large(10_000 * n))) for n in range(1, 9)]
+    while not await service.fetch("select from care_case_clinical_trial limit 1"):
+        await asyncio.sleep(0.02)
+    small = await service.put([{KEY: 3}])
+
+    assert small.statuses == [201]
+    assert not all(task.done() for task in in_work)
+    assert [(await task).statuses for task in in_work] == [[201] * 10_000] * 8
 
 
 async def test_the_body_of_a_batch_that_is_turned_away_is_not_taken_in_at_once(

@@ -145,9 +145,11 @@ SQLSTATES = [
     ("P0001", 400),
     ("44000", 400),
     ("42501", 403),
+    ("55000", 409),
     ("23503", 409),
     ("23505", 409),
     ("23P01", 409),
+    ("2200H", 500),
     ("P0002", 500),
     ("42P01", 500),
     ("21000", 500),
@@ -156,23 +158,24 @@ SQLSTATES = [
 ]
 
 
+REFUSING = """
+    create function refuse() returns trigger language plpgsql as $$
+    begin
+        if new.comment like 'SQLSTATE %' then
+            raise exception 'refused because' using errcode = substr(new.comment, 10);
+        end if;
+        return new;
+    end $$;
+    create trigger refuse before insert or update on care_case_clinical_trial
+        for each row execute function refuse();
+"""
+
+
 async def test_each_sqlstate_becomes_the_status_of_the_contract_for_its_item_alone(
     make_service: MakeService,
 ) -> None:
     service = await make_service()
-    await service.execute(
-        """
-        create function refuse() returns trigger language plpgsql as $$
-        begin
-            if new.comment like 'SQLSTATE %' then
-                raise exception 'refused because' using errcode = substr(new.comment, 10);
-            end if;
-            return new;
-        end $$;
-        create trigger refuse before insert or update on care_case_clinical_trial
-            for each row execute function refuse();
-        """
-    )
+    await service.execute(REFUSING)
     batch: list[Any] = [
         {KEY: i, "comment": f"SQLSTATE {code}"} for i, (code, _) in enumerate(SQLSTATES, 1)
     ]
@@ -216,7 +219,28 @@ async def test_a_database_that_cannot_be_reached_gives_each_item_503(
     assert (await service.put([{KEY: 1}])).statuses == [201]
 
 
-async def test_an_item_that_a_trigger_suppresses_is_not_reported_as_stored(
+@pytest.mark.parametrize(
+    "code",
+    ["08006", "25001", "28000", "3D000", "40001", "53200", "55006", "57014", "57P01", "58030"],
+)
+async def test_what_a_trigger_raises_as_if_the_database_were_ill_is_its_items_503_alone(
+    make_service: MakeService, code: str
+) -> None:
+    service = await make_service()
+    await service.execute(REFUSING)
+    batch = [{KEY: key, "comment": f"{key}"} for key in range(1, 101)]
+    batch[49]["comment"] = f"SQLSTATE {code}"
+
+    other = asyncio.create_task(service.put([{KEY: 200}]))
+    answer = await service.put(batch)
+
+    assert answer.statuses == [503 if key == 50 else 201 for key in range(1, 101)]
+    assert answer.outcomes[49][2].endswith("; send the item again.")
+    assert (await other).statuses == [201]
+    assert set(await service.comments()) == {*range(1, 101), 200} - {50}
+
+
+async def test_an_item_that_a_trigger_keeps_out_is_409_and_spoils_no_other(
     make_service: MakeService,
 ) -> None:
     service = await make_service()
@@ -230,8 +254,68 @@ async def test_an_item_that_a_trigger_suppresses_is_not_reported_as_stored(
     )
 
     answer = await service.put(
-        [{KEY: 1, "comment": "drop"}, {KEY: 2}, {KEY: 0, "comment": "drop"}, {KEY: 0}]
+        [
+            {KEY: 1, "comment": "drop"},
+            {KEY: 2},
+            {KEY: 2, "comment": "drop"},
+            {KEY: 2, "comment": "kept"},
+            {KEY: 0, "comment": "drop"},
+            {KEY: 0},
+        ]
     )
 
-    assert answer.statuses == [500, 201, 500, 201]
-    assert len(await service.comments()) == 2
+    assert answer.statuses == [409, 201, 409, 200, 409, 201]
+    assert "trigger" in answer.outcomes[0][2]
+    assert sorted((await service.comments()).values(), key=str) == [None, "kept"]
+
+
+async def test_an_update_that_is_kept_out_is_200_where_the_stored_record_equals_what_was_sent(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    await service.execute(
+        "create trigger redundant before update on care_case_clinical_trial"
+        " for each row execute function suppress_redundant_updates_trigger()"
+    )
+    dates = {"entry_Date": "2025-01-02T03:04:05Z", "update_Date": "0001-01-01T00:00:00Z"}
+    batch = [{KEY: key, "comment": f"{key}", **dates} for key in range(1, 41)]
+
+    first = await service.put(batch)
+    again = await service.put(batch)
+
+    assert first.statuses == [201] * 40
+    assert [(status, body) for _, status, body in again.outcomes] == [(200, "Updated")] * 40
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"comment": "stored"}, 200),
+        ({"comment": "stored", "update_Date": "2025-01-02T03:04:05Z"}, 200),
+        # Set once, when the record is created; an update leaves it.
+        ({"comment": "stored", "entry_Date": "1999-01-01T00:00:00Z", "entry_User": "x"}, 200),
+        ({"comment": "other"}, 409),
+        ({}, 409),
+        ({"comment": "stored", "disease": "x"}, 409),
+        ({"comment": "stored", "update_Date": "2025-01-02T03:04:06Z"}, 409),
+        ({"comment": "stored", "update_User": "x"}, 409),
+    ],
+)
+async def test_equal_means_all_that_was_sent_and_would_have_been_written(
+    make_service: MakeService, sent: dict[str, Any], status: int
+) -> None:
+    service = await make_service()
+    await service.put([{KEY: 1, "comment": "stored", "update_Date": "2025-01-02T03:04:05Z"}])
+    await service.execute(
+        """
+        create function keep() returns trigger language plpgsql as
+            $$ begin return null; end $$;
+        create trigger keep before update on care_case_clinical_trial
+            for each row execute function keep();
+        """
+    )
+
+    answer = await service.put([{KEY: 1, **sent}])
+
+    assert answer.statuses == [status]
+    assert await service.comments() == {1: "stored"}

@@ -2,13 +2,23 @@
 
 import re
 
+import asyncpg
 import pytest
 
 from service.engine import sqlstates
-from service.engine.sqlstates import BY_CLASS, BY_CODE, Meaning, meaning_of
+from service.engine.sqlstates import BY_CLASS, BY_CODE, PASSING, Meaning, meaning_of
 from tests.harness.source import ROOT
 
 MEANINGS = {**BY_CODE, **BY_CLASS}
+
+RAISED = sorted(
+    {
+        error.sqlstate
+        for error in vars(asyncpg.exceptions).values()
+        if isinstance(getattr(error, "sqlstate", None), str) and len(error.sqlstate) == 5
+    }
+)
+"""The codes that PostgreSQL knows."""
 
 
 def promised() -> dict[str, int]:
@@ -18,7 +28,7 @@ def promised() -> dict[str, int]:
     return {
         code.removesuffix("xxx"): int(status)
         for status, when in re.findall(r"^\| (\d{3}) \|(.*SQLSTATE.*)\|$", section, re.MULTILINE)
-        for code in re.findall(r"\b[0-9A-Z]{5}\b|\b[0-9A-Z]{2}xxx\b", when.partition(" but ")[0])
+        for code in re.findall(r"\b[0-9A-Z]{5}\b|\b[0-9A-Z]{2}xxx\b", re.sub(r" but \w+", "", when))
     }
 
 
@@ -35,19 +45,28 @@ def test_what_is_known_of_an_error_fits_together(code: str) -> None:
     meaning = MEANINGS[code]
 
     assert meaning.status in (400, 403, 409, 500, 503)
-    # What passes is told in words and says nothing of the other items.
-    assert bool(meaning.words) == (meaning.status >= 500)
+    # What lies in the item is told in the database's words, all else in ours.
+    assert meaning.words.startswith("item failed") == (meaning.status != 503)
+    assert not meaning.words.endswith(".")
     if meaning.status == 503:
-        assert meaning.ends_call
-        assert code[:2] in sqlstates.ENDING_CLASSES
-    else:
-        assert not meaning.is_retried
-        assert not meaning.is_contention
+        assert meaning.passes
+    if meaning.is_retried or meaning.passes:
+        assert meaning.status in (500, 503)
+    if meaning.is_retried:
+        assert meaning.passes
+
+
+@pytest.mark.parametrize("code", sorted({*RAISED, *BY_CODE}))
+def test_the_database_leaves_an_item_for_exactly_the_codes_that_do_not_lie_in_it(code: str) -> None:
+    is_left = code in PASSING or code[:2] in PASSING
+
+    assert is_left == meaning_of(code).passes
 
 
 def test_a_code_counts_before_its_class_and_what_is_unknown_is_500() -> None:
-    assert meaning_of("40001").is_contention
-    assert not meaning_of("40000").is_contention
+    assert meaning_of("55000").status == 409
+    assert meaning_of("55P04").status == 503
+    assert meaning_of("2200H").status == 500
     assert meaning_of("22P02") == Meaning(400)
     assert meaning_of("ZZ999").status == 500
     assert meaning_of("").status == 500

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL that are cut, at every point of a statement, or fall silent."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 
 from service.config import Database, Tuning
 from service.engine.databases import Databases
-from service.statements import TRANSACTION_ID
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase
 from tests.harness.proxy import Fault, Link, Proxy
@@ -16,6 +16,10 @@ from tests.harness.running import MakeService
 from tests.harness.service import KEY
 
 MARK = b"the marked text"
+"""Stands in the arguments of the statement."""
+
+PARSED = b"from care_case_clinical_trial_apply("
+"""Stands in its text, which a connection sends once, before the first arguments."""
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ async def test_a_connection_cut_at_any_point_of_an_upsert_costs_no_item(
     assert await service.comments() == {1: MARK.decode(), 2: None}
 
 
-@pytest.mark.parametrize("mark", [MARK, b"COMMIT"])
+@pytest.mark.parametrize("mark", [PARSED, MARK], ids=["parse", "execute"])
 @pytest.mark.parametrize("fault", [before, during, after, before_the_answer])
 async def test_a_connection_cut_at_any_point_creates_a_record_without_key_once(
     make_service: MakeService, proxy: Proxy, mark: bytes, fault: Fault
@@ -100,44 +104,34 @@ async def test_a_connection_cut_at_any_point_creates_a_record_without_key_once(
     assert await service.comments() == dict(zip(answer.keys, [MARK.decode(), "other"], strict=True))
 
 
-async def test_a_commit_in_doubt_while_the_database_stays_away_names_the_drawn_key(
-    make_service: MakeService, proxy: Proxy
+KEYS_OF_CLIENTS = [
+    pytest.param({}, id="none"),
+    pytest.param({"Idempotency-Key": "k"}, id="one of its own"),
+]
+
+
+@pytest.mark.parametrize("headers", KEYS_OF_CLIENTS)
+async def test_a_commit_in_doubt_while_the_database_stays_away_says_how_to_send_again(
+    make_service: MakeService, proxy: Proxy, headers: dict[str, str | None]
 ) -> None:
     service = await make_service({"acme": proxy.dsn})
+    batch = [{KEY: 0, "comment": MARK.decode()}, {KEY: 0, "comment": "other"}]
 
     def lose_the_answer_and_stay_away(link: Link, data: bytes) -> bytes | None:
         proxy.fault = lambda link, _data: link.cut()
         return before_the_answer(link, data)
 
-    proxy.fault = Once(b"COMMIT", lose_the_answer_and_stay_away)
-    answer = await service.put([{KEY: 0, "comment": "x"}])
+    proxy.fault = Once(MARK, lose_the_answer_and_stay_away)
+    answer = await service.put(batch, headers=headers)
     proxy.fault = None
-    (key,) = answer.keys
-    stored = await service.comments()
-    again = await service.put([{KEY: key, "comment": "x"}])
 
-    assert answer.statuses == [503]
-    assert f"with the key {key};" in answer.outcomes[0][2]
-    assert list(stored) == [key]
-    assert again.statuses == [200]
-    assert await service.comments() == {key: "x"}
-
-
-async def test_an_id_that_a_crash_gave_to_another_transaction_proves_no_commit(
-    make_service: MakeService, proxy: Proxy
-) -> None:
-    service = await make_service({"acme": proxy.dsn})
-    # The transaction before is the one that drew the keys, and has committed.
-    asked = TRANSACTION_ID.encode()
-    told = b"select (pg_current_xact_id()::text::bigint - 1)::text".ljust(len(asked))
-    once = Once(b"COMMIT", before)
-    proxy.fault = lambda link, data: once(link, data.replace(asked, told))
-
-    answer = await service.put([{KEY: 0, "comment": "x"}])
-
-    assert once.happened
-    assert answer.statuses == [201]
-    assert list((await service.comments()).values()) == ["x"]
+    assert answer.statuses == [503, 503]
+    bodies = {body for _, _, body in answer.outcomes}
+    assert all("may have been created all the same" in body for body in bodies)
+    ((key,),) = (set(re.findall(r"Idempotency-Key: (\S+)\.", body)) for body in bodies)
+    again = await service.put(batch, headers={"Idempotency-Key": key})
+    assert again.statuses == [201, 201]
+    assert await service.comments() == dict(zip(again.keys, [MARK.decode(), "other"], strict=True))
 
 
 async def test_half_open_connections_are_noticed_within_the_timeout(

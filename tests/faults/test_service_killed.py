@@ -35,7 +35,7 @@ async def test_sigterm_drops_none_of_50_open_requests_and_refuses_new_ones(
     await blocker.execute("begin; lock table care_case_clinical_trial")
     opened = [
         asyncio.create_task(service.put([{KEY: key}, {KEY: 0, "comment": f"{key}"}]))
-        for key in range(1, 51)
+        for key in range(1001, 1051)
     ]
     async with asyncio.timeout(10):
         while not await service.fetch("select 1 from pg_locks where not granted"):

@@ -50,6 +50,7 @@ class DatabaseSettings(TypedDict, total=False):
     pool_max_size: int
     statement_timeout_seconds: int
     transaction_pooling: bool
+    idempotency_days: int
 
 
 class Configure(Protocol):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -76,6 +77,8 @@ class Ledger:
             "x-api-key": API_KEY,
             "Authorization": f"Bearer {token()}",
             "vbasoftware-database": self.database,
+            # aiohttp sends a PUT again by itself when its connection breaks.
+            "Idempotency-Key": str(uuid.uuid4()),
         }
         status = None
         try:

@@ -42,6 +42,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.fault: Fault | None = None
+        self.answer_fault: Fault | None = None
+        """As ``fault``, for what the server sends."""
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -122,9 +124,11 @@ class Proxy:
                     link.answered.set()
                     if link.swallows_answers:
                         continue
-                elif self.fault is not None:
+                else:
                     link.answered.clear()
-                    remains = self.fault(link, data)
+                fault = self.answer_fault if is_answer else self.fault
+                if fault is not None:
+                    remains = fault(link, data)
                     if remains is None:
                         continue
                     data = remains

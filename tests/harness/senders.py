@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from service.http.envelope import encode_outcomes, envelope_end
-from service.wire import ENVELOPE_START, Outcome
+from service.wire import ENVELOPE_START, IDEMPOTENCY_HEADER, Outcome
 from tests.harness.service import API_KEY, KEY, PATH, ServiceUnderTest, token
 
 TOKEN = token()
@@ -82,7 +82,7 @@ def as_csv(records: Sequence[Any]) -> bytes:
     return text.getvalue().encode("utf-8-sig")
 
 
-def failures(path: Path) -> list[tuple[int, int | None, str, Any]]:
+def failures(path: Path) -> list[tuple[int, int, str, Any]]:
     """Return the lines of a file of failed records."""
     lines = map(json.loads, path.read_text().splitlines())
     return [(line["record"], line["status"], line["reason"], line["item"]) for line in lines]
@@ -91,21 +91,28 @@ def failures(path: Path) -> list[tuple[int, int | None, str, Any]]:
 class Front:
     """A server in front of the service, or in its place, that harms requests as it is told.
 
-    ``answers`` are used up one by one; then requests go on to the service.
+    ``answers`` are used up one by one; then requests go on to the service, and every
+    ``cut_every``-th answer of it is cut off. ``keys`` are the requests' idempotency keys.
     """
 
     def __init__(self, service: ServiceUnderTest | None = None) -> None:
         self._service = service
         self.answers: list[Callable[[web.Request, list[Any]], Awaitable[web.StreamResponse]]] = []
         self.batches: list[list[Any]] = []
+        self.keys: list[str] = []
+        self.cut_every = 0
         self.seconds = 0.0
         self.url = ""
         self.most_of_a_key: Counter[int] = Counter()
         self._in_work: list[list[int]] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        batch = json.loads(await request.read())
+        body = await request.read()
+        batch = json.loads(body)
         self.batches.append(batch)
+        key = request.headers[IDEMPOTENCY_HEADER]
+        self.keys.append(key)
+        is_cut = bool(self.cut_every) and len(self.keys) % self.cut_every == 0
         self._in_work.append([item[KEY] for item in batch])
         self.most_of_a_key |= Counter(chain.from_iterable(self._in_work))
         await asyncio.sleep(self.seconds)
@@ -114,7 +121,9 @@ class Front:
             return await self.answers.pop(0)(request, batch)
         if self._service is None:
             return web.Response(status=207, body=envelope((item[KEY], 200) for item in batch))
-        answer = await self._service.put(batch)
+        answer = await self._service.put(body, headers={IDEMPOTENCY_HEADER: key})
+        if is_cut:
+            return await cut(request, batch)
         return web.Response(status=answer.status, body=answer.body)
 
 

@@ -4,11 +4,12 @@ Add a field there, and this names every other place that has to know it.
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 
 import asyncpg
 from msgspec import inspect
 
-from service.statements import SQL_FOLDER
 from service.wire import Item
 from tests.harness.postgres import MakeDatabase
 from tests.harness.source import ROOT
@@ -25,11 +26,7 @@ COLUMNS = """
     where attrelid = $1::regclass and attnum > 0 and not attisdropped
     order by attnum
 """
-FUNCTIONS = """
-    select proname as name, pg_get_functiondef(oid) as definition
-    from pg_proc
-    where pronamespace = 'public'::regnamespace and prosrc like '%insert into %'
-"""
+APPLY_FUNCTION = f"select pg_get_functiondef('{TABLE}_apply'::regproc) as definition"
 
 
 def sql_type(kind: inspect.Type) -> str:
@@ -54,20 +51,29 @@ def expected_columns() -> dict[str, str]:
     return {field.name: sql_type(field.type) for field in info.fields}
 
 
-def lists_in(sql: str) -> dict[str, list[str]]:
-    """Return the lists of columns in an insert: named, selected, and replaced on conflict."""
-    lists: dict[str, list[str]] = {}
-    insert = re.search(
-        rf"insert into {TABLE}\b[^(]*\(([^)]*)\)\s*select\s(.*?)\sfrom unnest", sql, re.DOTALL
+def lists_in(sql: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the lists of columns in a function's statements, by what they are.
+
+    Inserts name and select columns and replace them on conflict; a comparison tells whether
+    a stored record equals an item.
+    """
+    inserts = (
+        rf"insert into {TABLE}\b[^(]*\(([^)]*)\)\s*"
+        r"(?:select\s(.*?)\sfrom unnest|values\s*\((.*?)\n\s*\)\n)"
     )
-    assert insert is not None, f"expected an insert of unnested items, got {sql}"
-    lists["insert"] = re.findall(r"\w+", insert[1])
-    lists["select"] = re.findall(r"\bitem\.(\w+)", insert[2])
-    if update := re.search(r"do update set\s(.*?)\s(?:where|returning)\s", sql, re.DOTALL):
-        pairs = re.findall(r"(\w+)\s*=\s*excluded\.(\w+)", update[1])
+    for named, selected, values in re.findall(inserts, sql, re.DOTALL):
+        yield "insert", re.findall(r"\w+", named)
+        # Whatever else an expression names is a variable.
+        expressions = re.findall(r"\b(?:sent|item)\.(\w+)", selected or values)
+        yield "values", list(dict.fromkeys(expressions))
+    for update in re.findall(r"do update set\s(.*?)\s(?:where|returning)\s", sql, re.DOTALL):
+        pairs = re.findall(r"(\w+)\s*=\s*excluded\.(\w+)", update)
         assert all(column == source for column, source in pairs), pairs
-        lists["do update"] = [column for column, _ in pairs]
-    return lists
+        yield "do update", [column for column, _ in pairs]
+    for comparison in re.findall(r"when exists \((.*?)\) then 'e'", sql, re.DOTALL):
+        compared = re.findall(r"\bstored\.(\w+)", comparison)
+        assert compared == list(dict.fromkeys(re.findall(r"\bitem\.(\w+)", comparison)))
+        yield "comparison", compared
 
 
 def documented() -> list[str]:
@@ -101,18 +107,19 @@ async def test_every_list_of_the_records_fields_is_complete(make_database: MakeD
     fields = expected_columns()
     names = list(fields)
     replaced = [name for name in names if name not in SET_ONCE]
+    expected = {
+        "insert": names,
+        "values": names,
+        "do update": replaced,
+        "comparison": [names[0], *replaced],
+    }
     connection = await asyncpg.connect(make_database())
     try:
         table = await connection.fetch(COLUMNS, TABLE)
         item_type = await connection.fetch(COLUMNS, f"{TABLE}_item")
-        functions = await connection.fetch(FUNCTIONS)
+        (apply,) = await connection.fetch(APPLY_FUNCTION)
     finally:
         await connection.close()
-    sources: dict[str, str] = {row["name"]: row["definition"] for row in functions}
-    for path in sorted((SQL_FOLDER / "upsert").glob("*.sql")):
-        if "insert into" in path.read_text():
-            sources[path.name] = path.read_text()
-
     differences = {
         "the table": difference(names, [name for name, _, _ in table], in_order=False),
         "the type of an item": difference(names, [name for name, _, _ in item_type]),
@@ -125,12 +132,19 @@ async def test_every_list_of_the_records_fields_is_complete(make_database: MakeD
             in_order=False,
         ),
     }
-    for source, sql in sources.items():
-        for kind, columns in lists_in(sql).items():
-            expected = replaced if kind == "do update" else names
-            differences[f"the {kind} in {source}"] = difference(expected, columns)
+    lists = list(lists_in(apply["definition"]))
+    for kind, columns in lists:
+        place = f"the {kind} in {TABLE}_apply"
+        # Of two lists of a kind, the one that differs is told.
+        differences[place] = differences.get(place) or difference(expected[kind], columns)
 
-    assert len(differences) >= 6
+    # Set-based, one by one, and one without a key.
+    assert Counter(kind for kind, _ in lists) == {
+        "insert": 3,
+        "values": 3,
+        "do update": 2,
+        "comparison": 1,
+    }
     assert {place: words for place, words in differences.items() if words} == {}
     assert {name: kind for name, kind, _ in table} == fields
     assert {name: kind for name, kind, _ in item_type} == fields

@@ -1,6 +1,5 @@
 """``python -m service send``: what a person with a file relies on."""
 
-import asyncio
 import os
 import signal
 import stat
@@ -190,24 +189,6 @@ def test_what_cannot_be_sent_is_told_without_credentials(
     assert "Traceback" not in result.stderr
 
 
-async def test_records_in_doubt_are_sent_again_only_when_told(
-    make_service: MakeService, command: Command, tmp_path: Path
-) -> None:
-    service = await make_service()
-    address = ["--url", service.url, "--database", "acme"]
-    line = {"record": 7, "status": None, "reason": "in doubt: x", "item": {KEY: 0}}
-    (tmp_path / "f.ndjson").write_bytes(as_ndjson([line]))
-
-    careful = await command.run("f.ndjson", *address)
-    stored_carefully = await service.comments()
-    told = await command.run("f.ndjson", *address, "--send-in-doubt")
-
-    assert (careful.status, told.status) == (1, 0)
-    assert "1 (in doubt)" in careful.stdout
-    assert len(stored_carefully) == 0
-    assert len(await service.comments()) == 1
-
-
 async def test_an_interrupted_run_finishes_what_it_began_and_the_next_goes_on(
     make_service: MakeService, command: Command, tmp_path: Path
 ) -> None:
@@ -234,35 +215,3 @@ async def test_an_interrupted_run_finishes_what_it_began_and_the_next_goes_on(
     assert resumed.stdout.startswith("created   30\n")
     assert len(await service.comments()) == 30
     assert os.listdir(tmp_path) == ["r.ndjson"]
-
-
-@pytest.mark.parametrize(
-    "signals", [[signal.SIGKILL], [signal.SIGINT] * 2], ids=["a kill", "a second Ctrl-C"]
-)
-async def test_after_a_sudden_end_what_was_on_its_way_is_in_doubt_unless_it_has_a_key(
-    make_service: MakeService, command: Command, tmp_path: Path, signals: list[signal.Signals]
-) -> None:
-    service = await make_service()
-    records = [{KEY: key, "comment": "x"} for key in (0, 1001, 0, 1002, 0, 1003)]
-    (tmp_path / "r.ndjson").write_bytes(as_ndjson(records))
-
-    async with serving(Front(service)) as front:
-        front.seconds = 0.2
-        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "2"]
-        process = await command.start(*arguments, "--concurrency", "1")
-        await batches_of(front, 2)
-        for number in signals:
-            process.send_signal(number)
-            await asyncio.sleep(0.05)
-        ended = await command.end(process)
-        front.seconds = 0
-        resumed = await command.run(*arguments)
-
-    assert ended.status in (130, -signal.SIGKILL)
-    assert "Traceback" not in ended.stderr
-    assert resumed.status == 1
-    assert "1 (in doubt)" in resumed.stdout
-    assert [(n, s) for n, s, _, _ in failures(tmp_path / "r.ndjson.failed.ndjson")] == [(3, None)]
-    stored = await service.comments()
-    assert {1001, 1002, 1003} < set(stored)
-    assert len(stored) in (5, 6)

@@ -1,5 +1,5 @@
 -- Ends what a lost connection may have left running, so that it cannot write after the
--- retry has; waits until it is gone. Only ever one of this process's own sessions.
+-- retry has; waits until it is gone. Only ever a session of this process's own.
 --
 -- $1 the lost connection's server process
 -- Columns: has_ended; no row when there is nothing to end

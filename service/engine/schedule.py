@@ -1,0 +1,204 @@
+"""Who goes next, and what shares a statement: decided here, without I/O.
+
+A few slots take from each waiting batch in turn until a statement is full, but no key that is at
+work, so that the items of a key take effect in order. Where rows of different keys do not
+commute there is one slot, and a run starts when the one before it has ended. An item that must
+wait for somebody else goes alone, beside the slots.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from itertools import takewhile
+
+from service.engine.reserved import NO_WINDOW, Window
+from service.engine.rows import Batch, Run
+from service.engine.statement import (
+    MOST_PLACES,
+    SHORT_PATIENCE,
+    Section,
+    Statement,
+)
+
+RUN_ITEMS = 500
+"""Rows of one statement at most."""
+
+SLOTS = 2
+"""Statements at once, each on a connection of its own; more gained nothing on two cores."""
+
+PATIENT_REFUSALS = 3
+"""After so many items of a batch that waited for a lock in vain, its others wait less long."""
+
+UNSHARED_SECONDS = 1
+"""How long a caller whose items failed in a shared statement runs by itself."""
+
+
+class Schedule:
+    """The batches that wait for one database, and the statements at work.
+
+    ``most_lone``: how many items may run alone at once, beside the slots; ``long_patience``: how
+    long such an item waits for a lock, in milliseconds. ``commutes`` is a guess that costs nothing
+    when wrong: a statement that relies on it makes sure.
+    """
+
+    def __init__(
+        self, most_lone: int, long_patience: int, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.commutes = True
+        self.last_drawn = 0
+        self._most_lone = most_lone
+        self._long_patience = f"{long_patience}ms"
+        self._now = now
+        self._queue: deque[Batch] = deque()
+        self._at_work: set[Statement] = set()
+        self._lone = 0
+        self._has_lone = False
+        self._unshared_until: dict[str, float] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Let a batch wait for its turn; some of its runs are not dealt with."""
+        if batch not in self._queue:
+            self._queue.append(batch)
+
+    def begin(self) -> Statement | None:
+        """Return the next statement that may start now, if there is one; it counts as at work."""
+        has_slot = len(self._at_work) - self._lone < (SLOTS if self.commutes else 1)
+        if not has_slot and not self._has_lone:
+            return None
+        self._forget_the_done()
+        statement = self._next(has_slot=has_slot)
+        if statement is not None:
+            self._at_work.add(statement)
+            self._lone += statement.is_lone
+            for run, start, end in statement.sections:
+                run.at_work = end - start
+                # To the end of the queue: the others have their turn first.
+                self._queue.remove(run.batch)
+                self._queue.append(run.batch)
+        return statement
+
+    def end(self, statement: Statement) -> None:
+        """Let go of the statement's keys; what it has not dealt with waits again."""
+        self._at_work.discard(statement)
+        self._lone -= statement.is_lone
+        for run, _, _ in statement.sections:
+            run.at_work = 0
+            self._has_lone |= run.alone > 0
+
+    def give_up(self, words: str) -> None:
+        """Let nothing of the batches that wait start: they have waited through an outage."""
+        for batch in self._queue:
+            batch.give_up(words)
+
+    def unshare(self, batch: Batch) -> None:
+        """Let the batch's caller run by itself for a while: its items made others slow."""
+        self._unshared_until[batch.caller] = self._now() + UNSHARED_SECONDS
+
+    def _next(self, *, has_slot: bool) -> Statement | None:
+        self._has_lone = False
+        sections: list[Section] = []
+        # What is at work, and what those who came earlier wait for.
+        taken: list[AbstractSet[int]] = [statement.named_keys for statement in self._at_work]
+        room = RUN_ITEMS
+        for batch in self._queue:
+            run = self._head(batch)
+            if run is None or batch.is_preparing:
+                continue
+            if run.alone:
+                self._has_lone = True
+                if not sections and self._may_run_alone(run, taken):
+                    return self._lone_statement(run)
+            elif room > 0 and has_slot and (not sections or self._may_share(sections, run, room)):
+                section = self._section(run, taken, room)
+                if section is not None:
+                    sections.append(section)
+                    taken.append(set(run.keys[section.start : section.end]) - {0})
+                    room -= section.end - section.start
+                    if not self._is_shareable(run):
+                        room = 0
+                    continue
+            taken.append({run.keys[len(run.outcomes)]} - {0})
+        if not sections:
+            return None
+        return Statement(
+            sections,
+            must_commute=self.commutes and any(s.run.batch.has_more for s in sections),
+            window=self._window(sections[0].run),
+        )
+
+    def _head(self, batch: Batch) -> Run | None:
+        """Return the batch's first run that may start before those in front of it have ended."""
+        for run in batch.runs:
+            if run.is_waiting:
+                return run
+            # One that has no key waits for the others of its request, whose receipts it shares.
+            is_whole = run.at_work == len(run.rows) - len(run.outcomes)
+            if not self.commutes or not is_whole or run.has_keyless:
+                return None
+        return None
+
+    def _section(self, run: Run, taken: list[AbstractSet[int]], room: int) -> Section | None:
+        """Return the first rows of the run whose keys are free, None where the first is not."""
+        start = len(run.outcomes)
+        end = min(len(run.rows), start + room)
+        if run.has_keyless:
+            first = run.places[start]
+            while run.places[end - 1] - first >= MOST_PLACES:
+                end -= 1
+        earlier = takewhile(lambda other: other is not run, run.batch.runs)
+        forbidden = [*taken, run.batch.refused_keys, *(other.named_keys for other in earlier)]
+        if not all(run.named_keys.isdisjoint(keys) for keys in forbidden):
+            for position in range(start, end):
+                if any(run.keys[position] in keys for keys in forbidden):
+                    end = position
+                    break
+        return Section(run, start, end) if end > start else None
+
+    def _may_share(self, sections: list[Section], run: Run, room: int) -> bool:
+        # Not a few rows of a large run, which would then be two.
+        fits = len(run.rows) - len(run.outcomes) <= room
+        return fits and sections[0].run.batch.user == run.batch.user and self._is_shareable(run)
+
+    def _is_shareable(self, run: Run) -> bool:
+        until = self._unshared_until.get(run.batch.caller)
+        return not run.has_keyless and (until is None or until < self._now())
+
+    def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
+        key = run.keys[len(run.outcomes)]
+        return self._lone < self._most_lone and not any(key in keys for keys in taken)
+
+    def _lone_statement(self, run: Run) -> Statement:
+        start = len(run.outcomes)
+        is_patient = run.batch.refused_in_a_row < PATIENT_REFUSALS
+        return Statement(
+            [Section(run, start, start + 1)],
+            must_commute=self.commutes and run.batch.has_more,
+            is_lone=True,
+            patience=self._long_patience if is_patient else SHORT_PATIENCE,
+            window=self._window(run),
+        )
+
+    def _window(self, run: Run) -> Window:
+        if run.batch.reserved is None:
+            return NO_WINDOW
+        return run.batch.reserved.around(self.last_drawn)
+
+    def _forget_the_done(self) -> None:
+        """Answer what is not to be tried, and let go of batches that do not wait."""
+        for batch in list(self._queue):
+            if batch.is_gone():
+                batch.give_up("The client hung up")
+            for run in batch.runs:
+                if batch.given_up is not None and run.is_waiting:
+                    run.refuse_rest(batch.given_up)
+            while batch.runs:
+                run = batch.runs[0]
+                if run.is_waiting and run.keys[len(run.outcomes)] in batch.refused_keys:
+                    run.refuse_next("An item of the same key before this one got 503")
+                elif len(run.outcomes) < len(run.rows):
+                    break
+                else:
+                    batch.runs.popleft()
+            if not batch.runs:
+                self._queue.remove(batch)

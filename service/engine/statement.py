@@ -1,0 +1,163 @@
+"""One statement: sections of runs, sent together, and what became of each of their items."""
+
+from collections.abc import Sequence
+from itertools import chain, repeat
+from typing import NamedTuple
+
+import asyncpg
+
+from service.engine.databases import PooledConnection
+from service.engine.reserved import NO_WINDOW, Window
+from service.engine.rows import Row, Run
+from service.engine.sqlstates import PASSING
+from service.statements import APPLY
+from service.wire import Outcome
+
+MOST_PLACES = 2048
+"""How far apart in the request the items of one statement are at most; the look for receipts
+relies on it (sql/migrations/0003_apply.sql)."""
+
+SHORT_PATIENCE = "80ms"
+"""Whoever holds others' rows waits no longer for a lock: less than deadlock_timeout, so that
+waiting in a circle ends before PostgreSQL kills one of them."""
+
+CREATED, UPDATED = "Created", "Updated"
+KEPT_OUT = "A trigger of the database kept the record out."
+
+
+RECEIPTS = "care_case_clinical_trial_receipt"
+"""The table whose name tells that an error is not an item's."""
+
+
+class Applied(NamedTuple):
+    """What a statement did: outcomes of the first items, and why it stopped before the others.
+
+    ``stopped``: the SQLSTATE for which it left the next item; ``commutes``: whether rows of
+    different keys do, where it looked; ``drawn``: the last key that it drew.
+    """
+
+    outcomes: list[Outcome]
+    stopped: str | None
+    commutes: bool | None
+    drawn: int | None
+    has_failures: bool
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether its items were tried one after another, because some could not be stored."""
+        return self.has_failures or self.stopped is not None
+
+
+class Section(NamedTuple):
+    """Rows of one run that go with a statement: ``run.rows[start:end]``."""
+
+    run: Run
+    start: int
+    end: int
+
+
+class Statement:
+    """Sections of runs of one caller's batches; of one batch alone where a record has no key."""
+
+    def __init__(
+        self,
+        sections: Sequence[Section],
+        *,
+        must_commute: bool,
+        is_lone: bool = False,
+        patience: str = SHORT_PATIENCE,
+        window: Window = NO_WINDOW,
+    ) -> None:
+        self.sections = sections
+        self.is_lone = is_lone
+        self._must_commute = must_commute
+        self._patience = patience
+        self._window = window
+        if len(sections) == 1:
+            ((run, start, end),) = sections
+            self.keys: list[int] = run.keys[start:end]
+            self._rows: list[Row] = run.rows[start:end]
+        else:
+            self.keys = list(chain.from_iterable(run.keys[a:b] for run, a, b in sections))
+            self._rows = list(chain.from_iterable(run.rows[a:b] for run, a, b in sections))
+        unique_keys = set(self.keys)
+        self._has_keyless = 0 in unique_keys
+        self._is_uniform = unique_keys == {0} or (
+            len(unique_keys) == len(self.keys) and not self._has_keyless
+        )
+        self.named_keys = unique_keys - {0}
+        self.batch = sections[0].run.batch
+
+    async def run(self, connection: PooledConnection, deadline: float, seconds: float) -> Applied:
+        """Send it; it undoes itself past the deadline, and is cancelled after so many seconds."""
+        keys = self.keys
+        rows, sequence = self._rows, None
+        ordered = sorted(keys)
+        if ordered != keys:
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+            rows = [rows[at] for at in order]
+            positions = sorted(range(len(order)), key=order.__getitem__)
+            sequence = [position + 1 for position in positions]
+        places = None
+        if self._has_keyless:
+            ((run, start, end),) = self.sections
+            places = list(run.places[start:end])
+            if sequence is not None:
+                places = [places[at] for at in order]
+        (record,) = await connection.fetch(
+            APPLY,
+            rows,
+            self.batch.user,
+            sequence,
+            self._is_uniform,
+            self.batch.request_id if self._has_keyless else None,
+            self.batch.digest,
+            places,
+            *self._window,
+            deadline,
+            self._patience,
+            PASSING,
+            self._must_commute,
+            timeout=seconds,
+        )
+        return self._read(record, order if sequence and record["is_by_key"] else None)
+
+    def _read(self, record: asyncpg.Record, order: list[int] | None) -> Applied:
+        states: str = record["states"]
+        keys = self.keys
+        if not states.strip("u"):
+            outcomes = list(map(Outcome, keys[: len(states)], repeat(200), repeat(UPDATED)))
+        elif not states.strip("c"):
+            outcomes = list(map(Outcome, keys[: len(states)], repeat(201), repeat(CREATED)))
+        else:
+            if order is not None:
+                by_position = dict(zip(order, states, strict=True))
+                states = "".join(by_position[at] for at in range(len(order)))
+            outcomes = self._outcomes(states, record)
+        drawn = record["beyond"] or (record["drawn"] or [None])[-1]
+        has_failures = "f" in states
+        return Applied(outcomes, record["stopped"], record["commutes"], drawn, has_failures)
+
+    def _outcomes(self, states: str, record: asyncpg.Record) -> list[Outcome]:
+        drawn = iter(record["drawn"] or ())
+        errors = zip(
+            record["sqlstates"] or (), record["messages"] or (), record["columns"] or (),
+            strict=True,
+        )  # fmt: skip
+        batches = chain.from_iterable(
+            repeat(run.batch, end - start) for run, start, end in self.sections
+        )
+        outcomes = []
+        for state, key, batch in zip(states, self.keys, batches, strict=False):
+            match state:
+                case "u" | "e":
+                    outcomes.append(Outcome(key, 200, UPDATED))
+                case "c":
+                    outcomes.append(Outcome(key, 201, CREATED))
+                case "k":
+                    outcomes.append(Outcome(next(drawn), 201, CREATED))
+                case "s":
+                    outcomes.append(Outcome(key, 409, KEPT_OUT))
+                case _:
+                    outcomes.append(batch.failed(key, *next(errors)))
+        return outcomes

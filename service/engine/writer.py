@@ -1,0 +1,254 @@
+"""One writer for each database: batches hand over runs of items, and get their outcomes.
+
+What goes next is the schedule's to decide; here statements run, and what they did is told.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+import asyncpg
+
+from service.engine.databases import Databases, Pool
+from service.engine.requests import Requests
+from service.engine.reserved import ReservedKeys
+from service.engine.retrying import NotEncodable, TimedOut, Unavailable, with_connection
+from service.engine.rows import Batch, Row, Run
+from service.engine.schedule import SLOTS, Schedule
+from service.engine.sqlstates import (
+    LOCK_NOT_AVAILABLE,
+    NO_PRIVILEGE,
+    NO_RECEIPTS,
+    NOT_RUNNABLE,
+    TIMED_OUT,
+    meaning_of,
+    sqlstate_of,
+)
+from service.engine.statement import RECEIPTS, Applied, Statement
+from service.telemetry import metrics
+from service.wire import Outcome
+
+logger = logging.getLogger(__name__)
+
+STATEMENT_SECONDS = 3
+"""After which a statement undoes itself, but for an item that runs alone."""
+
+LOCK_SECONDS = 2
+LOCK_ATTEMPTS = 2
+"""How long, and how often, an item that runs alone waits for a lock; together longer than any
+statement of ours may hold one for the sake of other items."""
+
+MOST_REFUSED_IN_A_ROW = 8
+"""After so many items that ran alone and were refused by the database, with no success between,
+the rest of the batch gets 503 untried: a full disk or a locked table would take hours."""
+
+LONE_ATTEMPTS = 5
+LONE_DELAY_SECONDS = 0.05
+"""Doubled after every attempt of an item that runs alone."""
+
+
+class Writer:
+    """Applies the runs of all batches for one database; whatever happens, each gets outcomes."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        # Less than the statement may take, so that waiting can be told from working.
+        patience = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
+        self._schedule = Schedule(max(1, pool.max_size - SLOTS), int(1000 * patience))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.requests = Requests(pool)
+
+    async def apply(self, batch: Batch, rows: list[Row], places: Sequence[int]) -> list[Outcome]:
+        """Apply the next items of the batch; return their outcomes once they are committed.
+
+        It may be called again for the items that follow before this returns.
+        """
+        if not rows:
+            return []
+        started_at = time.monotonic()
+        run = Run(batch, rows, places)
+        # Before anything is waited for, so that runs stand in the order of their calls.
+        batch.runs.append(run)
+        if run.has_keyless and batch.reserved is None:
+            await self._prepare(batch)
+        if not batch.is_preparing:
+            self._schedule.add(batch)
+        self._wake()
+        outcomes = await run.result
+        seconds = time.monotonic() - started_at
+        metrics.CHUNK_SECONDS.labels(self._pool.name).observe(seconds)
+        return outcomes
+
+    async def _prepare(self, batch: Batch) -> None:
+        """Look at the whole batch, which meanwhile does not wait for its turn."""
+        batch.reserved = ReservedKeys(())
+        batch.is_preparing = True
+        try:
+            named_keys, batch.digest = await batch.look_whole()
+            batch.reserved = ReservedKeys(named_keys)
+        except BaseException:
+            # Its other runs are answered, too.
+            batch.give_up("The batch could not be read")
+            self._schedule.add(batch)
+            self._wake()
+            raise
+        finally:
+            batch.is_preparing = False
+
+    def _wake(self) -> None:
+        """Start what can be started."""
+        while (statement := self._schedule.begin()) is not None:
+            task = asyncio.create_task(self._execute(statement))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _execute(self, statement: Statement) -> None:
+        try:
+            applied = await self._apply(statement)
+        except TimedOut as error:
+            self._time_out(statement, is_in_doubt=error.is_in_doubt)
+        except Unavailable as error:
+            _refuse(statement, str(error), is_in_doubt=error.is_in_doubt)
+            if error.is_outage:
+                self._schedule.give_up(str(error))
+        except (NotEncodable, asyncpg.PostgresError) as error:
+            _fail(statement, error)
+        except Exception as error:
+            logger.exception(
+                "statement failed",
+                extra={"activityID": statement.batch.activity_id},
+                exc_info=RuntimeError(type(error).__name__).with_traceback(error.__traceback__),
+            )
+            _fail(statement, error)
+        else:
+            self._settle(statement, applied)
+        finally:
+            self._schedule.end(statement)
+            self._wake()
+
+    async def _apply(self, statement: Statement) -> Applied:
+        """Send the statement; an item that runs alone again, while its cause may pass."""
+        seconds = float(self._pool.statement_seconds)
+        if not statement.is_lone:
+            seconds = min(STATEMENT_SECONDS, seconds)
+        attempt = 0
+        while True:
+            attempt += 1
+            applied = await with_connection(
+                self._pool, statement.run, seconds, statement.batch.activity_id
+            )
+            stopped = applied.stopped
+            if not statement.is_lone or stopped is None or not meaning_of(stopped).is_retried:
+                return applied
+            is_locked = stopped == LOCK_NOT_AVAILABLE
+            if attempt >= (LOCK_ATTEMPTS if is_locked else LONE_ATTEMPTS):
+                return applied
+            metrics.RETRIES.labels(stopped[:2], self._pool.name).inc()
+            await asyncio.sleep(LONE_DELAY_SECONDS * 2**attempt)
+
+    def _settle(self, statement: Statement, applied: Applied) -> None:
+        """Note what became of the first items, and how the next one is to go."""
+        if applied.commutes is not None:
+            self._schedule.commutes = applied.commutes
+        if applied.drawn is not None:
+            self._schedule.last_drawn = applied.drawn
+        if applied.is_sequential and not statement.is_lone:
+            metrics.SAVEPOINT_CHUNKS.labels(self._pool.name).inc()
+        outcomes = applied.outcomes
+        for run, start, end in statement.sections:
+            mine, outcomes = outcomes[: end - start], outcomes[end - start :]
+            if mine:
+                run.batch.refused_in_a_row = 0
+                run.alone = max(0, run.alone - len(mine))
+                if applied.has_failures and any(outcome.status >= 400 for outcome in mine):
+                    self._schedule.unshare(run.batch)
+                run.add(mine)
+            if len(mine) < end - start:
+                # Those that follow in the statement were not tried.
+                if applied.stopped is not None and statement.is_lone:
+                    self._refuse_item(run, applied.stopped)
+                elif applied.stopped is not None:
+                    run.alone = 1
+                break
+
+    def _time_out(self, statement: Statement, *, is_in_doubt: bool) -> None:
+        """After a statement that took too long: its items one by one."""
+        for run, start, end in statement.sections:
+            if statement.is_lone:
+                self._refuse_item(run, TIMED_OUT, is_in_doubt=is_in_doubt)
+            else:
+                run.alone = end - start
+
+    def _refuse_item(self, run: Run, sqlstate: str, *, is_in_doubt: bool = False) -> None:
+        """Answer an item that ran alone, and was refused by the database for itself."""
+        batch = run.batch
+        meaning = meaning_of(sqlstate)
+        if meaning.status != 503:
+            run.add([batch.failed(run.keys[len(run.outcomes)], sqlstate, "", None)])
+            return
+        metrics.RETRIES.labels(sqlstate[:2], self._pool.name).inc()
+        logger.warning(
+            "item refused by the database",
+            extra={"activityID": batch.activity_id, "database": self._pool.name, "cause": sqlstate},
+        )
+        run.refuse_next(meaning.words, is_in_doubt=is_in_doubt)
+        batch.refused_in_a_row += 1
+        if batch.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
+            batch.give_up(meaning.words)
+
+
+def _refuse(statement: Statement, words: str, *, is_in_doubt: bool) -> None:
+    """The database cannot be reached or is ill: the rest of the batches gets 503 untried."""
+    for run, start, end in statement.sections:
+        run.batch.give_up(words)
+        for _ in range(start, end):
+            run.refuse_next(words, is_in_doubt=is_in_doubt)
+
+
+def _fail(statement: Statement, error: Exception) -> None:
+    """The statement as a whole cannot run: find for whose sake, one by one.
+
+    Of class 42, a migration or a privilege is missing, for all alike.
+    """
+    sqlstate = sqlstate_of(error)
+    is_of_all = statement.is_lone or sqlstate.startswith(NOT_RUNNABLE)
+    if sqlstate == NO_PRIVILEGE and RECEIPTS in str(error):
+        sqlstate = NO_RECEIPTS
+    message = str(error) if isinstance(error, asyncpg.PostgresError) else ""
+    column = getattr(error, "column_name", None)
+    for run, start, end in statement.sections:
+        if is_of_all:
+            run.alone = max(0, run.alone - (end - start))
+            run.add([run.batch.failed(k, sqlstate, message, column) for k in run.keys[start:end]])
+        else:
+            run.alone = end - start
+
+
+class Writers:
+    """The writers of one process, one for each of its databases, made when first needed."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+        self._writers: dict[str, Writer] = {}
+        self._forgetting: list[asyncio.Task[None]] = []
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether a database of this name is configured."""
+        return name in self._databases
+
+    async def of(self, name: str) -> Writer:
+        """Return the database's writer. Raises KeyError for a name that is not configured."""
+        if name not in self._writers:
+            pool = await self._databases.pool(name)
+            if name not in self._writers:
+                writer = self._writers[name] = Writer(pool)
+                forgetting = asyncio.create_task(writer.requests.forget_expired())
+                self._forgetting.append(forgetting)
+        return self._writers[name]
+
+    async def close(self) -> None:
+        """End what the writers do by themselves; statements at work are not waited for."""
+        for task in self._forgetting:
+            task.cancel()
+        await asyncio.gather(*self._forgetting, return_exceptions=True)

@@ -1,0 +1,19 @@
+-- Applies items one after another, as far as it comes, in one statement that commits by itself.
+-- Parameters and columns: see the function in sql/migrations/0003_apply.sql.
+--
+-- $1 items, $2 the caller's user name, $3 sequence, $4 is_uniform, $5 request_id,
+-- $6 request_digest, $7 item_places, $8 reserved, $9 reserved_from, $10 reserved_to, $11 deadline,
+-- $12 patience, $13 passing, $14 must_commute
+select
+    applied.states,
+    applied.commutes,
+    applied.is_by_key,
+    applied.drawn,
+    applied.sqlstates,
+    applied.messages,
+    applied.columns,
+    applied.stopped,
+    applied.beyond
+from care_case_clinical_trial_apply(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+) as applied

@@ -1,0 +1,812 @@
+-- migrate:up
+
+-- Who was given which key: a receipt of what one statement did with the records without a key
+-- of one request, committed with them. A statement that comes again finds here what its first
+-- attempt did (contract section 1, "Sending again").
+--
+-- request      names caller, database and Idempotency-Key (or activityID)
+-- first_place  the first of the places
+-- places       where in the request the items stand, less than 2,048 apart
+-- keys         the key that each was given; null: a trigger kept it out
+-- digest       of the request's bytes
+create table care_case_clinical_trial_receipt (
+    request uuid not null,
+    first_place integer not null,
+    places integer[] not null,
+    keys integer[] not null,
+    digest uuid not null,
+    created_at timestamptz not null default clock_timestamp(),
+    primary key (request, first_place)
+);
+
+create index on care_case_clinical_trial_receipt (created_at);
+
+-- The requests that came with an Idempotency-Key: which bytes it stands for, and when it was
+-- used last.
+create table care_case_clinical_trial_request (
+    request uuid primary key,
+    digest uuid not null,
+    used_at timestamptz not null default clock_timestamp()
+);
+
+create index on care_case_clinical_trial_request (used_at);
+
+-- Whoever may create records may keep receipts of it.
+do $$
+declare
+    grantee text;
+begin
+    for grantee in
+        select distinct coalesce(quote_ident(role.rolname), 'public')
+        from pg_class as relation
+            cross join aclexplode(
+                coalesce(relation.relacl, acldefault('r', relation.relowner))
+            ) as privilege
+            left join pg_roles as role on role.oid = privilege.grantee
+        where relation.oid = 'care_case_clinical_trial'::regclass
+            and privilege.privilege_type = 'INSERT'
+    loop
+        execute format(
+            'grant select, insert, delete on care_case_clinical_trial_receipt to %s', grantee
+        );
+        execute format(
+            'grant select, insert, update, delete on care_case_clinical_trial_request to %s', grantee
+        );
+    end loop;
+end
+$$;
+
+-- Whether a stored expression calls a function that is not PostgreSQL's own, or whose result
+-- depends on more than its arguments.
+create function care_case_clinical_trial_runs_code(expression text)
+returns boolean
+language plpgsql
+as $$
+begin
+    return (
+        select exists (
+            select
+            from regexp_matches(expression, ':(?:funcid|opfuncid) (\d+)', 'g') as call
+                join pg_proc as function on function.oid = call[1]::oid
+            where function.oid >= 16384
+                or function.provolatile <> 'i'
+        )
+    );
+end
+$$;
+
+-- Whether rows of different keys commute (contract section 1): whether they may be written in
+-- any order and all at once, and nobody can tell that from one by one. True for a table as the
+-- migrations make it, to which the tenant added nothing that looks at other rows, counts, or
+-- runs code. Exact while the caller holds a lock on the table that DDL waits for.
+create function care_case_clinical_trial_commutes()
+returns boolean
+language plpgsql
+as $$
+begin
+    return (
+        select relation.relkind = 'r'
+            and not relation.relispartition
+            and not relation.relhassubclass
+            and not relation.relhasrules
+            and not row_security_active(relation.oid)
+            and not exists (
+                select
+                from pg_inherits as parent
+                where parent.inhrelid = relation.oid
+            )
+            -- Foreign keys have triggers, too, which are PostgreSQL's own.
+            and (
+                not relation.relhastriggers
+                or not exists (
+                    select
+                    from pg_trigger as trigger
+                    where trigger.tgrelid = relation.oid
+                        and not trigger.tgisinternal
+                )
+            )
+            -- One that is not valid (its concurrent build goes on, or failed) refuses rows, too.
+            and not exists (
+                select
+                from pg_index as index
+                where index.indrelid = relation.oid
+                    and not index.indisprimary
+                    and (
+                        index.indisunique
+                        or index.indisexclusion
+                        or care_case_clinical_trial_runs_code(index.indexprs::text)
+                        or care_case_clinical_trial_runs_code(index.indpred::text)
+                    )
+            )
+            -- A foreign key to another table is fine, a check as long as it calls only functions
+            -- of PostgreSQL's own that depend on nothing but their arguments.
+            and (
+                not relation.relhastriggers
+                and relation.relchecks = 0
+                or not exists (
+                    select
+                    from pg_constraint as rule
+                    where rule.conrelid = relation.oid
+                        and (
+                            rule.condeferrable
+                            or rule.confrelid = relation.oid
+                            or care_case_clinical_trial_runs_code(rule.conbin::text)
+                        )
+                )
+            )
+            and not exists (
+                select
+                from pg_attribute as attribute
+                where attribute.attrelid = relation.oid
+                    and attribute.attnum > 0
+                    and not attribute.attisdropped
+                    and (
+                        attribute.attgenerated <> ''
+                        or (
+                            attribute.attidentity <> ''
+                            and attribute.attname <> 'care_case_clinical_trial_key'
+                        )
+                        -- Its default: a constant or the transaction's time is fine.
+                        or (
+                            attribute.atthasdef
+                            and exists (
+                                select
+                                from pg_attrdef as def
+                                where def.adrelid = relation.oid
+                                    and def.adnum = attribute.attnum
+                                    and replace(
+                                        pg_get_expr(def.adbin, def.adrelid), 'now()', ''
+                                    ) like '%(%'
+                            )
+                        )
+                        -- PostgreSQL's own types, which are no domains, have lower numbers.
+                        or (
+                            attribute.atttypid >= 10000
+                            and exists (
+                                select
+                                from pg_type as type
+                                where type.oid = attribute.atttypid
+                                    and type.typtype = 'd'
+                            )
+                        )
+                    )
+            )
+        from pg_class as relation
+        where relation.oid = 'care_case_clinical_trial'::regclass
+    );
+end
+$$;
+
+-- Applies items one after another, each in a savepoint of its own (contract section 1, "A batch
+-- means its items one after another"), as far as it comes; the caller sends the rest again.
+-- Where rows of different keys commute, all are tried by one statement first.
+--
+-- items          not sorted where "sequence" tells their order; those with key 0 are created
+--                with a key that is drawn here
+-- caller_user    the user name where an item names none
+-- sequence       the order of the items, as positions in "items"; null: as they stand. (Sorted by
+--                key they lock rows in one order; sorting here measured 0.8 times the speed.)
+-- is_uniform     whether every key is 0, or none is and none comes twice
+-- request_id     names the request, for its receipts; null where no item has key 0
+-- request_digest of its bytes
+-- item_places    for each item its place in the request; null where request_id is
+-- reserved       keys that are not to be drawn: those that items of the batch name, all that lie
+--                between reserved_from and reserved_to; null: none
+-- deadline       seconds since 1970 by this server's clock, after which nothing is committed
+-- patience       lock_timeout for rows, as text: short for all who hold others' rows
+-- passing        SQLSTATEs, and classes of them, that do not lie in an item
+-- must_commute   true: other items of the same batch may be at work, so nothing is written
+--                unless rows of different keys commute
+--
+-- Returns for each item dealt with, in order, a letter in "states":
+--   c created   u updated   e suppressed, but the stored record equals what was sent
+--   s kept out by a trigger   k created with a drawn key, the next of "drawn"
+--   f failed: the next of "sqlstates", "messages" and "columns"
+-- commutes       whether rows of different keys commute; null: not looked at
+-- is_by_key      the letters follow "items" instead of "sequence"
+-- stopped        the SQLSTATE, one of "passing", for which the next item was left
+-- beyond         the key drawn outside of reserved_from to reserved_to
+-- It stops as well after a second, after 64 savepoints that hold rows (past PGPROC's 64 cached
+-- subtransactions the snapshots of every session slow down) and after 10,000 taken keys.
+--
+-- Raises CT001 when the isolation level is not read committed, and 57014 past the deadline.
+create function care_case_clinical_trial_apply(
+    items care_case_clinical_trial_item[],
+    caller_user varchar,
+    sequence integer[],
+    is_uniform boolean,
+    request_id uuid,
+    request_digest uuid,
+    item_places integer[],
+    reserved integer[],
+    reserved_from integer,
+    reserved_to integer,
+    deadline double precision,
+    patience text,
+    passing text[],
+    must_commute boolean,
+    out states text,
+    out commutes boolean,
+    out is_by_key boolean,
+    out drawn integer[],
+    out sqlstates text[],
+    out messages text[],
+    out columns text[],
+    out stopped text,
+    out beyond integer
+)
+language plpgsql
+as $$
+declare
+    -- asyncpg sends the first and the last moment that a Python datetime can hold (and
+    -- that .NET writes for "no date") as infinities; they are what they were again here.
+    first_moment constant timestamptz := '0001-01-01 00:00:00+00';
+    last_moment constant timestamptz := '9999-12-31 23:59:59.999999+00';
+    stop_at constant timestamptz := clock_timestamp() + interval '1 s';
+    size constant integer := cardinality(items);
+    key_sequence regclass;
+    known_places integer[];
+    known_keys integer[];
+    known integer;
+    is_set_based boolean;
+    is_partitioned boolean := false;
+    is_leaving boolean := false;
+    done integer := 0;
+    savepoints integer := 0;
+    group_size integer := 32;
+    last integer;
+    slice care_case_clinical_trial_item[];
+    is_whole boolean;
+    at integer;
+    item care_case_clinical_trial_item;
+    key integer;
+    is_new boolean;
+    draws integer := 0;
+    collisions integer := 0;
+    group_states text;
+    group_drawn integer[];
+    group_places integer[];
+    group_keys integer[];
+    receipt_places integer[] := '{}';
+    receipt_keys integer[] := '{}';
+    error_message text;
+    error_column text;
+    error_table text;
+    error_constraint text;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'expected the isolation level read committed, got %',
+            current_setting('transaction_isolation')
+            using errcode = 'CT001';
+    end if;
+    if current_setting('transaction_read_only')::boolean then
+        raise read_only_sql_transaction;
+    end if;
+    -- As long as it holds nothing that others want.
+    perform set_config('lock_timeout', '1s', true);
+    if request_id is not null then
+        -- The lock comes first; the look at what it guards is a statement after it, since a
+        -- statement's snapshot is older than the lock for which it waits.
+        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0));
+        select array_agg(known.place), array_agg(known.key)
+        into known_places, known_keys
+        from care_case_clinical_trial_receipt as receipt,
+            unnest(receipt.places, receipt.keys) as known (place, key)
+        where receipt.request = request_id
+            and receipt.first_place > (select min(place) from unnest(item_places) as place) - 2048
+            and receipt.first_place <= (select max(place) from unnest(item_places) as place);
+        key_sequence := pg_get_serial_sequence(
+            'care_case_clinical_trial', 'care_case_clinical_trial_key'
+        );
+    end if;
+    -- Before any savepoint: if DDL keeps the table, that is the database's fault, not an item's.
+    -- From here to the end DDL waits, so what the catalogue says now stays true.
+    lock table care_case_clinical_trial in row exclusive mode;
+    perform set_config('lock_timeout', patience, true);
+    states := '';
+    is_by_key := false;
+    if size > 1 or must_commute then
+        commutes := care_case_clinical_trial_commutes();
+    end if;
+    if must_commute and not commutes then
+        return;
+    end if;
+    is_set_based := size > 1 and is_uniform and known_places is null and commutes;
+    if is_set_based then
+        group_size := size;
+    else
+        set constraints all immediate;
+        is_partitioned := exists (
+            select
+            from pg_class as relation
+            where relation.oid = 'care_case_clinical_trial'::regclass
+                and relation.relkind = 'p'
+        );
+    end if;
+    while done < size and savepoints < 64 and stopped is null and not is_leaving loop
+        last := least(done + group_size, size);
+        begin
+            group_states := '';
+            group_drawn := '{}';
+            group_places := '{}';
+            group_keys := '{}';
+            if is_set_based and last > done + 1 then
+                is_whole := last - done = size;
+                if not is_whole then
+                    slice := case
+                        when sequence is null then items[done + 1:last]
+                        else array(
+                            select items[element.at]
+                            from unnest(sequence[done + 1:last]) as element (at)
+                        )
+                    end;
+                end if;
+                with written as (
+                    insert into care_case_clinical_trial as stored (
+                        care_case_clinical_trial_key,
+                        care_case_clinical_trial_arm_id,
+                        care_case_clinical_trial_reason_id,
+                        care_case_clinical_trial_study_phase_id,
+                        case_key,
+                        comment,
+                        disease,
+                        entry_date,
+                        entry_user,
+                        inclusion_exclusion,
+                        location,
+                        protocol_number,
+                        study_drug,
+                        study_length,
+                        study_title,
+                        update_date,
+                        update_user,
+                        website
+                    )
+                    select
+                        case
+                            when sent.care_case_clinical_trial_key = 0 then nextval(key_sequence)
+                            else sent.care_case_clinical_trial_key
+                        end,
+                        sent.care_case_clinical_trial_arm_id,
+                        sent.care_case_clinical_trial_reason_id,
+                        sent.care_case_clinical_trial_study_phase_id,
+                        sent.case_key,
+                        sent.comment,
+                        sent.disease,
+                        greatest(least(coalesce(sent.entry_date, now()), last_moment), first_moment),
+                        coalesce(sent.entry_user, caller_user),
+                        sent.inclusion_exclusion,
+                        sent.location,
+                        sent.protocol_number,
+                        sent.study_drug,
+                        sent.study_length,
+                        sent.study_title,
+                        greatest(least(coalesce(sent.update_date, now()), last_moment), first_moment),
+                        coalesce(sent.update_user, caller_user),
+                        sent.website
+                    from unnest(case when is_whole then items else slice end) as sent
+                    on conflict (care_case_clinical_trial_key) do update set
+                        care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
+                        care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
+                        care_case_clinical_trial_study_phase_id = excluded.care_case_clinical_trial_study_phase_id,
+                        case_key = excluded.case_key,
+                        comment = excluded.comment,
+                        disease = excluded.disease,
+                        inclusion_exclusion = excluded.inclusion_exclusion,
+                        location = excluded.location,
+                        protocol_number = excluded.protocol_number,
+                        study_drug = excluded.study_drug,
+                        study_length = excluded.study_length,
+                        study_title = excluded.study_title,
+                        update_date = excluded.update_date,
+                        update_user = excluded.update_user,
+                        website = excluded.website
+                    returning
+                        stored.care_case_clinical_trial_key as key,
+                        stored.xmax = 0 as is_new
+                )
+                select
+                    string_agg(case when written.is_new then 'c' else 'u' end, ''),
+                    array_agg(written.key) filter (where request_id is not null)
+                into group_states, group_keys
+                from written;
+                if request_id is not null then
+                    if position('u' in group_states) > 0
+                        or group_keys && ('{0}' || reserved)
+                        or exists (
+                            select
+                            from unnest(group_keys) as drawn_key (key)
+                            where drawn_key.key not between reserved_from and reserved_to
+                        )
+                    then
+                        raise exception 'a drawn key is taken';
+                    end if;
+                    group_states := repeat('k', last - done);
+                    group_drawn := group_keys;
+                    group_places := case
+                        when is_whole then item_places
+                        when sequence is null then item_places[done + 1:last]
+                        else array(
+                            select item_places[element.at]
+                            from unnest(sequence[done + 1:last]) as element (at)
+                        )
+                    end;
+                end if;
+                is_by_key := is_whole and sequence is not null;
+            else
+                for i in done + 1..last loop
+                    if (i > 1 and clock_timestamp() > stop_at) then
+                        is_leaving := true;
+                        exit;
+                    end if;
+                    at := coalesce(sequence[i], i);
+                    item := items[at];
+                    if item.care_case_clinical_trial_key <> 0 then
+                        insert into care_case_clinical_trial as stored (
+                            care_case_clinical_trial_key,
+                            care_case_clinical_trial_arm_id,
+                            care_case_clinical_trial_reason_id,
+                            care_case_clinical_trial_study_phase_id,
+                            case_key,
+                            comment,
+                            disease,
+                            entry_date,
+                            entry_user,
+                            inclusion_exclusion,
+                            location,
+                            protocol_number,
+                            study_drug,
+                            study_length,
+                            study_title,
+                            update_date,
+                            update_user,
+                            website
+                        )
+                        values (
+                            item.care_case_clinical_trial_key,
+                            item.care_case_clinical_trial_arm_id,
+                            item.care_case_clinical_trial_reason_id,
+                            item.care_case_clinical_trial_study_phase_id,
+                            item.case_key,
+                            item.comment,
+                            item.disease,
+                            greatest(least(coalesce(item.entry_date, now()), last_moment), first_moment),
+                            coalesce(item.entry_user, caller_user),
+                            item.inclusion_exclusion,
+                            item.location,
+                            item.protocol_number,
+                            item.study_drug,
+                            item.study_length,
+                            item.study_title,
+                            greatest(least(coalesce(item.update_date, now()), last_moment), first_moment),
+                            coalesce(item.update_user, caller_user),
+                            item.website
+                        )
+                        on conflict (care_case_clinical_trial_key) do update set
+                            care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
+                            care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
+                            care_case_clinical_trial_study_phase_id = excluded.care_case_clinical_trial_study_phase_id,
+                            case_key = excluded.case_key,
+                            comment = excluded.comment,
+                            disease = excluded.disease,
+                            inclusion_exclusion = excluded.inclusion_exclusion,
+                            location = excluded.location,
+                            protocol_number = excluded.protocol_number,
+                            study_drug = excluded.study_drug,
+                            study_length = excluded.study_length,
+                            study_title = excluded.study_title,
+                            update_date = excluded.update_date,
+                            update_user = excluded.update_user,
+                            website = excluded.website
+                        returning
+                            stored.care_case_clinical_trial_key,
+                            case when not is_partitioned then stored.xmax = 0 end
+                        into key, is_new;
+                        if is_partitioned then
+                            is_new := (
+                                select stored.xmax = 0
+                                from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key = key
+                            );
+                        end if;
+                        if key is null then
+                            group_states := group_states || case
+                                when exists (
+                                    select
+                                    from care_case_clinical_trial as stored
+                                    where stored.care_case_clinical_trial_key = item.care_case_clinical_trial_key
+                                            and stored.care_case_clinical_trial_arm_id
+                                                is not distinct from item.care_case_clinical_trial_arm_id
+                                            and stored.care_case_clinical_trial_reason_id
+                                                is not distinct from item.care_case_clinical_trial_reason_id
+                                            and stored.care_case_clinical_trial_study_phase_id
+                                                is not distinct from item.care_case_clinical_trial_study_phase_id
+                                            and stored.case_key is not distinct from item.case_key
+                                            and stored.comment is not distinct from item.comment
+                                            and stored.disease is not distinct from item.disease
+                                            and stored.inclusion_exclusion
+                                                is not distinct from item.inclusion_exclusion
+                                            and stored.location is not distinct from item.location
+                                            and stored.protocol_number
+                                                is not distinct from item.protocol_number
+                                            and stored.study_drug
+                                                is not distinct from item.study_drug
+                                            and stored.study_length
+                                                is not distinct from item.study_length
+                                            and stored.study_title
+                                                is not distinct from item.study_title
+                                            and (
+                                                item.update_date is null
+                                                or stored.update_date = greatest(
+                                                    least(item.update_date, last_moment), first_moment
+                                                )
+                                            )
+                                            and (item.update_user is null or stored.update_user = item.update_user)
+                                            and stored.website is not distinct from item.website
+                                ) then 'e'
+                                else 's'
+                            end;
+                        else
+                            group_states := group_states || case when is_new then 'c' else 'u' end;
+                        end if;
+                        continue;
+                    end if;
+                    known := array_position(known_places, item_places[at]);
+                    if known is not null then
+                        key := known_keys[known];
+                    else
+                        loop
+                            draws := draws + 1;
+                            key := nextval(key_sequence);
+                            if key not between reserved_from and reserved_to then
+                                beyond := key;
+                            end if;
+                            is_leaving := beyond is not null or draws > 10000;
+                            exit when is_leaving or (
+                                key <> 0
+                                and (key = any (reserved)) is not true
+                                and not exists (
+                                    select
+                                    from care_case_clinical_trial as stored
+                                    where stored.care_case_clinical_trial_key = key
+                                )
+                            );
+                        end loop;
+                        exit when is_leaving;
+                        item.care_case_clinical_trial_key := key;
+                        insert into care_case_clinical_trial as stored (
+                            care_case_clinical_trial_key,
+                            care_case_clinical_trial_arm_id,
+                            care_case_clinical_trial_reason_id,
+                            care_case_clinical_trial_study_phase_id,
+                            case_key,
+                            comment,
+                            disease,
+                            entry_date,
+                            entry_user,
+                            inclusion_exclusion,
+                            location,
+                            protocol_number,
+                            study_drug,
+                            study_length,
+                            study_title,
+                            update_date,
+                            update_user,
+                            website
+                        )
+                        values (
+                            item.care_case_clinical_trial_key,
+                            item.care_case_clinical_trial_arm_id,
+                            item.care_case_clinical_trial_reason_id,
+                            item.care_case_clinical_trial_study_phase_id,
+                            item.case_key,
+                            item.comment,
+                            item.disease,
+                            greatest(least(coalesce(item.entry_date, now()), last_moment), first_moment),
+                            coalesce(item.entry_user, caller_user),
+                            item.inclusion_exclusion,
+                            item.location,
+                            item.protocol_number,
+                            item.study_drug,
+                            item.study_length,
+                            item.study_title,
+                            greatest(least(coalesce(item.update_date, now()), last_moment), first_moment),
+                            coalesce(item.update_user, caller_user),
+                            item.website
+                        )
+                        returning stored.care_case_clinical_trial_key
+                        into key;
+                        group_places := group_places || item_places[at];
+                        group_keys := group_keys || key;
+                    end if;
+                    if key is null then
+                        group_states := group_states || 's';
+                    else
+                        group_states := group_states || 'k';
+                        group_drawn := group_drawn || key;
+                    end if;
+                end loop;
+            end if;
+            if not is_set_based then
+                -- Anew: a trigger may have deferred what this checks.
+                set constraints all immediate;
+            end if;
+            if length(group_states) < last - done and not is_leaving then
+                raise exception 'a row is missing';
+            end if;
+            savepoints := savepoints + 1;
+            states := states || group_states;
+            drawn := drawn || group_drawn;
+            receipt_places := receipt_places || group_places;
+            receipt_keys := receipt_keys || group_keys;
+            done := length(states);
+            collisions := 0;
+            if done < size then
+                group_size := case when done % 32 = 0 then 32 when done % 8 = 0 then 8 else 1 end;
+            end if;
+        exception when others or assert_failure then
+            if last - done > 32 then
+                group_size := 32;
+            elsif last - done > 1 then
+                group_size := case
+                    when last - done > 8 and left(sqlstate, 2) <> all (passing) then 8
+                    else 1
+                end;
+            else
+                get stacked diagnostics
+                    error_message = message_text,
+                    error_column = column_name,
+                    error_table = table_name,
+                    error_constraint = constraint_name;
+                if sqlstate = any (passing) or left(sqlstate, 2) = any (passing) then
+                    stopped := sqlstate;
+                elsif sqlstate = '23505'
+                    and items[at].care_case_clinical_trial_key = 0
+                    and error_table = 'care_case_clinical_trial'
+                    and collisions < 1000
+                    and exists (
+                        select
+                        from pg_constraint as rule
+                        where rule.conrelid = 'care_case_clinical_trial'::regclass
+                            and rule.contype = 'p'
+                            and rule.conname = error_constraint
+                    )
+                then
+                    -- Row-level security hides the record that has the key: draw another.
+                    collisions := collisions + 1;
+                else
+                    states := states || 'f';
+                    sqlstates := sqlstates || sqlstate;
+                    messages := messages || error_message;
+                    columns := columns || error_column;
+                    done := done + 1;
+                    group_size := case
+                        when done % 32 = 0 then 32
+                        else 1
+                    end;
+                    collisions := 0;
+                end if;
+            end if;
+        end;
+    end loop;
+    if receipt_places <> '{}' then
+        insert into care_case_clinical_trial_receipt (request, first_place, places, keys, digest)
+        values (request_id, receipt_places[1], receipt_places, receipt_keys, request_digest);
+    end if;
+    -- The last act. Who passes it holds its rows' locks until the commit ends, so whatever is
+    -- acknowledged after the deadline comes later; who does not has written nothing.
+    if clock_timestamp() > to_timestamp(deadline) then
+        raise query_canceled using message = 'the deadline has passed';
+    end if;
+end
+$$;
+
+-- Claims a request that came with an Idempotency-Key, before its first item.
+--
+-- Returns whether a statement of the same request is running just now (then nothing is claimed),
+-- and whether the request came before with other bytes.
+create function care_case_clinical_trial_claim(
+    request_id uuid,
+    request_digest uuid,
+    out is_running boolean,
+    out is_another boolean
+)
+language plpgsql
+as $$
+begin
+    is_another := false;
+    is_running := not pg_try_advisory_xact_lock(hashtextextended(request_id::text, 0));
+    if is_running then
+        return;
+    end if;
+    insert into care_case_clinical_trial_request as known (request, digest)
+    values (request_id, request_digest)
+    on conflict (request) do update set used_at = clock_timestamp()
+    returning known.digest <> request_digest
+    into is_another;
+    is_another := is_another or exists (
+        select
+        from care_case_clinical_trial_receipt as receipt
+        where receipt.request = request_id
+            and receipt.digest <> request_digest
+    );
+end
+$$;
+
+-- Whether a request was used at or after a moment.
+create function care_case_clinical_trial_is_used(request_id uuid, since timestamptz)
+returns boolean
+language plpgsql
+as $$
+begin
+    return (
+        select exists (
+            select
+            from care_case_clinical_trial_receipt as receipt
+            where receipt.request = request_id
+                and receipt.created_at >= since
+        ) or exists (
+            select
+            from care_case_clinical_trial_request as known
+            where known.request = request_id
+                and known.used_at >= since
+        )
+    );
+end
+$$;
+
+-- Forgets requests that were used last before "expiry", at most "most" of them at a call; each
+-- as a whole and under its lock, so that none is forgotten under a replay.
+--
+-- Returns how many it forgot.
+create function care_case_clinical_trial_forget(expiry timestamptz, most integer)
+returns integer
+language plpgsql
+as $$
+declare
+    expired uuid;
+    forgotten integer := 0;
+begin
+    -- One process at a time.
+    if not pg_try_advisory_xact_lock(hashtextextended('care_case_clinical_trial_forget', 0)) then
+        return 0;
+    end if;
+    for expired in
+        select old.request
+        from (
+            select receipt.request, receipt.created_at as used_at
+            from care_case_clinical_trial_receipt as receipt
+            where receipt.created_at < expiry
+            union all
+            select known.request, known.used_at
+            from care_case_clinical_trial_request as known
+            where known.used_at < expiry
+        ) as old
+        where not care_case_clinical_trial_is_used(old.request, expiry)
+        group by old.request
+        order by min(old.used_at)
+        limit most
+    loop
+        continue when not pg_try_advisory_xact_lock(hashtextextended(expired::text, 0));
+        -- Again, now that nobody else can use it.
+        continue when care_case_clinical_trial_is_used(expired, expiry);
+        delete from care_case_clinical_trial_receipt as receipt
+        where receipt.request = expired;
+        delete from care_case_clinical_trial_request as known
+        where known.request = expired;
+        forgotten := forgotten + 1;
+    end loop;
+    return forgotten;
+end
+$$;
+
+-- migrate:down
+
+drop function care_case_clinical_trial_forget;
+drop function care_case_clinical_trial_is_used;
+drop function care_case_clinical_trial_claim;
+drop function care_case_clinical_trial_apply;
+drop function care_case_clinical_trial_commutes;
+drop function care_case_clinical_trial_runs_code;
+drop table care_case_clinical_trial_request;
+drop table care_case_clinical_trial_receipt;

@@ -1,0 +1,236 @@
+"""Contract section 1, "Sending again": a whole batch under its Idempotency-Key."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.harness.running import MakeService, StartProcess
+from tests.harness.service import KEY, ServiceUnderTest
+
+BATCH = [{KEY: 0, "comment": "first"}, {KEY: 5000}, {KEY: 0, "case_Key": "x"}, {KEY: 0}]
+
+
+def under(key: str) -> dict[str, str | None]:
+    return {"Idempotency-Key": key}
+
+
+async def test_a_record_without_key_is_created_once_under_one_key(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    first = await service.put(BATCH, headers=under("k"))
+    again = await service.put(BATCH, headers=under('"k"'))
+
+    assert first.statuses == [201, 201, 400, 201]
+    assert again.statuses == [201, 200, 400, 201]
+    assert [key for key, _, _ in again.outcomes] == [key for key, _, _ in first.outcomes]
+    assert len(await service.comments()) == 3
+
+
+async def test_the_activity_id_is_the_key_of_a_batch_that_came_without_one(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    first = await service.put(BATCH)
+    again = await service.put(BATCH, headers=under(first.envelope["debug"]["activityID"]))
+    other = await service.put([{KEY: 0}], headers=under(first.envelope["debug"]["activityID"]))
+
+    assert [key for key, _, _ in again.outcomes] == [key for key, _, _ in first.outcomes]
+    assert other.status == 422
+    assert len(await service.comments()) == 3
+
+
+async def test_another_body_under_the_same_key_is_422_and_nothing_is_applied(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    await service.put([{KEY: 1, "comment": "first"}], headers=under("k"))
+
+    answer = await service.put([{KEY: 1, "comment": "second"}], headers=under("k"))
+
+    assert answer.status == 422
+    assert await service.comments() == {1: "first"}
+
+
+async def test_keys_count_for_each_api_key_and_database(make_service: MakeService) -> None:
+    service = await make_service()
+    first = await service.put([{KEY: 0}], headers=under("k"))
+
+    other = await service.put([{KEY: 0}], headers=under("l"))
+
+    assert first.outcomes[0][0] != other.outcomes[0][0]
+
+
+@pytest.mark.parametrize("key", ["", '""', "two words", "ü", "x" * 256, "tab\tbed"])
+async def test_a_key_that_is_none_is_400(make_service: MakeService, key: str) -> None:
+    service = await make_service()
+
+    answer = await service.put([{KEY: 1}], headers=under(key))
+
+    assert answer.status == 400
+    assert "Idempotency-Key" in answer.detail
+    assert await service.comments() == {}
+
+
+async def test_while_the_first_request_runs_the_second_waits_then_is_409(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(max_queue_seconds=1)
+    await service.put([{KEY: 7}])
+    blocker = await service.connect()
+    await blocker.execute(
+        "begin; select from care_case_clinical_trial"
+        " where care_case_clinical_trial_key = 7 for update"
+    )
+    batch = [{KEY: 7, "comment": "late"}, {KEY: 0}]
+    first = asyncio.create_task(service.put(batch, headers=under("k")))
+    await asyncio.sleep(0.2)
+
+    second = await service.put(batch, headers=under("k"))
+    await blocker.execute("rollback")
+    await blocker.close()
+    third = await service.put(batch, headers=under("k"))
+
+    assert second.status == 409
+    assert second.headers["Retry-After"]
+    assert (await first).statuses == [200, 201]
+    assert third.outcomes == (await first).outcomes
+
+
+async def test_through_another_process_a_record_is_created_once(
+    start_process: StartProcess,
+) -> None:
+    one, _ = await start_process()
+    two, _ = await start_process(databases=one.databases)
+    batch = [{KEY: 0, "comment": f"{place}"} for place in range(1200)]
+
+    answers = await asyncio.gather(
+        one.put(batch, headers=under("k")), two.put(batch, headers=under("k"))
+    )
+
+    assert {answer.status for answer in answers} == {207}
+    assert answers[0].outcomes == answers[1].outcomes
+    assert len(await one.comments()) == 1200
+
+
+REDIRECT = """
+    create table filed_elsewhere (comment text);
+    create function redirect() returns trigger language plpgsql as $$ begin
+        insert into filed_elsewhere values (new.comment); return null;
+    end $$;
+    create trigger redirect before insert on care_case_clinical_trial
+    for each row execute function redirect();
+"""
+
+
+async def test_a_record_that_a_trigger_filed_elsewhere_is_filed_once(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    await service.execute(REDIRECT)
+    batch = [{KEY: 0, "comment": "x"}]
+
+    first = await service.put(batch, headers=under("k"))
+    again = await service.put(batch, headers=under("k"))
+
+    assert [first.statuses, again.statuses] == [[409], [409]]
+    assert len(await service.fetch("select comment from filed_elsewhere")) == 1
+
+
+async def test_a_statement_that_comes_again_while_the_first_runs_creates_nothing(
+    make_service: MakeService,
+) -> None:
+    """As through another process, cut otherwise: the same function, called beside the service."""
+    service = await make_service()
+    call = """
+        select applied.states, applied.drawn
+        from care_case_clinical_trial_apply(
+            array_fill(
+                row(0, null, null, null, null, null, null, null, null, null, null, null, null,
+                    null, null, null, null, null)::care_case_clinical_trial_item,
+                array[cardinality($1::integer[])]
+            ),
+            'tester', null, true, '00000000-0000-0000-0000-000000000001',
+            '00000000-0000-0000-0000-000000000002', $1, null, null, null,
+            extract(epoch from clock_timestamp()) + 10, '2s', array['55P03'], false
+        ) as applied
+    """
+    first, second = await service.connect(), await service.connect()
+    opened = first.transaction()
+    await opened.start()
+    ((states, keys),) = await first.fetch(call, [0, 1, 2, 3])
+    again = asyncio.create_task(second.fetch(call, [2, 3]))
+    await asyncio.sleep(0.3)
+    await opened.commit()
+
+    ((states_again, keys_again),) = await again
+    await first.close()
+    await second.close()
+
+    assert (states, states_again) == ("kkkk", "kk")
+    assert keys_again == keys[2:]
+    assert len(await service.comments()) == 4
+
+
+FORGET = (Path(__file__).parents[2] / "sql" / "engine" / "forget.sql").read_text()
+AGE = """
+    update care_case_clinical_trial_receipt set created_at = created_at - $1::interval;
+    update care_case_clinical_trial_request set used_at = used_at - $1::interval;
+"""
+
+
+async def age(service: ServiceUnderTest, days: int) -> None:
+    """Let all that is known of requests be older by some days."""
+    await service.execute(AGE.replace("$1", f"'{days} days'"))
+
+
+async def test_an_expired_request_is_forgotten_whole_and_no_other(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    expired = await service.put([{KEY: 0}], headers=under("expired"))
+    await service.put([{KEY: 0}])
+    used = await service.put([{KEY: 0}], headers=under("used"))
+    await age(service, 9)
+    await service.put([{KEY: 0}], headers=under("used"))
+
+    ((forgotten,),) = await service.fetch(FORGET, 7, 100)
+    anew = await service.put([{KEY: 0}], headers=under("expired"))
+    again = await service.put([{KEY: 0}], headers=under("used"))
+
+    assert forgotten == 2
+    assert anew.outcomes[0][0] != expired.outcomes[0][0]
+    assert again.outcomes == used.outcomes
+
+
+async def test_no_request_is_forgotten_that_is_at_work(make_service: MakeService) -> None:
+    service = await make_service()
+    first = await service.put([{KEY: 0}], headers=under("k"))
+    await age(service, 9)
+    replay = await service.connect()
+    await replay.execute(
+        "begin; select pg_advisory_xact_lock(hashtextextended(request::text, 0))"
+        " from care_case_clinical_trial_request"
+    )
+
+    ((forgotten,),) = await service.fetch(FORGET, 7, 100)
+    await replay.execute("rollback")
+    await replay.close()
+    again = await service.put([{KEY: 0}], headers=under("k"))
+
+    assert forgotten == 0
+    assert again.outcomes == first.outcomes
+
+
+async def test_what_is_promised_still_is_not_forgotten(make_service: MakeService) -> None:
+    service = await make_service()
+    first = await service.put([{KEY: 0}], headers=under("k"))
+    await age(service, 7)
+
+    ((forgotten,),) = await service.fetch(FORGET, 7, 100)
+
+    assert forgotten == 0
+    assert (await service.put([{KEY: 0}], headers=under("k"))).outcomes == first.outcomes

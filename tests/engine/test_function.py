@@ -1,0 +1,169 @@
+"""The function that applies items, called directly: where it stops, and what is written then."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.engine.sqlstates import PASSING
+from service.statements import APPLY
+from service.wire import Item
+from tests.harness.postgres import MakeDatabase
+
+TRIGGER = """
+    create function body() returns trigger language plpgsql as $$ begin {} return new; end $$;
+    create trigger t before insert on care_case_clinical_trial
+    for each row execute function body();
+"""
+
+
+@pytest.fixture
+async def connection(
+    make_database: MakeDatabase,
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to a fresh database."""
+    made = await asyncpg.connect(make_database())
+    yield made
+    await made.close()
+
+
+def row(key: int) -> tuple[Any, ...]:
+    return (key, *([None] * (len(Item.__struct_fields__) - 1)))
+
+
+async def apply(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    keys: Sequence[int],
+    *,
+    reserved: Sequence[int] | None = None,
+    seconds: float = 5,
+    must_commute: bool = False,
+) -> asyncpg.Record:
+    """Apply records of these keys, in this order."""
+    request = "00000000-0000-0000-0000-000000000001" if 0 in keys else None
+    (record,) = await connection.fetch(
+        APPLY,
+        list(map(row, keys)),
+        "tester",
+        None,
+        len(set(keys)) == len(keys) and (0 not in keys or set(keys) == {0}),
+        request,
+        request,
+        list(range(len(keys))) if request else None,
+        reserved,
+        None,
+        None,
+        time.time() + seconds,
+        "80ms",
+        PASSING,
+        must_commute,
+    )
+    return record
+
+
+async def stored(connection: "asyncpg.Connection[asyncpg.Record]") -> set[int]:
+    rows = await connection.fetch(
+        "select care_case_clinical_trial_key as key from care_case_clinical_trial"
+    )
+    return {found["key"] for found in rows}
+
+
+async def test_past_its_deadline_it_has_written_nothing(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    for keys in ([1, 2], [3], [4, 4], [0]):
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await apply(connection, keys, seconds=-0.1)
+
+    assert await stored(connection) == set()
+
+
+async def test_after_a_second_it_returns_what_is_done(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    await connection.execute(TRIGGER.format("perform pg_sleep(0.1);"))
+
+    applied = await apply(connection, range(1, 41))
+
+    done = len(applied["states"])
+    assert 2 < done < 20
+    assert applied["stopped"] is None
+    assert await stored(connection) == set(range(1, done + 1))
+
+
+async def test_where_rows_do_not_commute_it_writes_nothing_that_must(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    commuting = await apply(connection, [1, 2], must_commute=True)
+    await connection.execute("create unique index on care_case_clinical_trial (comment)")
+    other = await apply(connection, [3, 4], must_commute=True)
+
+    assert (commuting["states"], commuting["commutes"]) == ("cc", True)
+    assert (other["states"], other["commutes"]) == ("", False)
+    assert await stored(connection) == {1, 2}
+
+
+@pytest.mark.parametrize("keys", [[0], [0, 0], [7, 0]], ids=str)
+async def test_no_reserved_key_is_drawn(
+    connection: "asyncpg.Connection[asyncpg.Record]", keys: list[int]
+) -> None:
+    applied = await apply(connection, keys, reserved=[1, 2, 3, 4])
+
+    assert min(applied["drawn"]) > 4
+
+
+async def test_at_another_isolation_level_it_does_not_run(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    await connection.execute("set default_transaction_isolation = 'repeatable read'")
+
+    with pytest.raises(asyncpg.PostgresError) as raised:
+        await apply(connection, [1])
+
+    assert raised.value.sqlstate == "CT001"
+
+
+COMMUTES = "select care_case_clinical_trial_commutes() as commutes"
+OTHER = "create table other (key integer primary key);"
+TABLE = "alter table care_case_clinical_trial"
+
+
+@pytest.mark.parametrize(
+    ("change", "commutes"),
+    [
+        ("select 1", True),
+        ("create index on care_case_clinical_trial (case_key)", True),
+        ("create index on care_case_clinical_trial (lower(comment))", True),
+        ("create index on care_case_clinical_trial (case_key) where disease is not null", True),
+        (f"{TABLE} add check (length(comment) < 100)", True),
+        (f"{OTHER} {TABLE} add foreign key (case_key) references other", True),
+        (f"{TABLE} add column note text default 'none', add column at timestamptz default now()",
+         True),
+        ("create unique index on care_case_clinical_trial (comment)", False),
+        ("create unique index on care_case_clinical_trial (comment) where case_key = 1", False),
+        (f"{TABLE} add exclude (comment with =)", False),
+        (f"{TABLE} add foreign key (case_key) references care_case_clinical_trial", False),
+        (f"{OTHER} {TABLE} add foreign key (case_key) references other deferrable", False),
+        (TRIGGER.format(""), False),
+        (TRIGGER.format("") + f"{TABLE} disable trigger t", False),
+        (f"{TABLE} add column number integer generated always as identity", False),
+        (f"{TABLE} add column number double precision default random()", False),
+        ("create domain short as text check (value <> ''); "
+         f"{TABLE} alter column comment type short", False),
+        ("create function f(text) returns boolean immutable language sql as 'select true';"
+         f"{TABLE} add check (f(comment))", False),
+        ("create function f(text) returns text immutable language sql as 'select $1';"
+         "create index on care_case_clinical_trial (f(comment))", False),
+        ("create table child () inherits (care_case_clinical_trial)", False),
+        ("create rule r as on update to care_case_clinical_trial do also select 1", False),
+    ],
+    ids=range(21),
+)  # fmt: skip
+async def test_what_commutes(
+    connection: "asyncpg.Connection[asyncpg.Record]", change: str, *, commutes: bool
+) -> None:
+    await connection.execute(change)
+
+    assert await connection.fetchval(COMMUTES) is commutes

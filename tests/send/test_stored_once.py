@@ -1,0 +1,210 @@
+"""Every record of a file is stored once, whatever happens to the command and to its answers."""
+
+import asyncio
+import random
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.harness.running import MakeService
+from tests.harness.senders import Command, Front, as_ndjson, batches_of, failures, serving
+from tests.harness.service import KEY, ServiceUnderTest
+
+RECORDS = [
+    {KEY: 0, "comment": str(number)}
+    if number % 10 < 3
+    else {KEY: 1_000_000 + number % 100, "comment": str(number)}
+    if number % 20 != 19
+    else {KEY: 0, "comment": str(number), "case_Key": "x"}
+    for number in range(200)
+]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+async def assert_stored_once(service: ServiceUnderTest) -> None:
+    """Compare the table with the file: keyless records once, of each key the last."""
+    rows = await service.fetch(
+        "select care_case_clinical_trial_key, comment from care_case_clinical_trial"
+    )
+    good = [record for record in RECORDS if "case_Key" not in record]
+    wanted = {record[KEY]: record["comment"] for record in good if record[KEY]}
+    keyless = Counter(record["comment"] for record in good if not record[KEY])
+    assert {key: comment for key, comment in rows if key in wanted} == wanted
+    assert Counter(comment for key, comment in rows if key not in wanted) == keyless
+    assert set(keyless.values()) == {1}
+
+
+def assert_each_failure_told_once(folder: Path) -> None:
+    told = sorted(number for number, *_ in failures(folder / "r.ndjson.failed.ndjson"))
+    assert told == [place for place, record in enumerate(RECORDS, 1) if "case_Key" in record]
+
+
+@pytest.mark.parametrize("concurrency", ["1", "4"])
+async def test_after_any_number_of_kills(
+    make_service: MakeService, command: Command, tmp_path: Path, concurrency: str
+) -> None:
+    service = await make_service()
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
+    dice = random.Random(int(concurrency))
+
+    async with serving(Front(service)) as front:
+        front.seconds = 0.05
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        arguments += ["--concurrency", concurrency]
+        for _ in range(5):
+            process = await command.start(*arguments)
+            await batches_of(front, len(front.batches) + dice.randint(1, 3))
+            await asyncio.sleep(dice.uniform(0, 0.1))
+            process.send_signal(signal.SIGKILL)
+            await command.end(process)
+        ended = await command.run(*arguments)
+
+    assert ended.status == 1
+    assert "sent      200 " in ended.stdout
+    await assert_stored_once(service)
+    assert_each_failure_told_once(tmp_path)
+
+
+async def test_after_a_second_interrupt(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
+
+    async with serving(Front(service)) as front:
+        front.seconds = 0.3
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        process = await command.start(*arguments)
+        await batches_of(front, 2)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.05)
+        interrupted = await command.end(process)
+        front.seconds = 0
+        ended = await command.run(*arguments)
+
+    assert interrupted.status == 130
+    assert interrupted.stderr == "Ended at once; repeat the command to go on\n"
+    assert ended.status == 1
+    await assert_stored_once(service)
+
+
+async def test_when_a_finished_command_is_repeated(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
+    arguments = ["r.ndjson", "--url", service.url, "--database", "acme", "--batch-size", "20"]
+
+    first = await command.run(*arguments)
+    again = await command.run(*arguments)
+
+    assert (first.status, again.status) == (1, 1)
+    assert "failed    10 (400)" in again.stdout
+    await assert_stored_once(service)
+    assert_each_failure_told_once(tmp_path)
+
+
+async def test_when_the_same_records_are_piped_again(
+    make_service: MakeService, command: Command
+) -> None:
+    service = await make_service()
+    arguments = ["-", "--url", service.url, "--database", "acme", "--format", "ndjson"]
+
+    for _ in range(2):
+        await command.run(*arguments, stdin=as_ndjson(RECORDS))
+
+    await assert_stored_once(service)
+
+
+async def test_when_the_command_is_started_twice_at_once(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
+
+    async with serving(Front(service)) as front:
+        front.seconds = 2
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        first = await command.start(*arguments)
+        await batches_of(front, 1)
+        second = await command.start(*arguments)
+        assert second.stderr is not None
+        told = await second.stderr.readline()
+        front.seconds = 0
+        runs = await asyncio.gather(command.end(first), command.end(second))
+
+    assert told == b"Waiting for another command, which sends FILE\n"
+    assert [(run.status, run.stderr) for run in runs] == [(1, ""), (1, "")]
+    await assert_stored_once(service)
+    assert_each_failure_told_once(tmp_path)
+
+
+async def test_when_two_hosts_send_copies_at_once(
+    make_service: MakeService, tmp_path: Path
+) -> None:
+    service = await make_service()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "r.ndjson").write_bytes(as_ndjson(RECORDS))
+    shutil.copy2(folders[0] / "r.ndjson", folders[1])
+
+    arguments = ["r.ndjson", "--url", service.url, "--database", "acme", "--batch-size", "20"]
+    runs = await asyncio.gather(*(Command(folder).run(*arguments) for folder in folders))
+
+    assert [(run.status, run.stderr) for run in runs] == [(1, ""), (1, "")]
+    await assert_stored_once(service)
+
+
+async def test_when_answers_are_cut(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
+
+    async with serving(Front(service)) as front:
+        front.cut_every = 3
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        ended = await command.run(*arguments)
+
+    assert len(front.batches) > 10
+    assert (ended.status, ended.stderr) == (1, "")
+    await assert_stored_once(service)
+    assert_each_failure_told_once(tmp_path)
+
+
+async def test_when_some_items_of_a_batch_get_503_for_a_while(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    await service.execute(
+        """
+        create sequence tries;
+        create function be_busy() returns trigger language plpgsql as $$ begin
+            if new.comment in ('1', '2', '44', '133') and nextval('tries') < 12 then
+                raise 'busy' using errcode = '55P03';
+            end if;
+            return new;
+        end $$;
+        create trigger be_busy before insert on care_case_clinical_trial
+            for each row execute function be_busy()
+        """
+    )
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
+
+    async with serving(Front(service)) as front:
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        ended = await command.run(*arguments)
+
+    assert len(front.batches) > 10
+    assert (ended.status, ended.stderr) == (1, "")
+    await assert_stored_once(service)
+    assert_each_failure_told_once(tmp_path)
