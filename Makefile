@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help run test test-all lint audit lock soak bench bench-report load load-picture
+.PHONY: help run test test-all lint audit lock soak mutants bench bench-report load load-picture
 
 help: ## print this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,6 +47,9 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes $(UPGRADE)
 
 soak: $(READY) ## load under one fault after another; MINUTES=10
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),10)
+
+mutants: $(READY) ## break the service by one shortcut after another: a test must notice each; ONLY="a name"
+	$(BIN)/python -m tests.mutants $(if $(ONLY),"$(ONLY)")
 
 bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services; BENCH=--quick: 2 minutes
 	.venv-bench/bin/python -m tests.bench $(BENCH)

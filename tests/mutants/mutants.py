@@ -1,0 +1,196 @@
+"""The mutants: what is replaced in which file, by what, and the tests that notice."""
+
+from typing import NamedTuple
+
+FUNCTION = "sql/migrations/0003_apply.sql"
+KINDS = "tests/model/test_kinds.py::"
+AGAIN = "tests/contract/test_idempotency.py::"
+WRITER = "tests/engine/test_writer.py::"
+SHARING = "tests/engine/test_sharing.py::"
+FUNCTION_TEST = "tests/engine/test_function.py::"
+RETRYING = "tests/engine/test_retrying.py::"
+
+
+class Mutant(NamedTuple):
+    """A shortcut: its name, the file, what stands there, what comes in its place, the tests."""
+
+    name: str
+    file: str
+    original: str
+    replacement: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = [
+    Mutant(
+        "set-based on a table that does not commute",
+        FUNCTION,
+        "and known_places is null and commutes;",
+        "and known_places is null;",
+        (KINDS + "test_what_a_trigger_deletes_may_be_created_by_a_later_item",),
+    ),
+    Mutant(
+        "triggers are not looked at",
+        FUNCTION,
+        "and not trigger.tgisinternal",
+        "and trigger.tgisinternal",
+        (KINDS + "test_what_a_trigger_deletes_may_be_created_by_a_later_item",),
+    ),
+    Mutant(
+        "sorted by key where rows do not commute",
+        FUNCTION,
+        "at := coalesce(sequence[i], i);",
+        "at := i;",
+        (KINDS + "test_of_two_that_want_one_value_the_first_gets_it",),
+    ),
+    Mutant(
+        "runs overlap where rows do not commute",
+        FUNCTION,
+        "if must_commute and not commutes then",
+        "if false then",
+        (FUNCTION_TEST + "test_where_rows_do_not_commute_it_writes_nothing_that_must",),
+    ),
+    Mutant(
+        "constraints are deferred",
+        FUNCTION,
+        "set constraints all immediate;",
+        "null;",
+        (KINDS + "test_two_records_cannot_swap_a_unique_value",),
+    ),
+    Mutant(
+        "no look at the clock",
+        FUNCTION,
+        "if clock_timestamp() > to_timestamp(deadline) then",
+        "if false then",
+        (FUNCTION_TEST + "test_past_its_deadline_it_has_written_nothing",),
+    ),
+    Mutant(
+        "no prefix: a statement goes on behind a lock that it did not get",
+        FUNCTION,
+        "stopped := sqlstate;",
+        "raise;",
+        (KINDS + "test_a_locked_record_fails_alone",),
+    ),
+    Mutant(
+        "no prefix after a second",
+        FUNCTION,
+        "if (i > 1 and clock_timestamp() > stop_at) then",
+        "if false then",
+        (FUNCTION_TEST + "test_after_a_second_it_returns_what_is_done",),
+    ),
+    Mutant(
+        "an equal row that was suppressed is a conflict",
+        FUNCTION,
+        "then 'e'",
+        "then 's'",
+        (KINDS + "test_an_update_that_changes_nothing_is_an_update",),
+    ),
+    Mutant(
+        "a drawn key may be one that the batch names",
+        FUNCTION,
+        "and (key = any (reserved)) is not true",
+        "",
+        (FUNCTION_TEST + "test_no_reserved_key_is_drawn",),
+    ),
+    Mutant(
+        "keys that row-level security hides are conflicts",
+        FUNCTION,
+        "and collisions < 1000",
+        "and false",
+        (KINDS + "test_new_records_pass_by_keys_that_row_level_security_hides",),
+    ),
+    Mutant(
+        "xmax of a partitioned table",
+        FUNCTION,
+        "and relation.relkind = 'p'",
+        "and false",
+        (KINDS + "test_a_partitioned_table_takes_batches",),
+    ),
+    Mutant(
+        "no receipts",
+        FUNCTION,
+        "if receipt_places <> '{}' then",
+        "if false then",
+        (AGAIN + "test_a_record_without_key_is_created_once_under_one_key",),
+    ),
+    Mutant(
+        "no receipt of a suppressed row",
+        FUNCTION,
+        """                        group_places := group_places || item_places[at];
+                        group_keys := group_keys || key;
+                    end if;""",
+        """                        if key is not null then
+                            group_places := group_places || item_places[at];
+                            group_keys := group_keys || key;
+                        end if;
+                    end if;""",
+        (AGAIN + "test_a_record_that_a_trigger_filed_elsewhere_is_filed_once",),
+    ),
+    Mutant(
+        "no lock on the request",
+        FUNCTION,
+        "        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0));",
+        "        null;",
+        (AGAIN + "test_a_statement_that_comes_again_while_the_first_runs_creates_nothing",),
+    ),
+    Mutant(
+        "the look for receipts in the lock's own snapshot",
+        FUNCTION,
+        """        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0));
+        select array_agg""",
+        """        with lock as materialized (
+            select pg_advisory_xact_lock(hashtextextended(request_id::text, 0)) as taken
+        )
+        select array_agg""",
+        (AGAIN + "test_a_statement_that_comes_again_while_the_first_runs_creates_nothing",),
+    ),
+    Mutant(
+        "forgets a request that is at work",
+        FUNCTION,
+        "continue when not pg_try_advisory_xact_lock(hashtextextended(expired::text, 0));",
+        "",
+        (AGAIN + "test_no_request_is_forgotten_that_is_at_work",),
+    ),
+    Mutant(
+        "another body under the same key is applied",
+        FUNCTION,
+        "returning known.digest <> request_digest",
+        "returning false",
+        (AGAIN + "test_another_body_under_the_same_key_is_422_and_nothing_is_applied",),
+    ),
+    Mutant(
+        "a key is drawn before the batch is known as a whole",
+        "service/engine/schedule.py",
+        "if run is None or batch.is_preparing:",
+        "if run is None:",
+        (WRITER + "test_no_key_is_drawn_before_all_that_the_batch_names_are_known",),
+    ),
+    Mutant(
+        "later items of a refused key go on",
+        "service/engine/rows.py",
+        "self.batch.refused_keys.add(key)",
+        "pass",
+        ("tests/engine/test_order_after_503.py",),
+    ),
+    Mutant(
+        "an outcome of a lost statement before its end",
+        "service/engine/retrying.py",
+        "await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))",
+        "await asyncio.sleep(0)",
+        (RETRYING + "test_a_lost_statement_is_sent_again_only_after_its_deadline",),
+    ),
+    Mutant(
+        "nothing shares a statement",
+        "service/engine/schedule.py",
+        "if not self._is_shareable(run):",
+        "if True:",
+        (SHARING + "test_many_small_batches_at_once_share_few_transactions",),
+    ),
+    Mutant(
+        "a batch of a client that is gone goes on",
+        "service/engine/schedule.py",
+        "if batch.is_gone():",
+        "if False:",
+        (WRITER + "test_a_batch_whose_caller_is_gone_starts_nothing",),
+    ),
+]
