@@ -103,13 +103,14 @@ class Schedule:
         room = RUN_ITEMS
         for batch in self._queue:
             run = self._head(batch)
-            if run is None or batch.is_preparing:
+            if run is None:
                 continue
+            may_start = has_slot and room > 0 and not batch.is_preparing
             if run.alone:
                 self._has_lone = True
                 if not sections and self._may_run_alone(run, taken):
                     return self._lone_statement(run)
-            elif room > 0 and has_slot and (not sections or self._may_share(sections, run, room)):
+            elif may_start and (not sections or self._may_share(sections, run, room)):
                 section = self._section(run, taken, room)
                 if section is not None:
                     sections.append(section)

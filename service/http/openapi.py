@@ -127,7 +127,12 @@ def _operation(server: Server, example: dict[str, Any]) -> dict[str, Any]:
                 "required": False,
                 "description": "Names the batch, so that it may be sent again as a whole: records"
                 " that were created under the key answer 201 with the key they got then.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": 255,
+                    "pattern": "^[!-~]+$",
+                },
                 "example": "trials-2025-01-02-part-7",
             },
             {
