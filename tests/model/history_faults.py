@@ -64,6 +64,8 @@ class Fault:
 
 SLOW_DISK = {"commit_delay": "100000", "commit_siblings": "0", "synchronous_commit": "on"}
 
+SLOW_TABLE = (strikes.SLOW_TRIGGER, strikes.NO_SLOW_TRIGGER)
+
 FAULTS = [
     Fault("none", strikes.nothing, excuse=strikes.no_excuse),
     Fault(
@@ -85,18 +87,15 @@ FAULTS = [
     Fault("rows locked", strikes.lock_rows, (0, 0.3), excuse=strikes.is_held),
     Fault("rows locked, lock_timeout", strikes.lock_rows, (0, 0.3), server={"lock_timeout": "300"}),
     Fault("table locked", strikes.lock_table, (0.1, 1)),
-    Fault(
-        "slow trigger",
-        strikes.nothing,
-        table=(strikes.SLOW_TRIGGER, strikes.NO_SLOW_TRIGGER),
-        excuse=strikes.is_slow,
-    ),
+    Fault("slow trigger", strikes.nothing, table=SLOW_TABLE, excuse=strikes.is_slow),
+    Fault("slow trigger, connections cut", strikes.cut_connections, (0.2, 1), table=SLOW_TABLE),
     Fault(
         "deadlocks",
         strikes.lock_rows_in_opposite_order,
         (0, 0.1),
         Load(is_in_opposite_order=True),
     ),
+    Fault("statements delayed", strikes.delay_statements, (0, 0.2)),
     Fault("answers swallowed", strikes.swallow_an_answer, (0, 0.1)),
     Fault("cut within a statement", strikes.cut_within_a_statement, (0, 0.1)),
     Fault("connections cut", strikes.cut_connections, (0.05, 0.2)),

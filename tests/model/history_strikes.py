@@ -131,12 +131,12 @@ SLOW_PLACES = (13, 93)
 SLOW_TRIGGER = f"""
 create function slow() returns trigger language plpgsql as $$
 begin
-    if random() < 0.1 and new.care_case_clinical_trial_key = {SLOW_KEY} or
+    if random() < 0.3 and new.care_case_clinical_trial_key = {SLOW_KEY} or
         random() < 0.25
             and new.care_case_clinical_trial_key between {PRESENT[-1] + 1} and {ABSENT[0] - 1}
             and new.comment similar to '%.({"|".join(map(str, SLOW_PLACES))})'
     then
-        perform pg_sleep(3);
+        perform pg_sleep(4 * random());
     end if;
     return new;
 end
@@ -241,6 +241,14 @@ async def stall_connections(world: World) -> None:
     way.stall()
     await asyncio.sleep(random.uniform(0.5, 2 * world.longest_seconds))
     random.choice([way.resume, way.deliver])()
+
+
+async def delay_statements(world: World) -> None:
+    """Let a statement of each service arrive late, maybe after its sender has given it up."""
+    async with asyncio.TaskGroup() as delaying:
+        for way in world.ways:
+            seconds = random.choice([random.uniform(0.1, 2.5), random.uniform(3, 5)])
+            delaying.create_task(way.delay_a_statement(seconds, is_cut=random.random() < 0.5))
 
 
 async def swallow_an_answer(world: World) -> None:

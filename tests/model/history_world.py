@@ -24,7 +24,7 @@ import asyncpg
 from service.demo.postgres import EmbeddedPostgres
 from tests.harness.configuration import DatabaseSettings, document, toml
 from tests.harness.pgbouncer import pgbouncer
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Link, Proxy
 from tests.harness.service import free_port
 from tests.model.history import Change, History, Row, fields
 
@@ -47,6 +47,9 @@ STATEMENT_SECONDS = {"a": 2, "b": 8}
 """The statement timeout of each service."""
 
 REFUSED_BY_CHECK = "refused"
+
+STATEMENT_MARK = b"the study of"
+"""What is in the messages that carry items to the database."""
 
 STRANGER = "stranger"
 """The application's name in the sessions that are not the services'."""
@@ -89,9 +92,57 @@ class Held(NamedTuple):
 class Way(Proxy):
     """A proxy that may also deliver late what it held back."""
 
+    _delayed: Link | None = None
+
     def deliver(self) -> None:
         """Let bytes through again, first those that have waited."""
         self._flows.set()
+
+    async def delay_a_statement(self, seconds: float, *, is_cut: bool) -> None:
+        """Deliver the next statement with items so much later, whatever its sender does.
+
+        To the sender its connection is cut at once, or only slow.
+        """
+        held = bytearray()
+        is_held = asyncio.Event()
+
+        def hold(link: Link, data: bytes) -> bytes | None:
+            if self._delayed is None and STATEMENT_MARK in data:
+                self._delayed = link
+                is_held.set()
+            if self._delayed is not link:
+                return data
+            held.extend(data)
+            return None
+
+        self.fault = hold
+        try:
+            async with asyncio.timeout(1):
+                await is_held.wait()
+            assert self._delayed is not None
+            if is_cut:
+                self._delayed._client.transport.abort()
+            await asyncio.sleep(seconds)
+            self._delayed._server.write(bytes(held))
+            self.fault = None
+            await asyncio.sleep(0.5)
+        except TimeoutError:
+            self.fault = None
+        finally:
+            self._delayed = None
+
+    async def _pump(
+        self,
+        link: Link,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        is_answer: bool,
+    ) -> None:
+        await super()._pump(link, reader, writer, is_answer=is_answer)
+        # The server does not learn yet that the sender has gone.
+        while self._delayed is link:
+            await asyncio.sleep(0.05)
 
 
 class Replica:

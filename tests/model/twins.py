@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 CHECKOUT = Path(os.environ.get("MODEL_CHECKOUT", Path(__file__).parents[2]))
 PYTHON = os.environ.get("MODEL_PYTHON", sys.executable)
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 60
 """A batch that takes longer has no answer."""
 
 HASTY = "hasty"
