@@ -16,8 +16,9 @@ from tests.harness.pgbouncer import PROGRAM as PGBOUNCER
 from tests.harness.service import KEY
 from tests.model.history import KINDS, LATE_SECONDS, History, Violation, fields
 from tests.model.history_faults import FAULTS, Fault
+from tests.model.history_replica import HAS_KEYS
 from tests.model.history_senders import HOT, Load, Sender
-from tests.model.history_world import HAS_KEYS, World
+from tests.model.history_world import World
 
 HEALING_SECONDS = 30
 

@@ -14,7 +14,8 @@ import aiohttp
 from tests.harness.ledger import COMPLETE_OUTCOME
 from tests.harness.service import API_KEY, KEY, PATH, token
 from tests.model.history import AGAIN, History, Violation, Write, fields
-from tests.model.history_world import ABSENT, PRESENT, REFUSED_BY_CHECK, Replica, World
+from tests.model.history_replica import Replica
+from tests.model.history_world import ABSENT, PRESENT, REFUSED_BY_CHECK, World
 
 WAITED_FOR = PRESENT[0]
 """A key for senders that a fault lets wait; it sorts before all others."""

@@ -131,7 +131,7 @@ SLOW_PLACES = (13, 93)
 SLOW_TRIGGER = f"""
 create function slow() returns trigger language plpgsql as $$
 begin
-    if random() < 0.3 and new.care_case_clinical_trial_key = {SLOW_KEY} or
+    if random() < 0.1 and new.care_case_clinical_trial_key = {SLOW_KEY} or
         random() < 0.25
             and new.care_case_clinical_trial_key between {PRESENT[-1] + 1} and {ABSENT[0] - 1}
             and new.comment similar to '%.({"|".join(map(str, SLOW_PLACES))})'

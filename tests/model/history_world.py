@@ -1,15 +1,8 @@
-"""A durable PostgreSQL and two service processes on one database, which faults may harm.
-
-``HISTORY_CHECKOUT`` names the folder of the service under test, if it is another than this, and
-``HISTORY_PYTHON`` the program of the environment that it wants.
-"""
+"""A durable PostgreSQL and two service processes on one database, which faults may harm."""
 
 import asyncio
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -22,20 +15,11 @@ import aiohttp
 import asyncpg
 
 from service.demo.postgres import EmbeddedPostgres
-from tests.harness.configuration import DatabaseSettings, document, toml
 from tests.harness.pgbouncer import pgbouncer
-from tests.harness.proxy import Link, Proxy
 from tests.harness.service import free_port
 from tests.model.history import Change, History, Row, fields
-
-CHECKOUT = Path(os.environ.get("HISTORY_CHECKOUT") or Path(__file__).parents[2])
-
-PYTHON = os.environ.get("HISTORY_PYTHON") or sys.executable
-
-HAS_KEYS = any(
-    "Idempotency-Key" in path.read_text() for path in (CHECKOUT / "service").rglob("*.py")
-)
-"""Whether the service under test knows the header, so that batches may be sent again."""
+from tests.model.history_replica import STATEMENT_SECONDS, Replica, migrate
+from tests.model.history_way import Way
 
 PRESENT = range(1, 501)
 """Keys of rows that are there before a history, so that the sequence meets them."""
@@ -43,13 +27,7 @@ PRESENT = range(1, 501)
 ABSENT = range(1_000_001, 1_000_501)
 """Keys that a history creates, where the sequence does not come."""
 
-STATEMENT_SECONDS = {"a": 2, "b": 8}
-"""The statement timeout of each service."""
-
 REFUSED_BY_CHECK = "refused"
-
-STATEMENT_MARK = b"the study of"
-"""What is in the messages that carry items to the database."""
 
 STRANGER = "stranger"
 """The application's name in the sessions that are not the services'."""
@@ -87,133 +65,6 @@ class Held(NamedTuple):
     key: int
     began: float
     ended: float
-
-
-class Way(Proxy):
-    """A proxy that may also deliver late what it held back."""
-
-    _delayed: Link | None = None
-
-    def deliver(self) -> None:
-        """Let bytes through again, first those that have waited."""
-        self._flows.set()
-
-    async def delay_a_statement(self, seconds: float, *, is_cut: bool) -> None:
-        """Deliver the next statement with items so much later, whatever its sender does.
-
-        To the sender its connection is cut at once, or only slow.
-        """
-        held = bytearray()
-        is_held = asyncio.Event()
-
-        def hold(link: Link, data: bytes) -> bytes | None:
-            if self._delayed is None and STATEMENT_MARK in data:
-                self._delayed = link
-                is_held.set()
-            if self._delayed is not link:
-                return data
-            held.extend(data)
-            return None
-
-        self.fault = hold
-        try:
-            async with asyncio.timeout(1):
-                await is_held.wait()
-            assert self._delayed is not None
-            if is_cut:
-                self._delayed._client.transport.abort()
-            await asyncio.sleep(seconds)
-            self._delayed._server.write(bytes(held))
-            self.fault = None
-            await asyncio.sleep(0.5)
-        except TimeoutError:
-            self.fault = None
-        finally:
-            self._delayed = None
-
-    async def _pump(
-        self,
-        link: Link,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        *,
-        is_answer: bool,
-    ) -> None:
-        await super()._pump(link, reader, writer, is_answer=is_answer)
-        # The server does not learn yet that the sender has gone.
-        while self._delayed is link:
-            await asyncio.sleep(0.05)
-
-
-class Replica:
-    """A service at one address: one process, and after its end the next."""
-
-    def __init__(self, name: str, folder: Path, dsn: str, *, is_pooled: bool) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._name = name
-        self._config = folder / f"{name}.toml"
-        database: DatabaseSettings = {
-            "statement_timeout_seconds": STATEMENT_SECONDS[name],
-            "transaction_pooling": is_pooled,
-        }
-        self._config.write_text(
-            toml(_as_the_checkout_wants(document({"acme": dsn}, database=database, port=port)))
-        )
-        self._log = folder / f"{name}.log"
-        self._starts = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self.is_up = False
-        """Whether nobody ended the process that was started."""
-
-    @property
-    def process(self) -> str:
-        """A name of the process."""
-        return f"{self._name}{self._starts}"
-
-    @property
-    def megabytes(self) -> float:
-        """The resident memory of the process, 0 where that is not told."""
-        assert self._process is not None
-        status = Path(f"/proc/{self._process.pid}/status")
-        lines = status.read_text().splitlines() if status.exists() else []
-        return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
-
-    def start(self) -> None:
-        """Start a process."""
-        self._starts += 1
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [PYTHON, "-m", "service", "serve", "--config", str(self._config)],
-                cwd=CHECKOUT,
-                stderr=log,
-            )
-        self.is_up = True
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def end(self, number: signal.Signals) -> None:
-        """End the process by a signal, and wait until it has ended."""
-        self.is_up = False
-        self.send(number)
-        assert self._process is not None
-        self._process.wait(60)
-
-    async def wait_until_alive(self, session: aiohttp.ClientSession) -> None:
-        """Wait until it answers. Raises TimeoutError after half a minute."""
-        async with asyncio.timeout(30):
-            while True:
-                assert self._process is not None
-                assert self._process.poll() is None, self._log.read_text()
-                try:
-                    async with session.get(f"{self.url}/livez") as answer:
-                        if answer.status == 200:
-                            return
-                except aiohttp.ClientError:
-                    await asyncio.sleep(0.05)
 
 
 class World:
@@ -264,15 +115,7 @@ class World:
         self._stack.close()
 
     async def _prepare(self) -> None:
-        config = self._folder / "migrate.toml"
-        content = _as_the_checkout_wants(document({"acme": self.postgres.tcp_dsn("acme")}))
-        config.write_text(toml(content))
-        subprocess.run(
-            [PYTHON, "-m", "service", "migrate", "--config", str(config)],
-            cwd=CHECKOUT,
-            check=True,
-            capture_output=True,
-        )
+        migrate(self._folder, self.postgres.tcp_dsn("acme"))
         await self.execute(
             "alter table care_case_clinical_trial"
             f" add constraint refused check (study_drug <> '{REFUSED_BY_CHECK}')"
@@ -364,12 +207,3 @@ class World:
         finally:
             await connection.close()
         return True
-
-
-def _as_the_checkout_wants(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration for releases up to 1.0, whose API keys were a list."""
-    keys = content["auth"]["api_keys"]
-    is_list_wanted = "api_keys: list" in (CHECKOUT / "service" / "config.py").read_text()
-    if is_list_wanted and isinstance(keys, dict):
-        content["auth"]["api_keys"] = [{"name": name, **keys[name]} for name in keys]
-    return content
