@@ -76,8 +76,8 @@ def split_batch(
 
 
 def _chunk_bytes(size: int, items: int, chunk_items: int) -> int:
-    """Return what the items of a chunk take, by the mean of these items."""
-    return min(CHUNK_BYTES, max(1, chunk_items * size // max(1, items)))
+    """Return where in the last item of a chunk to look for its end, by the mean of these items."""
+    return min(CHUNK_BYTES, max(1, (2 * chunk_items - 1) * size // max(1, 2 * items)))
 
 
 def _array_start(body: bytes | bytearray) -> int:
