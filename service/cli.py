@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import secrets
+import socket
 import sys
 from pathlib import Path
 
@@ -24,12 +25,16 @@ PROBE_SECONDS = 5
 
 
 def _load(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Settings:
-    if path is None:
-        raise click.UsageError("name the configuration by --config FILE or SERVICE_CONFIG")
+    if path is None and not config.is_in_environment():
+        raise click.UsageError(
+            "name the configuration by --config FILE or SERVICE_CONFIG, or set all of it in the"
+            " environment, as in SERVICE_SERVER__PORT=9000"
+        )
     try:
         return config.load(path)
     except ConfigurationError as error:
-        raise click.ClickException(str(error)) from None
+        # As click prefixes the first line.
+        raise click.ClickException(str(error).replace("\n", "\nError: ")) from None
 
 
 _with_settings = click.option(
@@ -39,7 +44,7 @@ _with_settings = click.option(
     type=click.Path(path_type=Path),
     callback=_load,
     metavar="FILE",
-    help="The configuration file (TOML); default: the file that SERVICE_CONFIG names.",
+    help="The configuration file (TOML); default: what SERVICE_CONFIG names; see SERVICE_…__….",
 )
 
 
@@ -68,13 +73,19 @@ def serve_command(settings: Settings) -> None:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         hint = "; set another server.port, or server.reuse_port = true in each that shares it"
-        raise click.ClickException(_cannot_serve(error, hint)) from None
+        raise click.ClickException(_cannot_serve(error, hint, settings.server)) from None
 
 
-def _cannot_serve(error: OSError, hint: str) -> str:
+def _cannot_serve(error: OSError, hint: str, server: Server) -> str:
     """Return why the service cannot listen, and the hint where the port is taken."""
+    if isinstance(error, socket.gaierror):
+        return f"server.host: the host name {server.host} is not known"
     if error.errno == errno.EADDRINUSE:
         return f"cannot serve: the port is taken by another process{hint}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"server.host: this machine has no address {server.host}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"server.port: this user may not listen on {server.port}"
     return f"cannot serve: {error.strerror or error}"
 
 
@@ -112,7 +123,7 @@ def demo_command(folder: Path | None, port: int) -> None:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         hint = f"; choose another: make run PORT={port + 10}, or demo --port {port + 10}"
-        raise click.ClickException(_cannot_serve(error, hint)) from None
+        raise click.ClickException(_cannot_serve(error, hint, Server(port=port))) from None
 
 
 @main.command("token")
@@ -167,8 +178,8 @@ def check_config_command(settings: Settings) -> None:
         raise click.ClickException(str(error)) from None
     server = settings.server
     click.echo(f"server: {server.host}:{server.port}{server.base_path}")
-    for key in settings.auth.api_keys:
-        click.echo(f"api key {key.name}: {', '.join(key.databases)}")
+    for name, key in settings.auth.api_keys.items():
+        click.echo(f"api key {name}: {', '.join(key.databases)}")
     click.echo(f"tokens: {', '.join(settings.auth.jwt.algorithms)}")
     if settings.auth.jwt.secret is not None and len(settings.auth.jwt.secret.encode()) < 32:
         click.echo("warning: auth.jwt.secret is shorter than 32 bytes (RFC 7518 section 3.2)")

@@ -77,8 +77,7 @@ def _configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres)
     lines = [
         "[server]",
         f"port = {port}",
-        "[[auth.api_keys]]",
-        'name = "demo"',
+        "[auth.api_keys.demo]",
         f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"',
         f"databases = {json.dumps(DATABASES)}",
         "[auth.jwt]",

@@ -29,11 +29,12 @@ VERIFIED_TOKENS = 1000
 
 
 class Caller(NamedTuple):
-    """Who calls: the API key's name and databases, and the user that the token names."""
+    """Who calls: the API key's name, what that opens and allows, and the user in the token."""
 
     name: str
     user: str
     databases: frozenset[str]
+    allow: frozenset[str]
 
     def may_use(self, database: str) -> bool:
         """Tell whether the caller's key opens this database."""
@@ -47,7 +48,9 @@ class Authenticator:
     """
 
     def __init__(self, settings: Auth, tuning: Tuning | None = None) -> None:
-        self._keys = [(bytes.fromhex(key.sha256), key) for key in settings.api_keys]
+        self._keys = [
+            (bytes.fromhex(key.sha256), name, key) for name, key in settings.api_keys.items()
+        ]
         self._jwt = settings.jwt
         self._key_set: KeySet | None = None
         if settings.jwt.jwks_url:
@@ -69,17 +72,19 @@ class Authenticator:
                 " token that has not expired in Authorization.",
                 {hdrs.WWW_AUTHENTICATE: "Bearer"},
             )
-        return Caller(key.name, self._user(claims) or key.name, frozenset(key.databases))
+        name, opened = key
+        user = self._user(claims) or name
+        return Caller(name, user, frozenset(opened.databases), frozenset(opened.allow))
 
-    def _api_key(self, values: list[str]) -> ApiKey | None:
+    def _api_key(self, values: list[str]) -> tuple[str, ApiKey] | None:
         if len(values) != 1:
             return None
         digest = hashlib.sha256(values[0].encode("utf-8", "surrogateescape")).digest()
         found = None
         # No early return: the time does not tell which key came close.
-        for known, key in self._keys:
+        for known, name, key in self._keys:
             if hmac.compare_digest(digest, known):
-                found = key
+                found = name, key
         return found
 
     async def _claims(self, values: list[str]) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -84,9 +84,9 @@ class RateLimiter:
     The headers are those of draft-ietf-httpapi-ratelimit-headers.
     """
 
-    def __init__(self, keys: Sequence[ApiKey]) -> None:
+    def __init__(self, keys: Mapping[str, ApiKey]) -> None:
         self._limits: dict[str, limits.RateLimitItem] = {}
-        if not any(key.rate_limit for key in keys):
+        if not any(key.rate_limit for key in keys.values()):
             return
         # 2 MB of memory that only those who use it shall pay.
         from limits import parse
@@ -94,7 +94,7 @@ class RateLimiter:
         from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._limits = {key.name: parse(key.rate_limit) for key in keys if key.rate_limit}
+        self._limits = {name: parse(key.rate_limit) for name, key in keys.items() if key.rate_limit}
 
     async def count(self, key_name: str) -> dict[str, str]:
         """Count a request; return the headers that tell the caller what is left.

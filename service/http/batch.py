@@ -136,6 +136,8 @@ class BatchHandler:
         # One check for both, so that they take the same time and look the same.
         if not (caller.may_use(names[0]) and names[0] in self._writers):
             raise Problem(403, "The caller may not use this database.")
+        if "batch" not in caller.allow:
+            raise Problem(403, "This API key may not send batches.")
         return names[0]
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:

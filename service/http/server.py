@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from service.config import Settings, Tuning
+from service.http import certificate
 from service.http.app import build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
@@ -46,7 +47,7 @@ async def _serve(settings: Settings, announce: Callable[[str, int], None], tunin
     runner = make_runner(settings, tuning)
     await runner.setup()
     server = settings.server
-    tls = _tls(settings)
+    tls = certificate.tls_context(server)
     site = web.TCPSite(
         runner,
         server.host,
@@ -150,22 +151,9 @@ class _RequestHandler(RequestHandler):
         return response
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.server.tls_certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    _load_certificate(context, settings)
-    return context
-
-
 def _reload(tls: ssl.SSLContext | None, settings: Settings) -> None:
     if tls is None:
         logger.info("nothing to reload: no certificate is configured")
     else:
-        _load_certificate(tls, settings)
-
-
-def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
-    assert settings.server.tls_certificate is not None
-    context.load_cert_chain(settings.server.tls_certificate, settings.server.tls_key)
-    logger.info("certificate loaded")
+        certificate.load(tls, settings.server)
+        logger.info("certificate loaded")

@@ -4,9 +4,10 @@ import hashlib
 import socket
 
 import jwt
+import pytest
 
 from service import __version__
-from tests.harness.configuration import document
+from tests.harness.configuration import ServerSettings, document
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import RunCommand
 from tests.harness.service import SECRET
@@ -97,6 +98,46 @@ def test_a_port_that_is_taken_stops_serve_with_one_line_that_names_the_way_out(
     assert "taken by another process" in result.stderr
     assert "set another server.port" in result.stderr
     assert "server.reuse_port = true" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("server", "named"),
+    [
+        ({"host": "db.invalid"}, "server.host: the host name db.invalid is not known"),
+        ({"host": "203.0.113.1"}, "server.host: this machine has no address 203.0.113.1"),
+        (
+            {"tls_certificate": "/not/there.pem", "tls_key": "/not/there.key"},
+            "server.tls_certificate: cannot read /not/there.pem: No such file or directory",
+        ),
+        (
+            {"tls_certificate": __file__, "tls_key": __file__},
+            "test_command_line.py hold no certificate with its key",
+        ),
+    ],
+    ids=["unknown host", "foreign address", "missing certificate", "no certificate"],
+)
+def test_serve_names_the_setting_that_keeps_it_from_listening(
+    run_command: RunCommand, server: ServerSettings, named: str
+) -> None:
+    result = run_command("serve", config=document({}, **server))
+
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert named in result.stderr
+
+
+def test_all_errors_of_a_file_are_told_a_line_each(run_command: RunCommand) -> None:
+    config = document({"acme": "mysql://h/acme"})
+    config["server"]["prot"] = 1
+
+    result = run_command("serve", config=config)
+
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["Error", "databases.acme.dsn"],
+        ["Error", "server.prot"],
+    ]
 
 
 def test_the_version_is_told(run_command: RunCommand) -> None:

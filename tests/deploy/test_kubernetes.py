@@ -61,7 +61,7 @@ def test_kustomize_finds_its_resources() -> None:
 
 def test_the_configuration_loads(settings: config.Settings) -> None:
     assert settings.server.host == "0.0.0.0"  # noqa: S104
-    for key in settings.auth.api_keys:
+    for key in settings.auth.api_keys.values():
         assert set(key.databases) <= settings.databases.keys()
 
 
