@@ -92,16 +92,32 @@ def _cannot_serve(error: OSError, hint: str, server: Server) -> str:
 @main.command("migrate")
 @_with_settings
 @click.option("--database", metavar="NAME", help="Only this one; default: all configured.")
-def migrate_command(settings: Settings, database: str | None) -> None:
+@click.option("--status", "is_status", is_flag=True, help="Only tell; exit status 1 when behind.")
+@click.option(
+    "--wait",
+    "seconds",
+    default=0,
+    metavar="SECONDS",
+    type=click.IntRange(0),
+    help="How long to wait for a server, with --status for the schema; default: not at all.",
+)
+def migrate_command(
+    settings: Settings, database: str | None, is_status: bool, seconds: int
+) -> None:
     """Bring one or all configured databases to the current schema; safe to repeat."""
-    from service.migrations import MigrationFailed, migrate
+    from service.migrations import MigrationFailed, migrate_once_reachable, wait_until_current
 
     if database is not None and database not in settings.databases:
         raise click.ClickException(f"{database} is not configured under [databases]")
     failed = False
     for name in [database] if database else settings.databases:
+        tenant = settings.databases[name]
         try:
-            asyncio.run(migrate(settings.databases[name].dsn))
+            if is_status and not asyncio.run(wait_until_current(tenant.dsn, seconds)):
+                raise MigrationFailed("behind the current schema: run care-trials migrate")
+            if not is_status:
+                dsn = tenant.migration_dsn or tenant.dsn
+                asyncio.run(migrate_once_reachable(dsn, seconds))
             click.echo(f"{name}: at the current schema")
         except MigrationFailed as error:
             failed = True

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from service import sources
-from service.postgres import check_dsn
+from service.postgres import MOST_PORT, check_dsn
 from service.sources import Problems, Wrong
 from service.wire import BATCH_ITEMS
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-Port = Annotated[int, Meta(ge=0, le=65535)]
+Port = Annotated[int, Meta(ge=0, le=MOST_PORT)]
 Sha256Hex = Annotated[
     str,
     Meta(
@@ -139,16 +139,19 @@ class Database(_Settings, frozen=True):
     """One tenant database."""
 
     dsn: Dsn
+    migration_dsn: Dsn | None = None
     pool_max_size: Annotated[int, Meta(ge=1, le=10_000)] = 10
     statement_timeout_seconds: PositiveInt = 30
     transaction_pooling: bool = False
     idempotency_days: PositiveInt = 7
+    run_items: PositiveInt = 500
 
     def __post_init__(self) -> None:
-        try:
-            check_dsn(self.dsn)
-        except ValueError as error:
-            raise Wrong("dsn", str(error)) from None
+        for setting, dsn in (("dsn", self.dsn), ("migration_dsn", self.migration_dsn)):
+            try:
+                check_dsn(dsn or "")
+            except ValueError as error:
+                raise Wrong(setting, str(error)) from None
 
     def __repr__(self) -> str:
         return f"Database(pool_max_size={self.pool_max_size}, …)"

@@ -10,11 +10,14 @@ CANNOT_CONNECT = (
     TimeoutError,
     # An address that is none: a label too long or empty, a port out of range.
     ValueError,
+    OverflowError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
 """All that connecting raises where a server is away, refuses, or is not what the DSN says."""
+
+MOST_PORT = 65535
 
 _IGNORED = {
     # The service sets its own, see engine/databases.
@@ -47,7 +50,12 @@ def check_dsn(dsn: str) -> None:
 
     What is no parameter of libpq is a setting of the server, which alone can judge it.
     """
-    for name, value in parse_qsl(urlsplit(dsn).query, keep_blank_values=True):
+    parts = urlsplit(dsn)
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
+            raise ValueError(f"the port is expected to be a number from 1 to {MOST_PORT}")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
         allowed = _SETTLED.get(name)
         if name in _REFUSED or (allowed is not None and value not in allowed):
             hint = f"; expected {' or '.join(allowed[:2])}" if allowed else ""

@@ -59,6 +59,7 @@ class Pool:
         self.statement_seconds = database.statement_timeout_seconds
         self.is_shared_by_transaction = database.transaction_pooling
         self.idempotency_days = database.idempotency_days
+        self.run_items = database.run_items
         self._connections = connections
 
     @asynccontextmanager

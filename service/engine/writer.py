@@ -55,7 +55,8 @@ class Writer:
         self._pool = pool
         # Less than the statement may take, so that waiting can be told from working.
         patience = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
-        self._schedule = Schedule(max(1, pool.max_size - SLOTS), int(1000 * patience))
+        most_lone = max(1, pool.max_size - SLOTS)
+        self._schedule = Schedule(pool.run_items, most_lone, int(1000 * patience))
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests = Requests(pool)
 

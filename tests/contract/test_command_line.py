@@ -1,7 +1,9 @@
 """Contract section 4, "Command line": what the commands do and say."""
 
 import hashlib
+import re
 import socket
+import time
 
 import jwt
 import pytest
@@ -85,6 +87,46 @@ def test_migrate_brings_all_or_one_database_to_the_current_schema(
     assert "acme" in both.stdout
     assert unknown.returncode == 1
     assert run_command("check-config", config=config).returncode == 0
+
+
+def test_migrate_uses_the_owners_dsn_where_there_is_one(
+    run_command: RunCommand, make_database: MakeDatabase
+) -> None:
+    owners = make_database(migrated=False)
+    nobodys = re.sub(r"://[^/]*@", "://nobody@", owners)
+    config = document({"acme": nobodys}, database={"migration_dsn": owners})
+
+    result = run_command("migrate", config=config)
+
+    assert result.returncode == 0, result.stderr
+    assert run_command("migrate", "--status", config=document({"acme": owners})).returncode == 0
+
+
+def test_migrate_status_tells_and_changes_nothing(
+    run_command: RunCommand, make_database: MakeDatabase
+) -> None:
+    config = document({"acme": make_database(), "globex": make_database(migrated=False)})
+
+    both = run_command("migrate", "--status", config=config)
+    again = run_command("migrate", "--status", "--database", "globex", "--wait", "1", config=config)
+    one = run_command("migrate", "--status", "--database", "acme", config=config)
+
+    assert (both.returncode, again.returncode, one.returncode) == (1, 1, 0)
+    assert both.stdout == "acme: at the current schema\n"
+    assert both.stderr == "globex: behind the current schema: run care-trials migrate\n"
+
+
+def test_migrate_waits_for_a_server(run_command: RunCommand) -> None:
+    config = document({"acme": "postgresql://u:marker@127.0.0.1:1/x"})
+    started_at = time.monotonic()
+
+    result = run_command("migrate", "--wait", "2", config=config)
+
+    assert result.returncode == 1
+    assert time.monotonic() - started_at > 2
+    assert result.stderr.startswith("acme: cannot connect")
+    assert result.stderr.count("\n") == 1
+    assert "marker" not in result.stderr
 
 
 def test_a_port_that_is_taken_stops_serve_with_one_line_that_names_the_way_out(

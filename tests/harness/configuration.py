@@ -47,10 +47,12 @@ class JwtSettings(TypedDict, total=False):
 class DatabaseSettings(TypedDict, total=False):
     """The settings of ``service.config.Database``; the DSN comes from elsewhere."""
 
+    migration_dsn: str | None
     pool_max_size: int
     statement_timeout_seconds: int
     transaction_pooling: bool
     idempotency_days: int
+    run_items: int
 
 
 class Configure(Protocol):
