@@ -37,9 +37,9 @@ COPY --from=build /app/venv /app/venv
 WORKDIR /app
 # By number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-EXPOSE 8080
+EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["care-trials", "healthcheck"]
 ENTRYPOINT ["care-trials"]
 CMD ["serve"]

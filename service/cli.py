@@ -3,11 +3,14 @@
 import asyncio
 import errno
 import hashlib
+import http.client
 import json
 import re
 import secrets
 import socket
+import ssl
 import sys
+from http import HTTPStatus
 from pathlib import Path
 
 import asyncpg
@@ -20,16 +23,18 @@ from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connecte
 from service.send.command import send_command
 from service.statements import SCHEMA_IS_CURRENT, UNSUPPORTED
 from service.telemetry import logs
+from service.wire import LIVE_PATH
 
 PROBE_SECONDS = 5
 
 
-def _load(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Settings:
+def _load(context: click.Context, _parameter: click.Parameter, path: Path | None) -> Settings:
     if path is None and not config.is_in_environment():
         raise click.UsageError(
             "name the configuration by --config FILE or SERVICE_CONFIG, or set all of it in the"
             " environment, as in SERVICE_SERVER__PORT=9000"
         )
+    context.obj = path
     try:
         return config.load(path)
     except ConfigurationError as error:
@@ -63,12 +68,13 @@ def main() -> None:
 
 @main.command("serve")
 @_with_settings
-def serve_command(settings: Settings) -> None:
+@click.pass_obj
+def serve_command(path: Path | None, settings: Settings) -> None:
     """Run the service from the configuration, until SIGTERM or Ctrl-C."""
     from service.http.server import serve
 
     try:
-        serve(settings)
+        serve(settings, read=lambda: config.load(path))
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -123,6 +129,32 @@ def migrate_command(
             failed = True
             click.echo(f"{name}: {error}", err=True)
     sys.exit(failed)
+
+
+@main.command("healthcheck")
+@_with_settings
+def healthcheck_command(settings: Settings) -> None:
+    """Ask the configured listener whether it is alive; exit status 0 or 1."""
+    server = settings.server
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
+    connection = http.client.HTTPConnection(
+        host, server.management_port or server.port, timeout=PROBE_SECONDS
+    )
+    if server.management_port is None and server.tls_certificate is not None:
+        # Its own certificate, which names what others call it by.
+        trusting = ssl.create_default_context()
+        trusting.check_hostname = False
+        trusting.verify_mode = ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(
+            host, server.port, timeout=PROBE_SECONDS, context=trusting
+        )
+    try:
+        connection.request("GET", LIVE_PATH)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise click.ClickException(f"not alive: {type(error).__name__}") from None
+    if status != HTTPStatus.OK:
+        raise click.ClickException(f"not alive: status {status}")
 
 
 @main.command("demo")

@@ -48,6 +48,7 @@ class Server(_Settings, frozen=True):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    management_port: Port | None = None
     reuse_port: bool = False
     base_path: BasePath = ""
     max_body_bytes: PositiveInt = 134_217_728

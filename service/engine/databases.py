@@ -5,9 +5,9 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -107,11 +107,27 @@ class Databases:
 
     def __init__(self, settings: Mapping[str, Database], tuning: Tuning) -> None:
         self._settings = settings
+        self._tuning = tuning
         self._connect_seconds = tuning.connect_seconds
         # Tells the sessions of these pools from those of others.
         self._application_name = f"care-case-clinical-trials {secrets.token_hex(8)}"
         self._pools: dict[str, Pool] = {}
         self._lock = asyncio.Lock()
+
+    def successor(self, settings: Mapping[str, Database]) -> "Databases":
+        """Return what goes by other settings; it shares the pools of what has not changed."""
+        other = Databases(settings, self._tuning)
+        other._application_name = self._application_name
+        other._pools = {
+            name: pool
+            for name, pool in self._pools.items()
+            if settings.get(name) == self._settings[name]
+        }
+        return other
+
+    def has(self, pool: Pool) -> bool:
+        """Tell whether this is the pool of one of these databases."""
+        return self._pools.get(pool.name) is pool
 
     async def pool(self, name: str) -> Pool:
         """Return the database's pool; it holds no connection until one is needed.
@@ -192,10 +208,14 @@ class Databases:
             for (reason,) in reasons:
                 logger.error(reason, extra={"database": name})
 
-    async def close(self) -> None:
-        """Close all pools, by force those whose connections do not come back in time."""
+    async def close(self, others: Sequence[Self] = ()) -> None:
+        """Close the pools, but for those that others use, too.
+
+        By force where connections do not come back in time.
+        """
         for pool in self._pools.values():
-            await pool.close()
+            if not any(other.has(pool) for other in others):
+                await pool.close()
 
     def sample(self) -> None:
         """Bring the pools' metrics up to date."""

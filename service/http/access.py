@@ -4,8 +4,9 @@ import hashlib
 import hmac
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jwt
 from aiohttp import hdrs
@@ -44,16 +45,24 @@ class Caller(NamedTuple):
 class Authenticator:
     """Checks both credentials of a request against the configuration.
 
-    Raises ConfigurationError when the public key cannot be used.
+    It keeps the key set of the one ``before`` where that is of the same URL. Raises
+    ConfigurationError when the public key cannot be used.
     """
 
-    def __init__(self, settings: Auth, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        settings: Auth,
+        tuning: Tuning | None = None,
+        before: Self | None = None,
+    ) -> None:
         self._keys = [
             (bytes.fromhex(key.sha256), name, key) for name, key in settings.api_keys.items()
         ]
         self._jwt = settings.jwt
         self._key_set: KeySet | None = None
-        if settings.jwt.jwks_url:
+        if before is not None and before._jwt.jwks_url == settings.jwt.jwks_url:
+            self._key_set = before._key_set
+        elif settings.jwt.jwks_url:
             self._key_set = KeySet(settings.jwt.jwks_url, tuning or Tuning())
         self._key: Any = settings.jwt.secret
         self._verified: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -136,9 +145,9 @@ class Authenticator:
                 return value[:USER_NAME_LENGTH]
         return ""
 
-    async def close(self) -> None:
-        """Let go of the connection to the key server."""
-        if self._key_set is not None:
+    async def close(self, others: Sequence[Self] = ()) -> None:
+        """Let go of the connection to the key server, unless others use it, too."""
+        if self._key_set is not None and all(o._key_set is not self._key_set for o in others):
             await self._key_set.close()
 
 

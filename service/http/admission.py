@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import hdrs
 
@@ -24,10 +24,14 @@ class Admission:
     """Counts the batches in work, and the bytes of their bodies, against the limits."""
 
     def __init__(self, settings: Server) -> None:
-        self._max_batches = settings.max_batches_in_flight
-        self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
         self._batches: Counter[str] = Counter()
         self._bytes = 0
+        self.limit(settings)
+
+    def limit(self, settings: Server) -> None:
+        """Set the limits; what is in work counts on."""
+        self._max_batches = settings.max_batches_in_flight
+        self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
 
     @contextmanager
     def batch(self, database: str) -> Iterator[None]:
@@ -81,10 +85,11 @@ def _overloaded(reason: str) -> Problem:
 class RateLimiter:
     """Counts, in this process, the requests of each key that has a ``rate_limit`` (RFC 6585).
 
-    The headers are those of draft-ietf-httpapi-ratelimit-headers.
+    The headers are those of draft-ietf-httpapi-ratelimit-headers. What the one ``before`` has
+    counted under the same limit counts on.
     """
 
-    def __init__(self, keys: Mapping[str, ApiKey]) -> None:
+    def __init__(self, keys: Mapping[str, ApiKey], before: Self | None = None) -> None:
         self._limits: dict[str, limits.RateLimitItem] = {}
         if not any(key.rate_limit for key in keys.values()):
             return
@@ -93,7 +98,11 @@ class RateLimiter:
         from limits.aio.storage import MemoryStorage
         from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._limiter: SlidingWindowCounterRateLimiter = (
+            before._limiter
+            if before is not None and before._limits
+            else SlidingWindowCounterRateLimiter(MemoryStorage())
+        )
         self._limits = {name: parse(key.rate_limit) for name, key in keys.items() if key.rate_limit}
 
     async def count(self, key_name: str) -> dict[str, str]:

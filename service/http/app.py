@@ -10,15 +10,12 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
-from service.engine.databases import Databases
-from service.engine.writer import Writers
 from service.http import openapi, page, probes
-from service.http.access import Authenticator
-from service.http.admission import Admission, RateLimiter
-from service.http.batch import RATE_LIMIT, BatchHandler
-from service.http.body import BodyReader
+from service.http.batch import RATE_LIMIT
 from service.http.envelope import RECORD, Problem, problem_response
+from service.http.generation import Generations
 from service.http.lifecycle import LIFECYCLE, Lifecycle
+from service.http.probes import Probes
 from service.telemetry import metrics, tracing
 from service.telemetry.logs import RequestRecord, trace_id
 from service.wire import ACTIVITY_HEADER, BATCH_PATH
@@ -28,46 +25,56 @@ logger = logging.getLogger(__name__)
 TURNED_AWAY = {429, 503}
 
 
+GENERATIONS = web.AppKey("generations", Generations)
+MANAGEMENT = web.AppKey("management", web.Application)
+"""What answers on ``management_port``, where there is one."""
+
+
 def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     """Return the application. Raises ConfigurationError for a public key without use."""
     tracing.start()
     server = settings.server
-    authenticator = Authenticator(settings.auth, tuning)
-    databases = Databases(settings.databases, tuning)
-    writers = Writers(databases)
-    batch = BatchHandler(
-        server,
-        authenticator,
-        RateLimiter(settings.auth.api_keys),
-        Admission(server),
-        writers,
-        BodyReader(server.max_body_bytes, tuning.silence_seconds),
-        tuning.write_seconds,
-    )
-    app = web.Application(middlewares=[_Surround(tuning.hold_seconds).handle])
-    app[LIFECYCLE] = Lifecycle()
+    generations = Generations(settings, tuning)
+    lifecycle = Lifecycle()
+    app = _surrounded(lifecycle, tuning)
+    app[GENERATIONS] = generations
+    app.cleanup_ctx.append(_watch_and_close)
 
-    async def watch_and_close(_app: web.Application) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(metrics.watch_event_loop(databases.sample)),
-            asyncio.create_task(databases.report_unsupported()),
-        ]
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await writers.close()
-        await databases.close()
-        await authenticator.close()
+    async def batch(request: web.Request) -> web.StreamResponse:
+        generation = generations.current
+        with generation.in_use():
+            return await generation.batch.handle(request)
 
-    app.cleanup_ctx.append(watch_and_close)
-    app.on_response_prepare.append(_add_headers)
-    app.router.add_put(
-        server.base_path + BATCH_PATH, batch.handle, expect_handler=_expect_nothing_yet
-    )
-    probes.add_routes(app, databases)
-    page.add_routes(app, openapi.document(server))
+    app.router.add_put(server.base_path + BATCH_PATH, batch, expect_handler=_expect_nothing_yet)
+    page.add_routes(app, lambda: openapi.document(generations.current.settings.server))
+    probed = app
+    if server.management_port is not None:
+        probed = app[MANAGEMENT] = _surrounded(lifecycle, tuning)
+    Probes(generations, has_own_port=probed is not app).add_routes(probed)
     return app
+
+
+def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
+    """Return an application whose every answer is as the contract has it."""
+    app = web.Application(middlewares=[_Surround(tuning.hold_seconds).handle])
+    app[LIFECYCLE] = lifecycle
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+async def _watch_and_close(app: web.Application) -> AsyncIterator[None]:
+    generations = app[GENERATIONS]
+    tasks = [
+        asyncio.create_task(
+            metrics.watch_event_loop(lambda: generations.current.databases.sample())
+        ),
+        asyncio.create_task(generations.current.databases.report_unsupported()),
+    ]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await generations.close()
 
 
 async def _expect_nothing_yet(_request: web.Request) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +14,10 @@ from aiohttp.web_protocol import RequestHandler
 
 from service.config import Settings, Tuning
 from service.http import certificate
-from service.http.app import build_app
+from service.http.app import GENERATIONS, MANAGEMENT, build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
+from service.http.reload import Reload
 
 logger = logging.getLogger(__name__)
 
@@ -30,53 +30,76 @@ def serve(
     settings: Settings,
     announce: Callable[[str, int], None] | None = None,
     tuning: Tuning | None = None,
+    read: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight and return.
 
-    ``announce`` is called with the address once it listens. Raises OSError when it cannot
-    listen there, ConfigurationError for a public key or certificate without use.
+    ``announce`` is called with the address once it listens; ``read`` reads the settings again, at
+    SIGHUP. Raises OSError when it cannot listen there, ConfigurationError for a public key or
+    certificate without use.
     """
-    uvloop.run(_serve(settings, announce or _log_address, tuning or Tuning()))
+    uvloop.run(_serve(settings, announce or _log_address, tuning or Tuning(), read))
 
 
 def _log_address(host: str, port: int) -> None:
     logger.info("serving", extra={"host": host, "port": port})
 
 
-async def _serve(settings: Settings, announce: Callable[[str, int], None], tuning: Tuning) -> None:
+async def _serve(
+    settings: Settings,
+    announce: Callable[[str, int], None],
+    tuning: Tuning,
+    read: Callable[[], Settings] | None,
+) -> None:
     runner = make_runner(settings, tuning)
     await runner.setup()
-    server = settings.server
+    app, server = runner.app, settings.server
     tls = certificate.tls_context(server)
+    reuse_port = server.reuse_port or None
     site = web.TCPSite(
-        runner,
-        server.host,
-        server.port,
-        ssl_context=tls,
-        backlog=1024,
-        reuse_port=server.reuse_port or None,
+        runner, server.host, server.port, ssl_context=tls, backlog=1024, reuse_port=reuse_port
     )
     await site.start()
+    management: web.AppRunner | None = None
+    if server.management_port is not None:
+        management = _runner(app[MANAGEMENT], tuning)
+        await management.setup()
+        await web.TCPSite(management, server.host, server.management_port).start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # On a terminal, without a certificate, it keeps its first meaning: the terminal is gone.
-    if tls is not None or not os.isatty(0):
-        loop.add_signal_handler(signal.SIGHUP, _reload, tls, settings)
+    if read is not None:
+        reload = Reload(app[GENERATIONS], tls, read)
+        had_terminal = os.isatty(0)
+
+        def hang_up() -> None:
+            if had_terminal and not os.isatty(0):
+                # Its first meaning: the terminal is gone.
+                stop.set()
+            else:
+                reload.now()
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
     announce(*runner.addresses[0][:2])
     await stop.wait()
     if server.reuse_port:
         # New connections are for the others; kept open, it would refuse its share of them.
         await site.stop()
-    await runner.app[LIFECYCLE].drain(server.shutdown_grace_seconds)
+    await app[LIFECYCLE].drain(app[GENERATIONS].current.settings.server.shutdown_grace_seconds)
     await runner.cleanup()
+    if management is not None:
+        await management.cleanup()
 
 
 def make_runner(settings: Settings, tuning: Tuning) -> web.AppRunner:
     """Return the runner of a new application, not yet set up."""
+    return _runner(build_app(settings, tuning), tuning)
+
+
+def _runner(app: web.Application, tuning: Tuning) -> web.AppRunner:
     return _Runner(
-        build_app(settings, tuning),
+        app,
         header_seconds=tuning.header_seconds,
         access_log=None,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
@@ -149,11 +172,3 @@ class _RequestHandler(RequestHandler):
         response = problem_response(request, problem, activity_id)
         response.force_close()
         return response
-
-
-def _reload(tls: ssl.SSLContext | None, settings: Settings) -> None:
-    if tls is None:
-        logger.info("nothing to reload: no certificate is configured")
-    else:
-        certificate.load(tls, settings.server)
-        logger.info("certificate loaded")

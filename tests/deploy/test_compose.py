@@ -11,14 +11,13 @@ import pytest
 
 from service import __version__, cli, config
 from service.demo.postgres import find_binaries
-from service.http.app import build_app
+from service.http.app import MANAGEMENT, build_app
 from service.migrations import migrate
 from tests.deploy.files import (
     COMPOSE,
     COMPOSE_FOLDER,
     ENVIRONMENT,
     FINAL,
-    HEALTHCHECK,
     MAX_CONNECTIONS,
     PROXY,
     ROOT,
@@ -157,26 +156,23 @@ async def test_the_serving_role_may_do_what_the_service_does_and_no_more(
 
 
 def test_the_probed_paths_exist(settings: config.Settings) -> None:
-    application = build_app(settings, config.Tuning())
-    served = {resource.canonical for resource in application.router.resources()}
+    management = build_app(settings, config.Tuning())[MANAGEMENT]
 
     probed = re.findall(r"http-check send meth GET uri (\S+)", PROXY)
-    hidden = re.findall(r"if \{ path (\S+) \}", PROXY)
 
     assert probed == ["/readyz"]
-    assert hidden == ["/metrics"]
-    assert "'/livez'" in HEALTHCHECK[-1]
-    assert {*probed, *hidden, "/livez"} <= served
+    assert {*probed} <= {resource.canonical for resource in management.router.resources()}
 
 
 def test_the_port_is_the_same_everywhere(settings: config.Settings) -> None:
+    exposed = [int(port) for port in FINAL["EXPOSE"].split()]
+    assert exposed == [settings.server.port, settings.server.management_port]
     assert {
-        int(FINAL["EXPOSE"]),
-        *map(int, re.findall(r"'127\.0\.0\.1', (\d+)", HEALTHCHECK[-1])),
         *map(int, re.findall(r"server-template replica \d+ service:(\d+)", PROXY)),
         *map(int, re.findall(r"bind :(\d+)", PROXY)),
         *(int(number) for number in SERVICES["proxy"]["ports"][0].split(":")),
     } == {settings.server.port}
+    assert re.findall(r"check port (\d+)", PROXY) == [str(settings.server.management_port)]
 
 
 def test_nothing_is_killed_within_its_grace_period(settings: config.Settings) -> None:

@@ -1,11 +1,9 @@
 """The image: how it is built, what it holds, and as whom it runs."""
 
-import asyncio
 import importlib.metadata
 import json
 import re
 import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -23,8 +21,6 @@ from tests.deploy.files import (
     run,
     tool,
 )
-from tests.harness.running import MakeService
-from tests.harness.service import free_port
 
 COPIED = {name for word, rest in BUILD if word == "COPY" for name in rest.split()[:-1]}
 
@@ -125,17 +121,6 @@ def needed_by(name: str) -> set[str]:
     return names
 
 
-async def test_the_health_check_tells_a_running_service(make_service: MakeService) -> None:
-    service = await make_service()
-
-    async def health(port: int) -> int:
-        command = [sys.executable, *HEALTHCHECK[1:]]
-        assert "8080" in command[-1]
-        command[-1] = command[-1].replace("8080", str(port))
-        process = await asyncio.create_subprocess_exec(
-            *command, stderr=asyncio.subprocess.DEVNULL, env={"http_proxy": "http://127.0.0.1:1"}
-        )
-        return await process.wait()
-
-    assert await health(service.port) == 0
-    assert await health(free_port()) == 1
+def test_the_health_check_is_the_command() -> None:
+    assert [*json.loads(FINAL["ENTRYPOINT"]), "healthcheck"] == HEALTHCHECK
+    assert "healthcheck" in cli.main.commands

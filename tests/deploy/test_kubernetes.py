@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service import __version__, cli, config
-from service.http.app import build_app
+from service.http.app import MANAGEMENT, build_app
 from service.telemetry.metrics import BATCHES_IN_FLIGHT
 from tests.deploy.files import (
     ENVIRONMENT,
@@ -121,7 +121,7 @@ def test_it_mounts_the_secrets_that_the_configuration_reads() -> None:
 
 
 def test_the_probed_paths_exist(settings: config.Settings) -> None:
-    application = build_app(settings, config.Tuning())
+    application = build_app(settings, config.Tuning())[MANAGEMENT]
     served = {resource.canonical for resource in application.router.resources()}
     container = CONTAINERS["deployment"]
 
@@ -132,22 +132,20 @@ def test_the_probed_paths_exist(settings: config.Settings) -> None:
     assert {*probed.values(), "/metrics"} <= served
 
 
-def test_the_port_is_the_same_everywhere(settings: config.Settings) -> None:
+def test_the_ports_are_the_same_everywhere(settings: config.Settings) -> None:
+    server = settings.server
     container = CONTAINERS["deployment"]
-    (port,) = container["ports"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     (service_port,) = MANIFESTS["service"]["spec"]["ports"]
     annotations = PODS["deployment"]["metadata"]["annotations"]
     ingress = MANIFESTS["network"]["spec"]["ingress"]
 
-    assert {
-        int(FINAL["EXPOSE"]),
-        port["containerPort"],
-        service_port["port"],
-        int(annotations["prometheus.io/port"]),
-        *(each["port"] for rule in ingress for each in rule["ports"]),
-    } == {settings.server.port}
-    assert {container[name]["httpGet"]["port"] for name in PROBES} == {port["name"]}
-    assert service_port["targetPort"] == port["name"]
+    assert ports == {"http": server.port, "management": server.management_port}
+    assert [int(port) for port in FINAL["EXPOSE"].split()] == list(ports.values())
+    assert [each["port"] for rule in ingress for each in rule["ports"]] == list(ports.values())
+    assert (service_port["port"], service_port["targetPort"]) == (server.port, "http")
+    assert int(annotations["prometheus.io/port"]) == server.management_port
+    assert {container[name]["httpGet"]["port"] for name in PROBES} == {"management"}
 
 
 def test_nothing_is_killed_within_its_grace_period(settings: config.Settings) -> None:

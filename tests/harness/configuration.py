@@ -18,6 +18,7 @@ class ServerSettings(TypedDict, total=False):
 
     host: str
     port: int
+    management_port: int | None
     reuse_port: bool
     base_path: str
     max_body_bytes: int
