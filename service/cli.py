@@ -3,29 +3,18 @@
 import asyncio
 import errno
 import hashlib
-import http.client
 import json
 import re
 import secrets
-import socket
-import ssl
 import sys
-from http import HTTPStatus
 from pathlib import Path
 
-import asyncpg
 import click
 
 from service import __version__, config
 from service.config import ConfigurationError, Server, Settings
-from service.http.access import Authenticator, signed_token
-from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connected
 from service.send.command import send_command
-from service.statements import SCHEMA_IS_CURRENT, UNSUPPORTED
 from service.telemetry import logs
-from service.wire import LIVE_PATH
-
-PROBE_SECONDS = 5
 
 
 def _load(context: click.Context, _parameter: click.Parameter, path: Path | None) -> Settings:
@@ -84,15 +73,10 @@ def serve_command(path: Path | None, settings: Settings) -> None:
 
 def _cannot_serve(error: OSError, hint: str, server: Server) -> str:
     """Return why the service cannot listen, and the hint where the port is taken."""
-    if isinstance(error, socket.gaierror):
-        return f"server.host: the host name {server.host} is not known"
-    if error.errno == errno.EADDRINUSE:
-        return f"cannot serve: the port is taken by another process{hint}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"server.host: this machine has no address {server.host}"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"server.port: this user may not listen on {server.port}"
-    return f"cannot serve: {error.strerror or error}"
+    from service.http.check import why_not_listening
+
+    words = f"cannot serve: {why_not_listening(error, server)}"
+    return words + hint if error.errno == errno.EADDRINUSE else words
 
 
 @main.command("migrate")
@@ -135,26 +119,11 @@ def migrate_command(
 @_with_settings
 def healthcheck_command(settings: Settings) -> None:
     """Ask the configured listener whether it is alive; exit status 0 or 1."""
-    server = settings.server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
-    connection = http.client.HTTPConnection(
-        host, server.management_port or server.port, timeout=PROBE_SECONDS
-    )
-    if server.management_port is None and server.tls_certificate is not None:
-        # Its own certificate, which names what others call it by.
-        trusting = ssl.create_default_context()
-        trusting.check_hostname = False
-        trusting.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(
-            host, server.port, timeout=PROBE_SECONDS, context=trusting
-        )
-    try:
-        connection.request("GET", LIVE_PATH)
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        raise click.ClickException(f"not alive: {type(error).__name__}") from None
-    if status != HTTPStatus.OK:
-        raise click.ClickException(f"not alive: status {status}")
+    from service.http.health import why_not_alive
+
+    reason = why_not_alive(settings.server)
+    if reason is not None:
+        raise click.ClickException(f"not alive: {reason}")
 
 
 @main.command("demo")
@@ -184,6 +153,8 @@ def token_command(settings: Settings, subject: str, expires: str) -> None:
     if match is None:
         raise click.BadParameter(f"expected as in 90s, 15m, 1h, 7d, got {expires}")
     seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    from service.http.access import signed_token
+
     try:
         click.echo(signed_token(settings.auth.jwt, subject, seconds))
     except ConfigurationError as error:
@@ -219,40 +190,18 @@ def openapi_command(settings: Settings | None) -> None:
 @main.command("check-config")
 @_with_settings
 def check_config_command(settings: Settings) -> None:
-    """Validate the configuration and connect to each database; secrets redacted."""
-    try:
-        Authenticator(settings.auth)
-    except ConfigurationError as error:
-        raise click.ClickException(str(error)) from None
-    server = settings.server
-    click.echo(f"server: {server.host}:{server.port}{server.base_path}")
-    for name, key in settings.auth.api_keys.items():
-        click.echo(f"api key {name}: {', '.join(key.databases)}")
-    click.echo(f"tokens: {', '.join(settings.auth.jwt.algorithms)}")
-    if settings.auth.jwt.secret is not None and len(settings.auth.jwt.secret.encode()) < 32:
-        click.echo("warning: auth.jwt.secret is shorter than 32 bytes (RFC 7518 section 3.2)")
-    failed = False
-    for name, database in settings.databases.items():
-        problem = asyncio.run(_probe(database.dsn))
-        click.echo(f"database {name}: {problem or 'connected, schema is current'}")
-        failed |= problem is not None
-    sys.exit(failed)
+    """Validate the configuration, and try all that it names; no secret is shown."""
+    from service.http.check import check
+
+    async def tell() -> bool:
+        failed = False
+        async for finding in check(settings):
+            level = "" if finding.level == "ok" else f"{finding.level}: "
+            click.echo(f"{level}{finding.subject}: {finding.words}")
+            failed |= finding.level == "failed"
+        return failed
+
+    sys.exit(asyncio.run(tell()))
 
 
 main.add_command(send_command)
-
-
-async def _probe(dsn: str) -> str | None:
-    """Return what is wrong with a database, None where nothing is."""
-    try:
-        connection = await asyncpg.connect(**connect_arguments(dsn, PROBE_SECONDS))
-    except CANNOT_CONNECT as error:
-        return f"cannot connect ({why_not_connected(error)})"
-    try:
-        if not await connection.fetchval(SCHEMA_IS_CURRENT):
-            return "connected, but not migrated: run care-trials migrate"
-        for (reason,) in await connection.fetch(UNSUPPORTED):
-            return f"connected, but {reason}"
-    finally:
-        await connection.close()
-    return None

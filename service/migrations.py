@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
-from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connected
+from service.postgres import CANNOT_CONNECT, connect_arguments, in_words
 from service.statements import CONNECTION_STATE, SCHEMA_IS_CURRENT, SQL_FOLDER
 
 CONNECT_SECONDS = 10
@@ -37,7 +37,7 @@ async def is_current(dsn: str) -> bool:
             **connect_arguments(dsn, CONNECT_SECONDS), statement_cache_size=0
         )
     except CANNOT_CONNECT as error:
-        raise Unreachable(f"cannot connect ({why_not_connected(error)})") from None
+        raise Unreachable(in_words(error, dsn)) from None
     try:
         return bool(await connection.fetchval(SCHEMA_IS_CURRENT))
     finally:
@@ -124,14 +124,14 @@ async def _dbmate_url(dsn: str) -> str:
                 **connect_arguments(single.geturl(), CONNECT_SECONDS)
             )
         except CANNOT_CONNECT as error:
-            failure = why_not_connected(error)
+            failure = in_words(error, single.geturl())
             continue
         try:
             ((is_encrypted, is_standby),) = await connection.fetch(CONNECTION_STATE)
         finally:
             await connection.close()
         if is_standby:
-            failure = "standby"
+            failure = f"{single.hostname} is a standby, which takes no writes"
             continue
         options = dict(parse_qsl(single.query))
         options.pop("target_session_attrs", None)
@@ -148,7 +148,7 @@ async def _dbmate_url(dsn: str) -> str:
         return single._replace(
             scheme="postgres", netloc=f"{credentials}{at}", query=urlencode(options)
         ).geturl()
-    raise Unreachable(f"cannot connect ({failure})")
+    raise Unreachable(failure)
 
 
 def _each_host(parts: SplitResult) -> list[SplitResult]:

@@ -1,7 +1,9 @@
 """How a PostgreSQL is reached by its DSN, and in words why it is not."""
 
+import socket
+import ssl
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
@@ -80,3 +82,37 @@ def connect_arguments(dsn: str, connect_seconds: float) -> dict[str, Any]:
 def why_not_connected(error: BaseException) -> str:
     """Return the cause of a failed connection by its SQLSTATE or kind, never with a value."""
     return getattr(error, "sqlstate", None) or type(error).__name__
+
+
+def address(dsn: str) -> str:
+    """Return where a DSN leads to, without its credentials and parameters: HOST:PORT/DATABASE."""
+    parts = urlsplit(dsn)
+    hosts = unquote(parts.netloc.rpartition("@")[2]) or dict(parse_qsl(parts.query)).get("host", "")
+    return f"{hosts or 'localhost'}{parts.path}"
+
+
+def in_words(error: BaseException, dsn: str) -> str:
+    """Return why there is no connection, for a person; the words hold no password."""
+    parts = urlsplit(dsn)
+    parameters = dict(parse_qsl(parts.query))
+    where, _, database = address(dsn).rpartition("/")
+    user = unquote(parts.netloc.rpartition("@")[0].partition(":")[0]) or parameters.get("user", "")
+    words: dict[type[BaseException], str] = {
+        socket.gaierror: f"the host name of {where} is not known",
+        ConnectionRefusedError: f"nothing listens at {where}",
+        FileNotFoundError: f"there is no server's socket in {where}",
+        TimeoutError: f"{where} does not answer",
+        ssl.SSLCertVerificationError: f"the certificate of {where} is not trusted: "
+        + getattr(error, "verify_message", ""),
+        asyncpg.InvalidPasswordError: f"password refused for user {user}",
+        asyncpg.InvalidAuthorizationSpecificationError: f"{where} does not let the user {user} in:"
+        " there is no such role, it may not log in, or pg_hba.conf refuses it",
+        asyncpg.InvalidCatalogNameError: f"database {database} does not exist",
+        asyncpg.InsufficientPrivilegeError: f"the user {user} lacks a right on {database}",
+        asyncpg.TooManyConnectionsError: f"{where} has no connection left (max_connections)",
+        asyncpg.CannotConnectNowError: f"{where} is starting or shutting down",
+    }
+    for kind in type(error).__mro__:
+        if kind in words:
+            return words[kind]
+    return f"cannot connect to {where} ({why_not_connected(error)})"

@@ -19,6 +19,9 @@ END_SESSION = _read("engine/end_session")
 FORGET = _read("engine/forget")
 
 CONNECTION_STATE = _read("operations/connection_state")
+KEPT_FROM_COMMUTING = _read("operations/kept_from_commuting")
+MISSING_PRIVILEGES = _read("operations/missing_privileges")
+SERVER_STATE = _read("operations/server_state")
 SCHEMA_IS_CURRENT = _read("operations/schema_is_current")
 UNSUPPORTED = _read("operations/unsupported")
 

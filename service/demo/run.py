@@ -83,6 +83,7 @@ def _configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres)
         "[auth.jwt]",
         'algorithms = ["HS256"]',
         f'secret = "{secret}"',
+        'issuer = "care-trials demo"',
     ]
     for name in DATABASES:
         lines += [f"[databases.{name}]", f'dsn = "{postgres.dsn(name)}"']

@@ -1,7 +1,6 @@
 """Name to pool: each tenant database has its own, created when first needed."""
 
 import asyncio
-import logging
 import secrets
 import socket
 import time
@@ -14,10 +13,8 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.config import Database, Tuning
 from service.postgres import CANNOT_CONNECT, connect_arguments
-from service.statements import CLOCK, UNSUPPORTED
+from service.statements import CLOCK, SCHEMA_IS_CURRENT
 from service.telemetry import metrics
-
-logger = logging.getLogger(__name__)
 
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -169,44 +166,35 @@ class Databases:
         )
         return Pool(name, database, connections)
 
-    async def answers(self) -> bool:
-        """Tell whether at least one database answers a query."""
-        checks = [asyncio.create_task(self._answers(name)) for name in self._settings]
+    async def why_not_ready(self) -> str | None:
+        """Return in words why no database takes records now, None where one does."""
+        checks = [asyncio.create_task(self._is_current(name)) for name in self._settings]
+        has_answered = False
         try:
             for check in asyncio.as_completed(checks):
-                if await check:
-                    return True
-            return False
+                is_current = await check
+                if is_current:
+                    return None
+                has_answered |= is_current is not None
         finally:
             for task in checks:
                 task.cancel()
+        if has_answered:
+            return "No database that answers is at the current schema: run care-trials migrate."
+        return "No database answers."
 
-    async def _answers(self, name: str) -> bool:
+    async def _is_current(self, name: str) -> bool | None:
+        """Tell whether a database is at the current schema; None where it does not answer."""
         pool = await self.pool(name)
         if pool.is_exhausted:
             # One of them will tell; do not queue behind them.
             return True
         try:
             async with pool.acquire(self._connect_seconds) as connection:
-                await connection.fetch("SELECT 1")
+                (row,) = await connection.fetch(SCHEMA_IS_CURRENT)
         except CANNOT_CONNECT:
-            return False
-        return True
-
-    async def report_unsupported(self) -> None:
-        """Log what on a database's table keeps every item from being stored."""
-        for name, database in self._settings.items():
-            arguments = connect_arguments(database.dsn, self._connect_seconds)
-            try:
-                # Not of the pool, which holds no connection until one is needed.
-                connection = await asyncpg.connect(**arguments, statement_cache_size=0)
-                reasons = await connection.fetch(UNSUPPORTED)
-                await connection.close()
-            except CANNOT_CONNECT:
-                # The items' 503 will tell.
-                continue
-            for (reason,) in reasons:
-                logger.error(reason, extra={"database": name})
+            return None
+        return bool(row["is_current"])
 
     async def close(self, others: Sequence[Self] = ()) -> None:
         """Close the pools, but for those that others use, too.

@@ -64,16 +64,12 @@ def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
 
 async def _watch_and_close(app: web.Application) -> AsyncIterator[None]:
     generations = app[GENERATIONS]
-    tasks = [
-        asyncio.create_task(
-            metrics.watch_event_loop(lambda: generations.current.databases.sample())
-        ),
-        asyncio.create_task(generations.current.databases.report_unsupported()),
-    ]
+    watching = asyncio.create_task(
+        metrics.watch_event_loop(lambda: generations.current.databases.sample())
+    )
     yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
     await generations.close()
 
 

@@ -39,8 +39,9 @@ class Probes:
         """Tell whether requests may come here. Raises Problem 503."""
         if request.app[LIFECYCLE].is_stopping:
             raise Problem(503, "The service is shutting down.", RETRY_AFTER)
-        if not await self._generations.current.databases.answers():
-            raise Problem(503, "No database answers.", RETRY_AFTER)
+        reason = await self._generations.current.databases.why_not_ready()
+        if reason is not None:
+            raise Problem(503, reason, RETRY_AFTER)
         return web.Response(text="ok\n")
 
     async def metrics(self, request: web.Request) -> web.Response:

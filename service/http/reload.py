@@ -1,11 +1,12 @@
 """SIGHUP: the settings are read again and take effect without a dropped request."""
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable
 
 from service.config import ConfigurationError, Server, Settings
-from service.http import certificate
+from service.http import certificate, check
 from service.http.generation import Generations
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Reload:
             logger.error(f"settings not read again, the old ones stay: {problems}")
             return
         logger.info("settings read again; the environment is still that of the start")
+        self._checking = asyncio.create_task(check.log(settings))
         if waiting := _needing_restart(self._started_with, settings.server):
             logger.warning(f"only a restart changes {', '.join(waiting)}")
 

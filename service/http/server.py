@@ -6,14 +6,16 @@ import os
 import signal
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvloop
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from service.config import Settings, Tuning
-from service.http import certificate
+from service import __version__
+from service.config import Server, Settings, Tuning
+from service.http import certificate, check
 from service.http.app import GENERATIONS, MANAGEMENT, build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
@@ -38,11 +40,20 @@ def serve(
     SIGHUP. Raises OSError when it cannot listen there, ConfigurationError for a public key or
     certificate without use.
     """
-    uvloop.run(_serve(settings, announce or _log_address, tuning or Tuning(), read))
+    announce = announce or partial(_log_address, settings.server)
+    uvloop.run(_serve(settings, announce, tuning or Tuning(), read))
 
 
-def _log_address(host: str, port: int) -> None:
-    logger.info("serving", extra={"host": host, "port": port})
+def _log_address(server: Server, host: str, port: int) -> None:
+    fields = {
+        "version": __version__,
+        "host": host,
+        "port": port,
+        "management_port": server.management_port,
+        "tls": server.tls_certificate is not None,
+        "base_path": server.base_path,
+    }
+    logger.info("serving", extra=fields)
 
 
 async def _serve(
@@ -51,10 +62,11 @@ async def _serve(
     tuning: Tuning,
     read: Callable[[], Settings] | None,
 ) -> None:
+    server = settings.server
+    tls = certificate.tls_context(server)
     runner = make_runner(settings, tuning)
     await runner.setup()
-    app, server = runner.app, settings.server
-    tls = certificate.tls_context(server)
+    app = runner.app
     reuse_port = server.reuse_port or None
     site = web.TCPSite(
         runner, server.host, server.port, ssl_context=tls, backlog=1024, reuse_port=reuse_port
@@ -82,7 +94,9 @@ async def _serve(
 
         loop.add_signal_handler(signal.SIGHUP, hang_up)
     announce(*runner.addresses[0][:2])
+    checking = asyncio.create_task(check.log(settings))
     await stop.wait()
+    checking.cancel()
     if server.reuse_port:
         # New connections are for the others; kept open, it would refuse its share of them.
         await site.stop()

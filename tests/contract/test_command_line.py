@@ -37,27 +37,6 @@ def test_token_prints_a_token_that_the_configuration_accepts(run_command: RunCom
     assert claims["exp"] - claims["iat"] == 900
 
 
-def test_check_config_connects_and_redacts(
-    run_command: RunCommand, make_database: MakeDatabase
-) -> None:
-    config = document(
-        {
-            "acme": make_database(),
-            "globex": make_database(migrated=False),
-            "down": "postgresql://u:marker@127.0.0.1:1/x",
-        }
-    )
-
-    result = run_command("check-config", config=config)
-
-    assert result.returncode == 1
-    assert "database acme: connected, schema is current" in result.stdout
-    assert "database globex: connected, but not migrated" in result.stdout
-    assert "database down: cannot connect" in result.stdout
-    assert "marker" not in result.stdout + result.stderr
-    assert SECRET not in result.stdout + result.stderr
-
-
 def test_a_wrong_setting_stops_every_command_with_one_line(run_command: RunCommand) -> None:
     config = document({})
     config["server"]["prot"] = 1
@@ -124,7 +103,7 @@ def test_migrate_waits_for_a_server(run_command: RunCommand) -> None:
 
     assert result.returncode == 1
     assert time.monotonic() - started_at > 2
-    assert result.stderr.startswith("acme: cannot connect")
+    assert result.stderr.startswith("acme: nothing listens at 127.0.0.1:1")
     assert result.stderr.count("\n") == 1
     assert "marker" not in result.stderr
 

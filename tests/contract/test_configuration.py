@@ -1,6 +1,5 @@
 """Contract section 3, "Configuration"."""
 
-import asyncio
 import copy
 import json
 from collections.abc import Callable
@@ -297,33 +296,3 @@ def test_the_harness_knows_every_setting(settings: type, typed: type) -> None:
     known.pop("dsn", None)
 
     assert get_type_hints(typed) == known
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        pytest.param(
-            "create rule r as on insert to care_case_clinical_trial"
-            " where new.comment = 'x' do instead nothing",
-            "has a rule",
-            id="rule",
-        ),
-        pytest.param(
-            "alter table care_case_clinical_trial"
-            " drop constraint care_case_clinical_trial_pkey,"
-            " add primary key (care_case_clinical_trial_key) deferrable",
-            "is deferrable",
-            id="deferrable primary key",
-        ),
-    ],
-)
-async def test_a_table_that_cannot_go_with_on_conflict_is_told_at_the_start(
-    make_service: MakeService, caplog: pytest.LogCaptureFixture, change: str, reason: str
-) -> None:
-    service = await make_service()
-    await service.execute(change)
-
-    await make_service(databases=service.databases)
-    async with asyncio.timeout(10):
-        while reason not in caplog.text:
-            await asyncio.sleep(0.02)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from service.migrations import migrate
 from tests.harness.certificates import Authority
 from tests.harness.configuration import ServerSettings, document
+from tests.harness.postgres import MakeDatabase
 from tests.harness.running import RunCommand, StartProcess
 from tests.harness.service import KEY, PATH, free_port
 
@@ -78,6 +80,24 @@ async def test_it_starts_but_is_not_ready_with_all_databases_down(
 
     assert (alive.status, ready.status) == (200, 503)
     assert (await ready.json())["error"]["detail"] == "No database answers."
+
+
+async def test_it_is_not_ready_before_any_database_is_migrated(
+    start_process: StartProcess, make_database: MakeDatabase
+) -> None:
+    behind = make_database(migrated=False)
+    service, _ = await start_process(
+        {"behind": behind}, extra_databases={"down": "postgresql://127.0.0.1:1/x"}
+    )
+
+    before = await service.session.get(
+        service.url + "/readyz", headers={"Accept": "application/json"}
+    )
+    await migrate(behind)
+    after = await service.session.get(service.url + "/readyz")
+
+    assert (before.status, after.status) == (503, 200)
+    assert "run care-trials migrate" in (await before.json())["error"]["detail"]
 
 
 async def test_a_process_that_dies_leaves_the_shared_port_to_the_other(

@@ -13,6 +13,7 @@ from service import __version__, cli, config
 from service.demo.postgres import find_binaries
 from service.http.app import MANAGEMENT, build_app
 from service.migrations import migrate
+from service.statements import MISSING_PRIVILEGES
 from tests.deploy.files import (
     COMPOSE,
     COMPOSE_FOLDER,
@@ -144,9 +145,13 @@ async def test_the_serving_role_may_do_what_the_service_does_and_no_more(
             """,
             role,
         )
+        await connection.execute(f"set role {role}")
+        missing = await connection.fetch(MISSING_PRIVILEGES)
+        await connection.execute("reset role")
     finally:
         await connection.execute(f"drop owned by {role}; drop role {role}")
         await connection.close()
+    assert missing == []
     assert may is not None
     assert {name for name, is_true in may.items() if is_true} >= {
         *("read", "insert", "update", "draw", "plain")

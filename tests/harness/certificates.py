@@ -26,7 +26,11 @@ class Authority:
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def _certificate(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: tuple[Any, bool]
+        self,
+        name: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: tuple[Any, bool],
+        days: int = 1,
     ) -> x509.Certificate:
         return (
             x509.CertificateBuilder()
@@ -34,18 +38,18 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - datetime.timedelta(days=1))
-            .not_valid_after(NOW + datetime.timedelta(days=1))
+            .not_valid_before(NOW - datetime.timedelta(days=2))
+            .not_valid_after(NOW + datetime.timedelta(days=days))
             .add_extension(*extension)
             .sign(self._key, hashes.SHA256())
         )
 
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """Write a certificate for 127.0.0.1 and its key; return their paths."""
+    def sign(self, name: str, days: int = 1) -> tuple[Path, Path]:
+        """Write a certificate for 127.0.0.1 and its key, good for days; return their paths."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        certificate = self._certificate(subject, key, (address, False))
+        certificate = self._certificate(subject, key, (address, False), days)
         paths = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
