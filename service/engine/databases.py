@@ -210,6 +210,7 @@ class Databases:
         for name, pool in self._pools.items():
             metrics.POOL_SIZE.labels(name).set(pool.size)
             metrics.POOL_IN_USE.labels(name).set(pool.in_use)
+            metrics.POOL_MAX_SIZE.labels(name).set(pool.max_size)
 
 
 async def _keep_session(_connection: object) -> None:

@@ -16,7 +16,8 @@ import asyncpg
 from service.engine.databases import Pool, PooledConnection
 from service.engine.retrying import TimedOut, Unavailable, with_connection
 from service.engine.sqlstates import sqlstate_of
-from service.statements import CLAIM, FORGET
+from service.statements import CLAIM, FORGET, RECEIPTS_KEPT
+from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ class Requests:
             forgotten: int = await connection.fetchval(
                 FORGET, self._pool.idempotency_days, FORGET_AT_ONCE, timeout=seconds
             )
+            kept = await connection.fetchval(RECEIPTS_KEPT, timeout=seconds)
+            metrics.RECEIPTS.labels(self._pool.name).set(kept or 0)
             return forgotten
 
         while True:

@@ -66,7 +66,7 @@ class Schedule:
 
     def begin(self) -> Statement | None:
         """Return the next statement that may start now, if there is one; it counts as at work."""
-        has_slot = len(self._at_work) - self._lone < (SLOTS if self.commutes else 1)
+        has_slot = self.slots_in_use < (SLOTS if self.commutes else 1)
         if not has_slot and not self._has_lone:
             return None
         self._forget_the_done()
@@ -88,6 +88,21 @@ class Schedule:
         for run, _, _ in statement.sections:
             run.at_work = 0
             self._has_lone |= run.alone > 0
+
+    @property
+    def waiting_runs(self) -> int:
+        """How many runs wait for their turn."""
+        return sum(run.is_waiting for batch in self._queue for run in batch.runs)
+
+    @property
+    def slots_in_use(self) -> int:
+        """How many statements are at work, but for items that run alone."""
+        return len(self._at_work) - self._lone
+
+    @property
+    def lone_at_work(self) -> int:
+        """How many items run alone."""
+        return self._lone
 
     def give_up(self, words: str) -> None:
         """Let nothing of the batches that wait start: they have waited through an outage."""

@@ -66,6 +66,13 @@ class Writer:
             self.requests.forget_expired(), context=contextvars.Context()
         )
 
+    def sample(self) -> None:
+        """Bring the metrics of what waits and what is at work up to date."""
+        schedule, name = self._schedule, self.pool.name
+        metrics.WAITING_RUNS.labels(name).set(schedule.waiting_runs)
+        metrics.SLOTS_IN_USE.labels(name).set(schedule.slots_in_use)
+        metrics.LONE_IN_USE.labels(name).set(schedule.lone_at_work)
+
     async def close(self) -> None:
         """End what the writer does by itself."""
         self._forgetting.cancel()
@@ -165,8 +172,10 @@ class Writer:
             self._schedule.commutes = applied.commutes
         if applied.drawn is not None:
             self._schedule.last_drawn = applied.drawn
-        if applied.is_sequential and not statement.is_lone:
-            metrics.SAVEPOINT_CHUNKS.labels(self.pool.name).inc()
+        metrics.STATEMENT_ROWS.labels(self.pool.name).observe(len(statement.keys))
+        cause = statement.why_sequential(applied)
+        if cause is not None:
+            metrics.SEQUENTIAL_STATEMENTS.labels(cause, self.pool.name).inc()
         outcomes = applied.outcomes
         for run, start, end in statement.sections:
             mine, outcomes = outcomes[: end - start], outcomes[end - start :]
@@ -261,6 +270,11 @@ class Writers:
             if name not in self._writers:
                 self._writers[name] = Writer(pool)
         return self._writers[name]
+
+    def sample(self) -> None:
+        """Bring the writers' metrics up to date."""
+        for writer in self._writers.values():
+            writer.sample()
 
     async def close(self, others: Sequence[Self] = ()) -> None:
         """End what the writers do by themselves, but for those that others use, too.

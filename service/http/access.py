@@ -80,6 +80,7 @@ class Authenticator:
                 f"Valid credentials are required: an API key in {API_KEY_HEADER}, and a bearer"
                 " token that has not expired in Authorization.",
                 {hdrs.WWW_AUTHENTICATE: "Bearer"},
+                reason="api_key" if key is None else "token",
             )
         name, opened = key
         user = self._user(claims) or name
@@ -125,7 +126,10 @@ class Authenticator:
             return None
         except KeySetUnavailable:
             raise Problem(
-                503, "Tokens cannot be verified at the moment; try again.", {hdrs.RETRY_AFTER: "5"}
+                503,
+                "Tokens cannot be verified at the moment; try again.",
+                {hdrs.RETRY_AFTER: "5"},
+                reason="key_set",
             ) from None
         if len(self._verified) >= VERIFIED_TOKENS:
             self._verified.clear()

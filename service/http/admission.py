@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
@@ -24,7 +23,7 @@ class Admission:
     """Counts the batches in work, and the bytes of their bodies, against the limits."""
 
     def __init__(self, settings: Server) -> None:
-        self._batches: Counter[str] = Counter()
+        self._begun: dict[str, dict[object, float]] = {}
         self._bytes = 0
         self.limit(settings)
 
@@ -39,14 +38,23 @@ class Admission:
 
         The limit holds for each database, so that one tenant cannot keep out another.
         """
-        if self._batches[database] >= self._max_batches:
-            raise _overloaded("Too many batches for this database are in work")
-        self._batches[database] += 1
+        begun = self._begun.setdefault(database, {})
+        if len(begun) >= self._max_batches:
+            raise _overloaded("Too many batches for this database are in work", "batches_in_flight")
+        batch = object()
+        begun[batch] = time.monotonic()
         try:
             with metrics.BATCHES_IN_FLIGHT.labels(database).track_inprogress():
                 yield
         finally:
-            self._batches[database] -= 1
+            del begun[batch]
+
+    def sample(self) -> None:
+        """Bring the age of each database's oldest batch up to date."""
+        now = time.monotonic()
+        for database, begun in self._begun.items():
+            oldest = next(iter(begun.values()), now)
+            metrics.OLDEST_BATCH_SECONDS.labels(database).set(now - oldest)
 
     @contextmanager
     def body(self) -> Iterator["BodyBytes"]:
@@ -60,7 +68,7 @@ class Admission:
     def take(self, size: int) -> None:
         """Count bytes. Raises Problem 503 when all bodies together would be too large."""
         if self._bytes + size > self._max_bytes:
-            raise _overloaded("Too many bytes of other batches are in work")
+            raise _overloaded("Too many bytes of other batches are in work", "bytes_in_flight")
         self._bytes += size
 
 
@@ -78,8 +86,9 @@ class BodyBytes:
             self.counted = size
 
 
-def _overloaded(reason: str) -> Problem:
-    return Problem(503, f"{reason}; send this one again.", {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS})
+def _overloaded(words: str, reason: str) -> Problem:
+    headers: dict[str, str] = {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS}
+    return Problem(503, f"{words}; send this one again.", headers, reason=reason)
 
 
 class RateLimiter:
@@ -122,5 +131,10 @@ class RateLimiter:
         }
         if not is_granted:
             headers[hdrs.RETRY_AFTER] = str(seconds)
-            raise Problem(429, "This API key has made too many requests; try again later.", headers)
+            raise Problem(
+                429,
+                "This API key has made too many requests; try again later.",
+                headers,
+                reason="rate_limit",
+            )
         return headers

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography import x509
 
 from service.config import ConfigurationError, Server
+from service.telemetry import metrics
 
 
 def tls_context(server: Server) -> ssl.SSLContext | None:
@@ -37,6 +38,9 @@ def load(context: ssl.SSLContext, server: Server) -> None:
             f"server.tls_certificate: {server.tls_certificate} and {server.tls_key} hold no"
             " certificate with its key; expected PEM, a key without a password"
         ) from None
+    end = ends_at(server)
+    assert end is not None
+    metrics.CERTIFICATE_END.set(end.timestamp())
 
 
 def ends_at(server: Server) -> datetime | None:

@@ -16,6 +16,7 @@ from service.http.access import Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
 from service.http.body import BodyReader
+from service.telemetry import metrics
 
 
 class Generation:
@@ -51,23 +52,23 @@ class Generation:
             BodyReader(server.max_body_bytes, tuning.silence_seconds),
             tuning.write_seconds,
         )
-        self._in_flight = 0
+        self.in_flight = 0
         self._idle = asyncio.Event()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Count a request while it lasts."""
-        self._in_flight += 1
+        self.in_flight += 1
         try:
             yield
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
+            self.in_flight -= 1
+            if not self.in_flight:
                 self._idle.set()
 
     async def outlast_requests(self) -> None:
         """Return when no request is in flight; none may begin any more."""
-        while self._in_flight:
+        while self.in_flight:
             self._idle.clear()
             await self._idle.wait()
 
@@ -88,8 +89,20 @@ class Generations:
         self._tuning = tuning
         self._admission = Admission(settings.server)
         self.current = Generation(settings, tuning, self._admission)
+        metrics.begin_at_zero(settings.databases)
         self._alive = [self.current]
         self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches are in work."""
+        return sum(generation.in_flight for generation in self._alive)
+
+    def sample(self) -> None:
+        """Bring the metrics up to date that are looked at and not counted."""
+        self._admission.sample()
+        self.current.databases.sample()
+        self.current.writers.sample()
 
     def replace(self, settings: Settings) -> None:
         """Let requests from now on go by these settings.
@@ -99,6 +112,7 @@ class Generations:
         old = self.current
         self.current = Generation(settings, self._tuning, self._admission, old)
         self._admission.limit(settings.server)
+        metrics.begin_at_zero(settings.databases)
         self._alive.append(self.current)
         task = asyncio.create_task(self._retire(old))
         self._retiring.add(task)

@@ -38,19 +38,21 @@ class Probes:
     async def readyz(self, request: web.Request) -> web.Response:
         """Tell whether requests may come here. Raises Problem 503."""
         if request.app[LIFECYCLE].is_stopping:
-            raise Problem(503, "The service is shutting down.", RETRY_AFTER)
+            raise Problem(503, "The service is shutting down.", RETRY_AFTER, reason="stopping")
         reason = await self._generations.current.databases.why_not_ready()
         if reason is not None:
-            raise Problem(503, reason, RETRY_AFTER)
+            raise Problem(503, reason, RETRY_AFTER, reason="database_away")
         return web.Response(text="ok\n")
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Give Prometheus what it asks for. Raises Problem 403."""
         if not (self._has_own_port or is_loopback(request.remote)):
             raise Problem(
-                403, "Metrics go to loopback alone here; set server.management_port for others."
+                403,
+                "Metrics go to loopback alone here; set server.management_port for others.",
+                reason="not_loopback",
             )
-        self._generations.current.databases.sample()
+        self._generations.sample()
         return web.Response(
             body=metrics.render(), headers={hdrs.CONTENT_TYPE: metrics.CONTENT_TYPE}
         )

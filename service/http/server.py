@@ -20,6 +20,7 @@ from service.http.app import GENERATIONS, MANAGEMENT, build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
 from service.http.reload import Reload
+from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ async def _serve(
     checking = asyncio.create_task(check.log(settings))
     await stop.wait()
     checking.cancel()
+    logger.info(f"draining {app[GENERATIONS].in_flight} batches")
     if server.reuse_port:
         # New connections are for the others; kept open, it would refuse its share of them.
         await site.stop()
@@ -104,6 +106,7 @@ async def _serve(
     await runner.cleanup()
     if management is not None:
         await management.cleanup()
+    logger.info("stopped")
 
 
 def make_runner(settings: Settings, tuning: Tuning) -> web.AppRunner:
@@ -181,8 +184,9 @@ class _RequestHandler(RequestHandler):
             raise ConnectionError("aborted")
         activity_id = str(uuid.uuid4())
         logger.info("malformed HTTP", extra={"activityID": activity_id, "status": status})
+        metrics.REFUSALS.labels("http").inc()
         detail = "Internal error." if status == 500 else "The request is not valid HTTP."
-        problem = Problem(status, detail)
+        problem = Problem(status, detail, reason="http")
         response = problem_response(request, problem, activity_id)
         response.force_close()
         return response

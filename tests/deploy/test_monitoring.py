@@ -17,13 +17,13 @@ def existing() -> set[str]:
     return {
         family.name + suffix
         for family in REGISTRY.collect()
-        if family.name.startswith("service_")
+        if family.name.startswith("care_trials_")
         for suffix in suffixes[family.type]
     }
 
 
 def named(expression: str) -> set[str]:
-    return set(re.findall(r"\bservice_\w+", expression))
+    return set(re.findall(r"\bcare_trials_\w+", expression))
 
 
 def test_every_metric_of_the_dashboard_exists_and_every_metric_is_shown() -> None:
