@@ -1,5 +1,7 @@
 """Compose: it agrees with the image, the configuration, the proxy and the database's roles."""
 
+import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -72,16 +74,31 @@ def test_the_configuration_is_mounted_where_the_image_looks_for_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["service", "migrate"])
-def test_it_mounts_the_secrets_that_the_configuration_reads(name: str) -> None:
-    mounted = SERVICES[name]["secrets"]
+def test_it_mounts_the_secrets_that_its_configuration_reads(name: str) -> None:
+    environment = json.dumps(SERVICES[name].get("environment", {}))
+    read = references(CONFIGURATION) | set(re.findall(rf"{SECRETS_MOUNT}/(\w+)", environment))
 
-    targets = {each if isinstance(each, str) else each["target"] for each in mounted}
-    sources = {each if isinstance(each, str) else each["source"] for each in mounted}
+    assert set(SERVICES[name]["secrets"]) == read
+    assert read <= COMPOSE["secrets"].keys()
+    assert ("owner_password" in read) == (name == "migrate")
 
-    assert targets == references(CONFIGURATION)
-    assert CONFIGURATION.read_text().count(f"{{file:{SECRETS_MOUNT}/") == len(targets)
-    assert sources <= COMPOSE["secrets"].keys()
-    assert ("owner_acme_dsn" in sources) == (name == "migrate")
+
+def test_migrate_has_the_owners_dsn(tmp_path: Path) -> None:
+    variables: dict[str, str] = SERVICES["migrate"]["environment"]
+    for name in ("owner_password", *references(CONFIGURATION)):
+        (tmp_path / name).write_text("0" * 64)
+    copy = tmp_path / "service.toml"
+    copy.write_text(CONFIGURATION.read_text().replace(SECRETS_MOUNT, str(tmp_path)))
+
+    # Compose reads "$$" as "$".
+    environment = {
+        name: value.replace("$$", "$").replace(SECRETS_MOUNT, str(tmp_path))
+        for name, value in variables.items()
+    }
+    (database,) = config.load(copy, environment).databases.values()
+
+    assert database.dsn == f"postgresql://service:{'0' * 64}@postgres/acme"
+    assert database.migration_dsn == f"postgresql://postgres:{'0' * 64}@postgres/acme"
 
 
 def test_secrets_are_never_committed() -> None:
@@ -91,25 +108,35 @@ def test_secrets_are_never_committed() -> None:
     assert "/deploy/compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-def test_the_secrets_are_made_by_the_lines_that_compose_yaml_gives(tmp_path: Path) -> None:
+def test_the_secrets_are_made_by_the_command_that_compose_yaml_gives(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed on this machine")
     head = (ROOT / "compose.yaml").read_text().partition("\nname:")[0]
-    commands = [line[4:] for line in head.splitlines() if line.startswith("#   ")]
-    script = "\n".join(line for line in commands if not line.startswith("docker "))
+    (command,) = re.findall(r"^#   (sh .*)$", head, re.MULTILINE)
+    shutil.copytree(COMPOSE_FOLDER, tmp_path / "deploy/compose")
 
-    subprocess.run(["/bin/sh", "-ec", script], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    first, second = (
+        subprocess.run(
+            shlex.split(command), cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        for _ in range(2)
+    )
 
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert "nothing was changed" in second.stderr
     for secret in COMPOSE["secrets"].values():
         assert (tmp_path / secret["file"]).stat().st_mode & 0o777 == 0o644
     folder = tmp_path / "deploy/compose/secrets"
     assert folder.stat().st_mode & 0o777 == 0o700
+    key = first.stdout.split()[-1]
+    kept = {path.name: path.read_text().strip() for path in folder.iterdir()}
+    assert kept["api_key_sha256"] == hashlib.sha256(key.encode()).hexdigest()
+    assert key not in kept.values()
     copy = tmp_path / "service.toml"
     copy.write_text(CONFIGURATION.read_text().replace(SECRETS_MOUNT, str(folder)))
-    (database,) = config.load(copy).databases.values()
-    password = (folder / "service_password").read_text().strip()
+    (database,) = config.load(copy, {}).databases.values()
     name = SERVICES["postgres"]["environment"]["POSTGRES_DB"]
-    assert database.dsn == f"postgresql://service:{password}@postgres/{name}"
+    assert database.dsn == f"postgresql://service:{kept['service_password']}@postgres/{name}"
 
 
 async def test_the_serving_role_may_do_what_the_service_does_and_no_more(

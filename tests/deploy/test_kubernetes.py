@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from service import __version__, cli, config
 from service.http.app import MANAGEMENT, build_app
-from service.telemetry.metrics import BATCHES_IN_FLIGHT
 from tests.deploy.files import (
     ENVIRONMENT,
     FINAL,
@@ -56,7 +56,37 @@ def test_kustomize_finds_its_resources() -> None:
 
     assert all((KUBERNETES_FOLDER / name).is_file() for name in kustomization["resources"] + files)
     stems = {name.removesuffix(".yaml") for name in kustomization["resources"]}
-    assert stems == MANIFESTS.keys() - {"kustomization", "migrate"}
+    assert stems == MANIFESTS.keys() - {"kustomization"}
+
+
+def built() -> list[dict[str, Any]]:
+    """Return what kustomize makes of the folder."""
+    text = run(tool("kubectl"), "kustomize", KUBERNETES_FOLDER)
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def test_kustomize_builds_all_of_it_with_one_tag(tmp_path: Path) -> None:
+    program = tool("kubernetes-validate")
+    manifests = built()
+
+    kinds = sorted(each["kind"] for each in manifests)
+    images = {
+        container["image"]
+        for each in manifests
+        if each["kind"] in ("Deployment", "Job")
+        for container in each["spec"]["template"]["spec"]["containers"]
+    }
+    path = tmp_path / "built.yaml"
+    path.write_text(yaml.safe_dump_all(manifests))
+
+    assert kinds == sorted(
+        [
+            *(each["kind"] for name, each in MANIFESTS.items() if name != "kustomization"),
+            "ConfigMap",
+        ]
+    )
+    assert images == {f"care-case-clinical-trials:{__version__}"}
+    run(program, "--strict", "-k", VERSION, path)
 
 
 def test_the_configuration_loads(settings: config.Settings) -> None:
@@ -66,16 +96,19 @@ def test_the_configuration_loads(settings: config.Settings) -> None:
 
 
 def test_the_commands_exist() -> None:
-    used = {argument for container in CONTAINERS.values() for argument in container["args"]}
+    used = {container["args"][0] for container in CONTAINERS.values()}
 
     assert used == {"serve", "migrate"}
     assert used <= cli.main.commands.keys()
 
 
 def test_the_image_is_of_the_projects_version() -> None:
+    """Its tag stands in one place."""
     images = {container["image"] for container in CONTAINERS.values()}
+    (image,) = MANIFESTS["kustomization"]["images"]
 
-    assert images == {f"care-case-clinical-trials:{__version__}"}
+    assert images == {image["name"]}
+    assert image == {"name": "care-case-clinical-trials", "newTag": __version__}
 
 
 def test_pods_run_as_the_images_user() -> None:
@@ -112,12 +145,24 @@ def test_it_mounts_the_secrets_that_the_configuration_reads() -> None:
     assert documented[volumes["secrets"]["secret"]["secretName"]] == read
     mounts, volumes = mounts_and_volumes("migrate")
     assert mounts["secrets"] == SECRETS_MOUNT
-    paths = []
-    for source in volumes["secrets"]["projected"]["sources"]:
-        paths += [item["path"] for item in source["secret"]["items"]]
-        keys = {item["key"] for item in source["secret"]["items"]}
-        assert keys <= documented[source["secret"]["name"]]
-    assert sorted(paths) == sorted(read)
+    assert documented[volumes["secrets"]["secret"]["secretName"]] == read
+    (variable,) = CONTAINERS["migrate"]["env"]
+    path = Path(variable["value"].removeprefix("${file:").removesuffix("}"))
+    assert str(path.parent) == mounts["owner"]
+    assert documented[volumes["owner"]["secret"]["secretName"]] == {path.name}
+
+
+def test_the_job_has_the_owners_dsn(tmp_path: Path) -> None:
+    (variable,) = CONTAINERS["migrate"]["env"]
+    (tmp_path / "acme_dsn").write_text("postgresql://owner:p@h/acme")
+    value = variable["value"].replace("/run/owner", str(tmp_path / "owner"))
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner/acme_dsn").write_text("postgresql://owner:p@h/acme\n")
+    load(CONFIGURATION, tmp_path)
+
+    settings = config.load(tmp_path / "service.toml", {variable["name"]: value})
+
+    assert settings.databases["acme"].migration_dsn == "postgresql://owner:p@h/acme"
 
 
 def test_the_probed_paths_exist(settings: config.Settings) -> None:
@@ -172,11 +217,12 @@ def test_two_replicas_run_and_one_stays() -> None:
     assert disruption["maxUnavailable"] == 1
 
 
-def test_the_autoscalers_metric_is_one_of_the_services() -> None:
+def test_the_autoscaler_goes_by_the_cpu_that_a_pod_requests() -> None:
     (metric,) = MANIFESTS["autoscaler"]["spec"]["metrics"]
 
-    (family,) = BATCHES_IN_FLIGHT.collect()
-    assert metric["pods"]["metric"]["name"] == family.name
+    assert metric["resource"]["name"] == "cpu"
+    assert metric["resource"]["target"]["averageUtilization"] < 100
+    assert CONTAINERS["deployment"]["resources"]["requests"]["cpu"] == "1"
 
 
 def test_selectors_select_the_pods() -> None:
