@@ -106,8 +106,11 @@ class Requests:
                 raise StillRunning
             await asyncio.sleep(ASK_AGAIN_SECONDS)
 
-    async def forget_expired(self) -> None:
-        """Forget, for as long as the process runs, the requests that are not promised any more."""
+    async def forget(self) -> int:
+        """Forget some requests that are not promised any more; return how many.
+
+        Raises what with_connection() does.
+        """
 
         async def work(connection: PooledConnection, _deadline: float, seconds: float) -> int:
             forgotten: int = await connection.fetchval(
@@ -117,12 +120,16 @@ class Requests:
             metrics.RECEIPTS.labels(self._pool.name).set(kept or 0)
             return forgotten
 
+        return await with_connection(self._pool, work, CLAIM_SECONDS, "")
+
+    async def forget_expired(self) -> None:
+        """Forget, for as long as the process runs, the requests that are not promised any more."""
         while True:
             await asyncio.sleep(FORGET_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             try:
                 forgotten = FORGET_AT_ONCE
                 while forgotten >= FORGET_AT_ONCE:
-                    forgotten = await with_connection(self._pool, work, CLAIM_SECONDS, "")
+                    forgotten = await self.forget()
                     await asyncio.sleep(ASK_AGAIN_SECONDS)
             except (Unavailable, TimedOut, asyncpg.PostgresError) as error:
                 cause = getattr(error, "sqlstate", None) or type(error).__name__

@@ -38,9 +38,12 @@ def load(context: ssl.SSLContext, server: Server) -> None:
             f"server.tls_certificate: {server.tls_certificate} and {server.tls_key} hold no"
             " certificate with its key; expected PEM, a key without a password"
         ) from None
+
+
+def tell_end(server: Server) -> None:
+    """Let the metrics tell when the certificate ends that is now in use."""
     end = ends_at(server)
-    assert end is not None
-    metrics.CERTIFICATE_END.set(end.timestamp())
+    metrics.CERTIFICATE_END.set(end.timestamp() if end else 0)
 
 
 def ends_at(server: Server) -> datetime | None:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "failed": logging.ERROR}
 
+INSPECTED_AT_ONCE = 8
+"""Databases; a server of hundreds shall not be asked for as many connections at once."""
+
 SHORT_SECRET_BYTES = 32
 SOON = timedelta(days=14)
 
@@ -42,11 +45,13 @@ async def check_surroundings(settings: Settings) -> AsyncIterator[Finding]:
     """Yield what a process that serves tells at its start: its credentials and databases."""
     for finding in (*_certificate(settings.server), *_tokens(settings)):
         yield finding
-    inspections = [
-        inspect(name, database, Tuning().connect_seconds)
-        for name, database in settings.databases.items()
-    ]
-    for found in await asyncio.gather(*inspections):
+    few = asyncio.Semaphore(INSPECTED_AT_ONCE)
+
+    async def inspected(name: str) -> list[Finding]:
+        async with few:
+            return await inspect(name, settings.databases[name], Tuning().connect_seconds)
+
+    for found in await asyncio.gather(*map(inspected, settings.databases)):
         for finding in found:
             yield finding
 

@@ -35,6 +35,7 @@ class Reload:
             self._generations.replace(settings)
             if self._tls is not None and settings.server.tls_certificate is not None:
                 certificate.load(self._tls, settings.server)
+                certificate.tell_end(settings.server)
         except ConfigurationError as error:
             problems = "; ".join(str(error).splitlines())
             logger.error(f"settings not read again, the old ones stay: {problems}")

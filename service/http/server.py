@@ -65,6 +65,7 @@ async def _serve(
 ) -> None:
     server = settings.server
     tls = certificate.tls_context(server)
+    certificate.tell_end(server)
     runner = make_runner(settings, tuning)
     await runner.setup()
     app = runner.app

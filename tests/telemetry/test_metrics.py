@@ -10,6 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.config import Database, Tuning
+from service.engine.databases import Databases
+from service.engine.requests import Requests
 from service.telemetry import metrics
 from tests.harness.certificates import Authority
 from tests.harness.configuration import JwtSettings
@@ -213,6 +216,20 @@ async def test_the_key_set_and_the_certificate_are_watched(
     assert value(down, "care_trials_key_set_failures_total") > failures
     assert time.time() - value(up, "care_trials_key_set_fetched_timestamp_seconds") < 60
     assert 2 * 86_400 < end - time.time() < 3 * 86_400
+
+
+async def test_the_receipts_kept_are_told(make_service: MakeService) -> None:
+    service = await make_service()
+    for _ in range(3):
+        await service.put([{KEY: 0}])
+    await service.execute("analyze care_case_clinical_trial_receipt")
+    settings = Database(dsn=service.databases["acme"])
+    databases = Databases({"acme": settings}, Tuning())
+
+    await Requests(await databases.pool("acme")).forget()
+    await databases.close()
+
+    assert value(await scrape(service), "care_trials_receipts", database="acme") == 3
 
 
 @pytest.mark.parametrize(
