@@ -45,7 +45,7 @@ def run(folder: Path | None, port: int) -> None:
             click.echo(_welcome(url, path, key, token, postgres.dsn(DATABASES[0])))
 
         settings = config.load(path)
-        serve(settings, announce)
+        serve(settings, announce, read=lambda: config.load(path))
 
 
 def _default_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import re
 import ssl
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import GUEST_KEY, KEY, ServiceUnderTest
-from tests.harness.source import modules
+from tests.harness.source import ROOT, modules
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -143,6 +144,16 @@ async def test_all_that_can_be_counted_is_zero_from_the_start(
             assert samples[key] == 0
     for reason in metrics.REASONS:
         assert samples["care_trials_refusals_total", labels(reason=reason)] == 0
+
+
+def test_every_reason_is_in_the_docs() -> None:
+    text = (ROOT / "docs/operating.md").read_text()
+    table = text.partition("| reason | status |")[2].partition("\n\n")[0]
+    first = [row.split("|")[1] for row in table.splitlines()[2:]]
+
+    documented = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+
+    assert sorted(documented) == sorted(metrics.REASONS)
 
 
 def test_every_reason_of_a_refusal_is_one_of_the_known() -> None:
