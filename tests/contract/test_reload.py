@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.harness.certificates import Authority
-from tests.harness.configuration import document, toml
+from tests.harness.configuration import JwtSettings, document, toml
+from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import Process, StartProcess
@@ -88,6 +90,24 @@ async def test_the_secret_of_the_tokens_is_changed(
     assert (await service.put([])).status == 401
     new = {"Authorization": f"Bearer {token(other)}"}
     assert (await service.put([], headers=new)).status == 207
+
+
+async def test_keys_that_were_fetched_outlive_a_reload_while_their_server_is_away(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    async with serving_keys(KeyServer()) as keys:
+        keys.publish(published(key))
+        rules: JwtSettings = {"algorithms": ["RS256"], "jwks_url": keys.url}
+        service, process = await start_process(jwt=rules)
+        operator = Operator(tmp_path, process)
+        assert (await service.put([], headers=bearer(key))).status == 207
+        keys.is_down = True
+
+        await operator.change(lambda c: c["server"].update(max_batch_items=1))
+        answers = [await service.put([{}, {}], headers=bearer(key, jti=str(i))) for i in range(3)]
+
+    assert [answer.status for answer in answers] == [413] * 3
 
 
 async def test_a_database_is_added_and_another_drained_and_removed(
