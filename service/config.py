@@ -65,6 +65,8 @@ class Server(_Settings, frozen=True):
         if (self.tls_certificate is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_certificate"
             raise Wrong(missing, "missing; tls_certificate and tls_key go together")
+        if self.management_port == self.port != 0:
+            raise Wrong("management_port", "is that of server.port; expected another one")
 
 
 class ApiKey(_Settings, frozen=True):

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from service import __version__
-from service.config import Server, Settings, Tuning
+from service.config import ConfigurationError, Server, Settings, Tuning
 from service.http import certificate, check
 from service.http.app import GENERATIONS, MANAGEMENT, build_app
 from service.http.envelope import Problem, problem_response
@@ -78,7 +78,11 @@ async def _serve(
     if server.management_port is not None:
         management = _runner(app[MANAGEMENT], tuning)
         await management.setup()
-        await web.TCPSite(management, server.host, server.management_port).start()
+        try:
+            await web.TCPSite(management, server.host, server.management_port).start()
+        except OSError as error:
+            reason = check.why_not_listening(error, server)
+            raise ConfigurationError(f"server.management_port: {reason}") from None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

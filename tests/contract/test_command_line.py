@@ -121,6 +121,16 @@ def test_a_port_that_is_taken_stops_serve_with_one_line_that_names_the_way_out(
     assert "server.reuse_port = true" in result.stderr
 
 
+def test_a_management_port_that_is_taken_is_named(run_command: RunCommand) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run_command("serve", config=document({}, management_port=taken.getsockname()[1]))
+
+    assert result.returncode == 1
+    assert result.stderr == (
+        "Error: server.management_port: the port is taken by another process\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("server", "named"),
     [

@@ -91,6 +91,7 @@ async def test_values_come_from_the_environment_and_from_files(
         ("server.port", 70_000, "server.port: expected a whole number from 0 to 65535, got 70000"),
         ("server.workers", 2, "workers"),
         ("server.reuse_port", 1, "server.reuse_port"),
+        ("server", {"port": 1, "management_port": 1}, "server.management_port: is that of"),
         ("server.max_body_bytes", 1.5, "server.max_body_bytes"),
         ("server.base_path", "vbasoftware", "server.base_path"),
         ("server.base_path", "/x/", "server.base_path"),
