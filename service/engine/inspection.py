@@ -52,6 +52,19 @@ async def inspect(name: str, database: Database, connect_seconds: float) -> list
     return found
 
 
+async def inspect_owner(name: str, dsn: str, connect_seconds: float) -> Finding:
+    """Return whether the owner's DSN, which only ``migrate`` uses, leads to a database."""
+    subject = f"database {name} as its owner"
+    try:
+        connection = await asyncpg.connect(
+            **connect_arguments(dsn, connect_seconds), statement_cache_size=0
+        )
+        await connection.close(timeout=connect_seconds)
+    except CANNOT_CONNECT as error:
+        return Finding("failed", subject, in_words(error, dsn))
+    return Finding("ok", subject, f"reached at {address(dsn)}")
+
+
 async def _look(connection: Any, database: Database) -> AsyncIterator[tuple[Level, str]]:
     if not await connection.fetchval(SCHEMA_IS_CURRENT):
         yield "failed", "not at the current schema: run care-trials migrate"

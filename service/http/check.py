@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import jwt
 
 from service.config import ConfigurationError, Jwt, Server, Settings, Tuning
-from service.engine.inspection import Finding, inspect
+from service.engine.inspection import Finding, inspect, inspect_owner
 from service.http import certificate
 from service.http.access import Authenticator
 from service.http.health import why_not_alive
@@ -37,6 +37,9 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("ok", f"API key {name}", words)
     async for finding in check_surroundings(settings):
         yield finding
+    for name, database in settings.databases.items():
+        if database.migration_dsn is not None:
+            yield await inspect_owner(name, database.migration_dsn, Tuning().connect_seconds)
     if settings.auth.jwt.jwks_url is not None:
         yield await _key_set(settings.auth.jwt.jwks_url)
 

@@ -103,6 +103,18 @@ def test_what_a_server_refuses_is_told_in_words(
     )
 
 
+def test_the_owners_dsn_is_tried(check: Check, make_database: MakeDatabase) -> None:
+    dsn = make_database()
+    wrong = "postgresql://u:marker@127.0.0.1:1/x"
+
+    well, lines = check({"acme": dsn}, database={"migration_dsn": dsn})
+    ill, more = check({"acme": dsn}, database={"migration_dsn": wrong})
+
+    assert (well, ill) == (0, 1)
+    assert lines[-1].startswith("database acme as its owner: reached at ")
+    assert more[-1] == "failed: database acme as its owner: nothing listens at 127.0.0.1:1"
+
+
 @pytest.fixture
 async def role(make_database: MakeDatabase) -> AsyncIterator[tuple[str, str, str]]:
     """A role without rights: its name, its DSN of a migrated database, and the owner's."""
