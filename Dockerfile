@@ -1,11 +1,16 @@
 # The service as an image: docker build --tag care-case-clinical-trials:1.0.0 .
 #
+# With --build-arg LOCK=requirements-extras.lock it can trace, and run the demo (50 MB more):
+#
+#   docker run --rm -p 8080:8080 -e SERVICE_SERVER__HOST=0.0.0.0 IMAGE demo --folder /tmp/demo
+#
 # It writes nowhere, so that its root filesystem may be read-only, /tmp included. One container is
 # one process and one event loop: more cores are used by more replicas.
 
 FROM python:3.13.14-slim-trixie AS build
+ARG LOCK=requirements.lock
 WORKDIR /build
-COPY requirements.lock requirements-dev.lock ./
+COPY requirements.lock requirements-extras.lock requirements-dev.lock ./
 # The build backend and what it needs, by the hashes of the lock.
 RUN awk '/^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/, /# via/' \
         requirements-dev.lock > backend.lock \
@@ -13,10 +18,12 @@ RUN awk '/^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/, /
 # Without pip: the image's own installs into it, so that the final stage gets no installer with it.
 RUN python -m venv --without-pip /app/venv \
     && python -m pip --python /app/venv/bin/python install --no-cache-dir --require-hashes \
-        --requirement requirements.lock
+        --requirement "${LOCK}"
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY sql sql
+# PostgreSQL, in the demo, runs only for a user who has a name.
+RUN echo "service:x:10001:10001::/app:/usr/sbin/nologin" >> /etc/passwd
 RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && python -m pip --python /app/venv/bin/python install --no-cache-dir --no-deps dist/*.whl
 
@@ -33,13 +40,14 @@ ENV PATH=/app/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SERVICE_CONFIG=/etc/service/service.toml
+COPY --from=build /etc/passwd /etc/passwd
 COPY --from=build /app/venv /app/venv
 WORKDIR /app
 # By number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-EXPOSE 8080
+EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["care-trials", "healthcheck"]
 ENTRYPOINT ["care-trials"]
 CMD ["serve"]

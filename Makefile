@@ -37,6 +37,8 @@ lock: $(READY) ## resolve the dependencies anew and write the lock files; UPGRAD
 	$(COMPILE) --constraints requirements.lock --constraints requirements-demo.lock \
 		pyproject.toml --extra demo --extra tracing --group dev --output-file requirements-dev.lock
 	$(COMPILE) --constraints requirements-dev.lock \
+		pyproject.toml --extra demo --extra tracing --output-file requirements-extras.lock
+	$(COMPILE) --constraints requirements-dev.lock \
 		pyproject.toml --extra demo --group bench --output-file tests/bench/requirements.lock
 	$(COMPILE) --constraints requirements-dev.lock \
 		pyproject.toml --extra demo --group load --output-file tests/load/requirements.lock

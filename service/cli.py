@@ -9,27 +9,26 @@ import secrets
 import sys
 from pathlib import Path
 
-import asyncpg
 import click
 
 from service import __version__, config
 from service.config import ConfigurationError, Server, Settings
-from service.http.access import Authenticator, signed_token
-from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connected
 from service.send.command import send_command
-from service.statements import SCHEMA_IS_CURRENT, UNSUPPORTED
 from service.telemetry import logs
 
-PROBE_SECONDS = 5
 
-
-def _load(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Settings:
-    if path is None:
-        raise click.UsageError("name the configuration by --config FILE or SERVICE_CONFIG")
+def _load(context: click.Context, _parameter: click.Parameter, path: Path | None) -> Settings:
+    if path is None and not config.is_in_environment():
+        raise click.UsageError(
+            "name the configuration by --config FILE or SERVICE_CONFIG, or set all of it in the"
+            " environment, as in SERVICE_SERVER__PORT=9000"
+        )
+    context.obj = path
     try:
         return config.load(path)
     except ConfigurationError as error:
-        raise click.ClickException(str(error)) from None
+        # As click prefixes the first line.
+        raise click.ClickException(str(error).replace("\n", "\nError: ")) from None
 
 
 _with_settings = click.option(
@@ -39,7 +38,7 @@ _with_settings = click.option(
     type=click.Path(path_type=Path),
     callback=_load,
     metavar="FILE",
-    help="The configuration file (TOML); default: the file that SERVICE_CONFIG names.",
+    help="The configuration file (TOML); default: what SERVICE_CONFIG names; see SERVICE_…__….",
 )
 
 
@@ -58,44 +57,73 @@ def main() -> None:
 
 @main.command("serve")
 @_with_settings
-def serve_command(settings: Settings) -> None:
+@click.pass_obj
+def serve_command(path: Path | None, settings: Settings) -> None:
     """Run the service from the configuration, until SIGTERM or Ctrl-C."""
     from service.http.server import serve
 
     try:
-        serve(settings)
+        serve(settings, read=lambda: config.load(path))
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         hint = "; set another server.port, or server.reuse_port = true in each that shares it"
-        raise click.ClickException(_cannot_serve(error, hint)) from None
+        raise click.ClickException(_cannot_serve(error, hint, settings.server)) from None
 
 
-def _cannot_serve(error: OSError, hint: str) -> str:
+def _cannot_serve(error: OSError, hint: str, server: Server) -> str:
     """Return why the service cannot listen, and the hint where the port is taken."""
-    if error.errno == errno.EADDRINUSE:
-        return f"cannot serve: the port is taken by another process{hint}"
-    return f"cannot serve: {error.strerror or error}"
+    from service.http.check import why_not_listening
+
+    words = f"cannot serve: {why_not_listening(error, server)}"
+    return words + hint if error.errno == errno.EADDRINUSE else words
 
 
 @main.command("migrate")
 @_with_settings
 @click.option("--database", metavar="NAME", help="Only this one; default: all configured.")
-def migrate_command(settings: Settings, database: str | None) -> None:
+@click.option("--status", "is_status", is_flag=True, help="Only tell; exit status 1 when behind.")
+@click.option(
+    "--wait",
+    "seconds",
+    default=0,
+    metavar="SECONDS",
+    type=click.IntRange(0),
+    help="How long to wait for a server, with --status for the schema; default: not at all.",
+)
+def migrate_command(
+    settings: Settings, database: str | None, is_status: bool, seconds: int
+) -> None:
     """Bring one or all configured databases to the current schema; safe to repeat."""
-    from service.migrations import MigrationFailed, migrate
+    from service.migrations import MigrationFailed, migrate_once_reachable, wait_until_current
 
     if database is not None and database not in settings.databases:
         raise click.ClickException(f"{database} is not configured under [databases]")
     failed = False
     for name in [database] if database else settings.databases:
+        tenant = settings.databases[name]
         try:
-            asyncio.run(migrate(settings.databases[name].dsn))
+            if is_status and not asyncio.run(wait_until_current(tenant.dsn, seconds)):
+                raise MigrationFailed("behind the current schema: run care-trials migrate")
+            if not is_status:
+                dsn = tenant.migration_dsn or tenant.dsn
+                asyncio.run(migrate_once_reachable(dsn, seconds))
             click.echo(f"{name}: at the current schema")
         except MigrationFailed as error:
             failed = True
             click.echo(f"{name}: {error}", err=True)
     sys.exit(failed)
+
+
+@main.command("healthcheck")
+@_with_settings
+def healthcheck_command(settings: Settings) -> None:
+    """Ask the configured listener whether it is alive; exit status 0 or 1."""
+    from service.http.health import why_not_alive
+
+    reason = why_not_alive(settings.server)
+    if reason is not None:
+        raise click.ClickException(f"not alive: {reason}")
 
 
 @main.command("demo")
@@ -112,7 +140,7 @@ def demo_command(folder: Path | None, port: int) -> None:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         hint = f"; choose another: make run PORT={port + 10}, or demo --port {port + 10}"
-        raise click.ClickException(_cannot_serve(error, hint)) from None
+        raise click.ClickException(_cannot_serve(error, hint, Server(port=port))) from None
 
 
 @main.command("token")
@@ -125,6 +153,8 @@ def token_command(settings: Settings, subject: str, expires: str) -> None:
     if match is None:
         raise click.BadParameter(f"expected as in 90s, 15m, 1h, 7d, got {expires}")
     seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    from service.http.access import signed_token
+
     try:
         click.echo(signed_token(settings.auth.jwt, subject, seconds))
     except ConfigurationError as error:
@@ -160,40 +190,18 @@ def openapi_command(settings: Settings | None) -> None:
 @main.command("check-config")
 @_with_settings
 def check_config_command(settings: Settings) -> None:
-    """Validate the configuration and connect to each database; secrets redacted."""
-    try:
-        Authenticator(settings.auth)
-    except ConfigurationError as error:
-        raise click.ClickException(str(error)) from None
-    server = settings.server
-    click.echo(f"server: {server.host}:{server.port}{server.base_path}")
-    for key in settings.auth.api_keys:
-        click.echo(f"api key {key.name}: {', '.join(key.databases)}")
-    click.echo(f"tokens: {', '.join(settings.auth.jwt.algorithms)}")
-    if settings.auth.jwt.secret is not None and len(settings.auth.jwt.secret.encode()) < 32:
-        click.echo("warning: auth.jwt.secret is shorter than 32 bytes (RFC 7518 section 3.2)")
-    failed = False
-    for name, database in settings.databases.items():
-        problem = asyncio.run(_probe(database.dsn))
-        click.echo(f"database {name}: {problem or 'connected, schema is current'}")
-        failed |= problem is not None
-    sys.exit(failed)
+    """Validate the configuration, and try all that it names; no secret is shown."""
+    from service.http.check import check
+
+    async def tell() -> bool:
+        failed = False
+        async for finding in check(settings):
+            level = "" if finding.level == "ok" else f"{finding.level}: "
+            click.echo(f"{level}{finding.subject}: {finding.words}")
+            failed |= finding.level == "failed"
+        return failed
+
+    sys.exit(asyncio.run(tell()))
 
 
 main.add_command(send_command)
-
-
-async def _probe(dsn: str) -> str | None:
-    """Return what is wrong with a database, None where nothing is."""
-    try:
-        connection = await asyncpg.connect(**connect_arguments(dsn, PROBE_SECONDS))
-    except CANNOT_CONNECT as error:
-        return f"cannot connect ({why_not_connected(error)})"
-    try:
-        if not await connection.fetchval(SCHEMA_IS_CURRENT):
-            return "connected, but not migrated: run care-trials migrate"
-        for (reason,) in await connection.fetch(UNSUPPORTED):
-            return f"connected, but {reason}"
-    finally:
-        await connection.close()
-    return None

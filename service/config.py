@@ -1,24 +1,42 @@
 """The settings (contract section 3): loaded and checked once, then handed to everything else."""
 
 import os
-import re
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
-from service.postgres import check_dsn
+from service import sources
+from service.postgres import MOST_PORT, check_dsn
+from service.sources import Problems, Wrong
 from service.wire import BATCH_ITEMS
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")]
-BasePath = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
+Port = Annotated[int, Meta(ge=0, le=MOST_PORT)]
+Sha256Hex = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="64 hex digits (care-trials new-key prints them with a new key)",
+    ),
+]
+BasePath = Annotated[
+    str,
+    Meta(
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description='a path such as "/vbasoftware", which does not end with a slash, or nothing',
+    ),
+]
+Dsn = Annotated[
+    str,
+    Meta(pattern=r"^postgres(ql)?://", description="a DSN, postgresql://USER@HOST:PORT/DATABASE"),
+]
+Action = Literal["batch", "read", "write", "delete"]
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used; the message is one line and names the setting."""
+    """The configuration cannot be used; each line of the message names one setting."""
 
 
 class _Settings(Struct, forbid_unknown_fields=True, frozen=True):
@@ -29,7 +47,8 @@ class Server(_Settings, frozen=True):
     """How the service listens, and what it accepts."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    port: Port = 8080
+    management_port: Port | None = None
     reuse_port: bool = False
     base_path: BasePath = ""
     max_body_bytes: PositiveInt = 134_217_728
@@ -42,14 +61,40 @@ class Server(_Settings, frozen=True):
     tls_certificate: str | None = None
     tls_key: str | None = None
 
+    def __post_init__(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_certificate"
+            raise Wrong(missing, "missing; tls_certificate and tls_key go together")
+        if self.management_port == self.port != 0:
+            raise Wrong("management_port", "is that of server.port; expected another one")
+
 
 class ApiKey(_Settings, frozen=True):
     """A caller's key, known only by its SHA-256, and the databases the caller may use."""
 
-    name: Annotated[str, Meta(min_length=1)]
     sha256: Sha256Hex
     databases: list[str]
+    allow: Annotated[
+        list[Action], Meta(description='a list of "batch", "read", "write" and "delete"')
+    ] = field(default_factory=lambda: ["batch"])
     rate_limit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate_limit is None:
+            return
+        from limits import parse
+
+        try:
+            parse(self.rate_limit)
+        except ValueError:
+            raise Wrong("rate_limit", "expected a number and a time, as in 600/minute") from None
+
+
+_SYMMETRIC = {"HS256", "HS384", "HS512"}
+_ASYMMETRIC = {
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
+}
 
 
 class Jwt(_Settings, frozen=True):
@@ -58,13 +103,27 @@ class Jwt(_Settings, frozen=True):
     algorithms: Annotated[list[str], Meta(min_length=1)]
     secret: Annotated[str, Meta(min_length=1)] | None = None
     public_key_file: str | None = None
-    jwks_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    jwks_url: Annotated[str, Meta(pattern="^https?://", description="https://…")] | None = None
     issuer: str | None = None
     audience: str | None = None
     leeway_seconds: Annotated[int, Meta(ge=0)] = 30
     user_claims: list[str] = field(
         default_factory=lambda: ["preferred_username", "cognito:username", "sub"]
     )
+
+    def __post_init__(self) -> None:
+        keys = [self.secret, self.public_key_file, self.jwks_url]
+        if sum(key is not None for key in keys) != 1:
+            raise Wrong("", "set exactly one of secret, public_key_file and jwks_url")
+        # A key of one family used with an algorithm of the other is the classic confusion.
+        known = _SYMMETRIC if self.secret is not None else _ASYMMETRIC
+        for algorithm in self.algorithms:
+            if algorithm not in known:
+                expected = ", ".join(sorted(known))
+                reason = (
+                    f"{algorithm} does not go with this kind of key; expected some of {expected}"
+                )
+                raise Wrong("algorithms", reason)
 
     def __repr__(self) -> str:
         return f"Jwt(algorithms={self.algorithms!r}, …)"
@@ -73,18 +132,29 @@ class Jwt(_Settings, frozen=True):
 class Auth(_Settings, frozen=True):
     """Who may call."""
 
-    api_keys: list[ApiKey]
+    api_keys: dict[str, ApiKey]
+    """By name, which the log tells as the caller."""
+
     jwt: Jwt
 
 
 class Database(_Settings, frozen=True):
     """One tenant database."""
 
-    dsn: Annotated[str, Meta(pattern=r"^postgres(ql)?://")]
+    dsn: Dsn
+    migration_dsn: Dsn | None = None
     pool_max_size: Annotated[int, Meta(ge=1, le=10_000)] = 10
     statement_timeout_seconds: PositiveInt = 30
     transaction_pooling: bool = False
     idempotency_days: PositiveInt = 7
+    run_items: PositiveInt = 500
+
+    def __post_init__(self) -> None:
+        for setting, dsn in (("dsn", self.dsn), ("migration_dsn", self.migration_dsn)):
+            try:
+                check_dsn(dsn or "")
+            except ValueError as error:
+                raise Wrong(setting, str(error)) from None
 
     def __repr__(self) -> str:
         return f"Database(pool_max_size={self.pool_max_size}, …)"
@@ -126,125 +196,57 @@ class Tuning(Struct, frozen=True):
     """Least time between two fetches for the sake of tokens that name an unknown key."""
 
 
-def load(path: Path) -> Settings:
-    """Read, expand and check the configuration file.
+def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the file, where there is one, and the environment, which wins; check the whole.
 
-    Raises ConfigurationError for a file that cannot be read, an unknown or mistyped
-    setting, a missing variable or secret file, and settings that contradict each other.
+    Raises ConfigurationError, a line for each problem: a file that cannot be read, an unknown or
+    mistyped setting, a missing variable or secret file, settings that contradict each other.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
-    try:
-        settings = msgspec.convert(_expanded(document, Settings, ""), Settings)
-    except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$")
-        setting = place.strip("`.") or "the file"
-        raise ConfigurationError(f"{path}: {setting}: {_redacted(reason)}") from None
-    _check(settings, path)
+    environment = os.environ if environment is None else environment
+    problems = Problems()
+    document = {} if path is None else sources.from_file(path, problems)
+    settings = None
+    if not problems:
+        sources.overlay(document, environment)
+        document = sources.expand(document, environment, problems)
+        _name_new_form(document, problems)
+        settings = sources.read(Settings, document, problems)
+        _check_databases_of_keys(document, problems)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    assert isinstance(settings, Settings)
     return settings
 
 
-def _redacted(reason: str) -> str:
-    return reason.replace("Object contains", "contains").replace("Object missing", "missing")
+def is_in_environment() -> bool:
+    """Tell whether the environment holds any setting, so that there need not be a file."""
+    return any(map(sources.is_setting, os.environ))
 
 
-_REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
-
-
-def _expanded(node: Any, kind: Any, name: str) -> Any:
-    """Return the node of the document with its references replaced, typed by the setting."""
-    if isinstance(node, dict):
-        return {
-            key: _expanded(value, _kind_of_member(kind, key), f"{name}.{key}".lstrip("."))
-            for key, value in node.items()
-        }
-    if isinstance(node, list):
-        member = next(iter(get_args(_plain(kind))), str)
-        return [_expanded(value, member, f"{name}[{i}]") for i, value in enumerate(node)]
-    match = _REFERENCE.fullmatch(node) if isinstance(node, str) else None
-    if match is None:
-        return node
-    is_file, source = match.groups()
-    try:
-        text = Path(source).read_text().rstrip("\r\n") if is_file else os.environ[source]
-    except KeyError:
-        raise ConfigurationError(f"{name}: environment variable {source} is not set") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigurationError(f"{name}: cannot read {source}: {reason}") from None
-    if _plain(kind) not in (int, bool):
-        return text
-    try:
-        return msgspec.convert(text, _plain(kind), strict=False)
-    except msgspec.ValidationError:
-        expected = _plain(kind).__name__
-        raise ConfigurationError(f"{name}: {node} does not hold an {expected}") from None
-
-
-def _kind_of_member(kind: Any, name: str) -> Any:
-    kind = _plain(kind)
-    if get_origin(kind) is dict:
-        return get_args(kind)[1]
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        kinds = {known.name: known.type for known in msgspec.structs.fields(kind)}
-        return kinds.get(name, str)
-    return str
-
-
-def _plain(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
-
-
-_SYMMETRIC = {"HS256", "HS384", "HS512"}
-_ASYMMETRIC = {
-    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
-    *("ES256", "ES384", "ES512", "EdDSA"),
-}
-
-
-def _check(settings: Settings, path: Path) -> None:
-    """Check the rules that concern several settings."""
-    jwt, server = settings.auth.jwt, settings.server
-    sources = [jwt.secret, jwt.public_key_file, jwt.jwks_url]
-    if sum(source is not None for source in sources) != 1:
-        raise ConfigurationError(
-            f"{path}: auth.jwt: set exactly one of secret, public_key_file and jwks_url"
+def _name_new_form(document: dict[str, Any], problems: Problems) -> None:
+    """Show how API keys are written since 2.0 where they are the list of 1.0."""
+    auth = document.get("auth")
+    keys = auth.get("api_keys") if isinstance(auth, dict) else None
+    if isinstance(keys, list):
+        name = keys[0].get("name", "NAME") if keys and isinstance(keys[0], dict) else "NAME"
+        problems.add(
+            "auth.api_keys",
+            f"each key is a table by its name now: write [auth.api_keys.{name}] in the place of"
+            f' [[auth.api_keys]] and its line name = "{name}"',
         )
-    # A key of one family used with an algorithm of the other is the classic confusion.
-    known = _SYMMETRIC if jwt.secret is not None else _ASYMMETRIC
-    for algorithm in jwt.algorithms:
-        if algorithm not in known:
-            raise ConfigurationError(
-                f"{path}: auth.jwt.algorithms: {algorithm} does not go with this kind of key;"
-                f" expected some of {', '.join(sorted(known))}"
-            )
-    if (server.tls_certificate is None) != (server.tls_key is None):
-        raise ConfigurationError(f"{path}: server.tls_certificate and server.tls_key go together")
-    for key in settings.auth.api_keys:
-        for name in key.databases:
-            if name != "*" and name not in settings.databases:
-                raise ConfigurationError(
-                    f"{path}: auth.api_keys: {key.name} names the database {name},"
-                    " which is not configured under [databases]"
-                )
-        if key.rate_limit is not None:
-            from limits import parse
+        document["auth"]["api_keys"] = {}
 
-            try:
-                parse(key.rate_limit)
-            except ValueError:
-                raise ConfigurationError(
-                    f"{path}: auth.api_keys: {key.name}: rate_limit is not of the form 600/minute"
-                ) from None
-    for name, database in settings.databases.items():
-        try:
-            check_dsn(database.dsn)
-        except ValueError as error:
-            raise ConfigurationError(f"{path}: databases.{name}.dsn: {error}") from None
-    names = [key.name for key in settings.auth.api_keys]
-    if len(set(names)) != len(names):
-        raise ConfigurationError(f"{path}: auth.api_keys: two keys share a name")
+
+def _check_databases_of_keys(document: dict[str, Any], problems: Problems) -> None:
+    """Note each database that a key names and nobody configured, whatever else is wrong."""
+    auth, databases = document.get("auth"), document.get("databases")
+    if not isinstance(auth, dict) or not isinstance(databases, dict):
+        return
+    keys = sources.read(dict[str, ApiKey], auth.get("api_keys", {}), Problems()) or {}
+    for key_name, key in keys.items():
+        for name in key.databases if key else []:
+            if name != "*" and name not in databases:
+                problems.add(
+                    f"auth.api_keys.{key_name}.databases",
+                    f"{name} is not configured under [databases]",
+                )

@@ -1,22 +1,77 @@
-"""Brings a database to the schema in ``sql/migrations/``, by dbmate."""
+"""Brings a database to the schema in ``sql/migrations/``, by dbmate, and tells whether it is."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
-from service.postgres import CANNOT_CONNECT, connect_arguments, why_not_connected
-from service.statements import CONNECTION_STATE, SQL_FOLDER
+from service.postgres import CANNOT_CONNECT, connect_arguments, in_words
+from service.statements import CONNECTION_STATE, SCHEMA_IS_CURRENT, SQL_FOLDER
 
 CONNECT_SECONDS = 10
+ASK_AGAIN_SECONDS = 0.5
 
 
 class MigrationFailed(Exception):
     """The database is not at the current schema; the message holds no credentials."""
+
+
+class Unreachable(MigrationFailed):
+    """No server was found that takes migrations; there may be one in a moment."""
+
+
+async def is_current(dsn: str) -> bool:
+    """Tell whether a database is at the current schema; the role needs no right for this.
+
+    Raises Unreachable.
+    """
+    try:
+        connection = await asyncpg.connect(
+            **connect_arguments(dsn, CONNECT_SECONDS), statement_cache_size=0
+        )
+    except CANNOT_CONNECT as error:
+        raise Unreachable(in_words(error, dsn)) from None
+    try:
+        return bool(await connection.fetchval(SCHEMA_IS_CURRENT))
+    finally:
+        await connection.close()
+
+
+async def wait_until_current(dsn: str, seconds: float) -> bool:
+    """Tell the same once it is, or when the time is over. Raises Unreachable."""
+    return await _wait(lambda: is_current(dsn), seconds)
+
+
+async def migrate_once_reachable(dsn: str, seconds: float) -> None:
+    """Apply the missing migrations as soon as a server is there. Raises MigrationFailed."""
+
+    async def attempt() -> bool:
+        await migrate(dsn)
+        return True
+
+    await _wait(attempt, seconds)
+
+
+async def _wait(attempt: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while True:
+        is_over = time.monotonic() >= until
+        try:
+            if await attempt():
+                return True
+        except Unreachable:
+            if is_over:
+                raise
+        if is_over:
+            return False
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 async def migrate(dsn: str) -> None:
@@ -69,23 +124,31 @@ async def _dbmate_url(dsn: str) -> str:
                 **connect_arguments(single.geturl(), CONNECT_SECONDS)
             )
         except CANNOT_CONNECT as error:
-            failure = why_not_connected(error)
+            failure = in_words(error, single.geturl())
             continue
         try:
             ((is_encrypted, is_standby),) = await connection.fetch(CONNECTION_STATE)
         finally:
             await connection.close()
         if is_standby:
-            failure = "standby"
+            failure = f"{single.hostname} is a standby, which takes no writes"
             continue
         options = dict(parse_qsl(single.query))
         options.pop("target_session_attrs", None)
+        # As parameters: in their usual place its driver takes no socket, and no address of IPv6.
+        if single.hostname:
+            options["host"] = unquote(single.hostname)
+        if single.port:
+            options["port"] = str(single.port)
         if not is_encrypted:
             options["sslmode"] = "disable"
         elif options.get("sslmode") not in ("require", "verify-ca", "verify-full"):
             options["sslmode"] = "require"
-        return single._replace(scheme="postgres", query=urlencode(options)).geturl()
-    raise MigrationFailed(f"cannot connect ({failure})")
+        credentials, at, _ = single.netloc.rpartition("@")
+        return single._replace(
+            scheme="postgres", netloc=f"{credentials}{at}", query=urlencode(options)
+        ).geturl()
+    raise Unreachable(failure)
 
 
 def _each_host(parts: SplitResult) -> list[SplitResult]:

@@ -1,7 +1,9 @@
 """How a PostgreSQL is reached by its DSN, and in words why it is not."""
 
+import socket
+import ssl
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
@@ -10,11 +12,14 @@ CANNOT_CONNECT = (
     TimeoutError,
     # An address that is none: a label too long or empty, a port out of range.
     ValueError,
+    OverflowError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
 """All that connecting raises where a server is away, refuses, or is not what the DSN says."""
+
+MOST_PORT = 65535
 
 _IGNORED = {
     # The service sets its own, see engine/databases.
@@ -47,7 +52,12 @@ def check_dsn(dsn: str) -> None:
 
     What is no parameter of libpq is a setting of the server, which alone can judge it.
     """
-    for name, value in parse_qsl(urlsplit(dsn).query, keep_blank_values=True):
+    parts = urlsplit(dsn)
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
+            raise ValueError(f"the port is expected to be a number from 1 to {MOST_PORT}")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
         allowed = _SETTLED.get(name)
         if name in _REFUSED or (allowed is not None and value not in allowed):
             hint = f"; expected {' or '.join(allowed[:2])}" if allowed else ""
@@ -72,3 +82,37 @@ def connect_arguments(dsn: str, connect_seconds: float) -> dict[str, Any]:
 def why_not_connected(error: BaseException) -> str:
     """Return the cause of a failed connection by its SQLSTATE or kind, never with a value."""
     return getattr(error, "sqlstate", None) or type(error).__name__
+
+
+def address(dsn: str) -> str:
+    """Return where a DSN leads to, without its credentials and parameters: HOST:PORT/DATABASE."""
+    parts = urlsplit(dsn)
+    hosts = unquote(parts.netloc.rpartition("@")[2]) or dict(parse_qsl(parts.query)).get("host", "")
+    return f"{hosts or 'localhost'}{parts.path}"
+
+
+def in_words(error: BaseException, dsn: str) -> str:
+    """Return why there is no connection, for a person; the words hold no password."""
+    parts = urlsplit(dsn)
+    parameters = dict(parse_qsl(parts.query))
+    where, _, database = address(dsn).rpartition("/")
+    user = unquote(parts.netloc.rpartition("@")[0].partition(":")[0]) or parameters.get("user", "")
+    words: dict[type[BaseException], str] = {
+        socket.gaierror: f"the host name of {where} is not known",
+        ConnectionRefusedError: f"nothing listens at {where}",
+        FileNotFoundError: f"there is no server's socket in {where}",
+        TimeoutError: f"{where} does not answer",
+        ssl.SSLCertVerificationError: f"the certificate of {where} is not trusted: "
+        + getattr(error, "verify_message", ""),
+        asyncpg.InvalidPasswordError: f"password refused for user {user}",
+        asyncpg.InvalidAuthorizationSpecificationError: f"{where} does not let the user {user} in:"
+        " there is no such role, it may not log in, or pg_hba.conf refuses it",
+        asyncpg.InvalidCatalogNameError: f"database {database} does not exist",
+        asyncpg.InsufficientPrivilegeError: f"the user {user} lacks a right on {database}",
+        asyncpg.TooManyConnectionsError: f"{where} has no connection left (max_connections)",
+        asyncpg.CannotConnectNowError: f"{where} is starting or shutting down",
+    }
+    for kind in type(error).__mro__:
+        if kind in words:
+            return words[kind]
+    return f"cannot connect to {where} ({why_not_connected(error)})"

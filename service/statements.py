@@ -17,8 +17,12 @@ CLAIM = _read("engine/claim")
 CLOCK = _read("engine/clock")
 END_SESSION = _read("engine/end_session")
 FORGET = _read("engine/forget")
+RECEIPTS_KEPT = _read("engine/receipts_kept")
 
 CONNECTION_STATE = _read("operations/connection_state")
+KEPT_FROM_COMMUTING = _read("operations/kept_from_commuting")
+MISSING_PRIVILEGES = _read("operations/missing_privileges")
+SERVER_STATE = _read("operations/server_state")
 SCHEMA_IS_CURRENT = _read("operations/schema_is_current")
 UNSUPPORTED = _read("operations/unsupported")
 

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct, field
 
 BATCH_PATH = "/care-case-clinical-trials-batch"
 DOCS_PATH = "/docs"
+LIVE_PATH = "/livez"
 
 API_KEY_HEADER = "x-api-key"
 DATABASE_HEADER = "vbasoftware-database"

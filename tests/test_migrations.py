@@ -1,24 +1,22 @@
 """Migrations: repeatable, concurrent, and silent about credentials."""
 
 import asyncio
+import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 import pytest
 
-from service.migrations import MigrationFailed, migrate
-from service.statements import SCHEMA_IS_CURRENT
+from service.demo.postgres import EmbeddedPostgres
+from service.migrations import MigrationFailed, is_current, migrate, wait_until_current
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
-
-
-async def is_current(dsn: str) -> bool:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return bool(await connection.fetchval(SCHEMA_IS_CURRENT))
-    finally:
-        await connection.close()
+from tests.harness.service import KEY
 
 
 async def test_migrating_twice_changes_nothing(make_database: MakeDatabase) -> None:
@@ -45,6 +43,65 @@ async def test_four_processes_may_migrate_at_once(make_database: MakeDatabase) -
     assert await is_current(dsn)
 
 
+@pytest.fixture
+def both_families(postgres_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """A server that listens on a socket, and by both versions of IP."""
+    addresses = {"listen_addresses": "127.0.0.1,::1"}
+    with EmbeddedPostgres(postgres_folder, durable=False, settings=addresses, port=0) as postgres:
+        postgres.create_database("acme")
+        yield postgres
+
+
+@pytest.mark.parametrize("form", ["ipv6", "socket as host", "socket as parameter", "several hosts"])
+async def test_every_form_of_address_works_as_it_does_for_the_service(
+    both_families: EmbeddedPostgres, make_service: MakeService, form: str
+) -> None:
+    port, by_socket = both_families.port, both_families.dsn("acme")
+    folder = parse_qs(urlsplit(by_socket).query)["host"][0]
+    dsn = {
+        "ipv6": f"postgresql://postgres@[::1]:{port}/acme",
+        "socket as host": f"postgresql://postgres@{quote(folder, safe='')}:{port}/acme",
+        "socket as parameter": by_socket,
+        "several hosts": f"postgresql://postgres@127.0.0.1:1,[::1]:{port}/acme",
+    }[form]
+
+    await migrate(dsn)
+    service = await make_service({"acme": dsn})
+    answer = await service.put([{KEY: 1}])
+
+    assert await is_current(dsn)
+    assert answer.statuses == [201]
+
+
+async def test_the_status_needs_no_right_that_the_serving_role_lacks(
+    make_database: MakeDatabase,
+) -> None:
+    migrated, empty = make_database(), make_database(migrated=False)
+    role = f"role_{secrets.token_hex(4)}"
+    connection = await asyncpg.connect(migrated)
+    await connection.execute(f"create role {role} login password '{role}'")
+    try:
+        theirs, theirs_empty = (
+            re.sub(r"://[^/]*@", f"://{role}:{role}@", dsn) for dsn in (migrated, empty)
+        )
+        assert await is_current(theirs)
+        assert not await is_current(theirs_empty)
+    finally:
+        await connection.execute(f"drop role {role}")
+        await connection.close()
+
+
+async def test_waiting_ends_as_soon_as_the_schema_is_current(make_database: MakeDatabase) -> None:
+    dsn = make_database(migrated=False)
+    waiting = asyncio.create_task(wait_until_current(dsn, 20))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+
+    await migrate(dsn)
+
+    assert await asyncio.wait_for(waiting, 5)
+
+
 async def test_the_service_does_without_what_tenants_add(
     make_service: MakeService,
 ) -> None:
@@ -63,11 +120,14 @@ async def test_the_service_does_without_what_tenants_add(
         "postgresql://u:marker@127.0.0.1:1/x",
         "postgresql://u:marker@127.0.0.1:1,127.0.0.1:2/x?target_session_attrs=primary",
         "postgresql://u:marker@127.0.0.1:notaport/x",
+        "postgresql://u:marker@127.0.0.1:99999/x",
         "postgresql://u:marker@[::1/x",
     ],
 )
 async def test_a_failure_names_its_cause_and_no_credential(dsn: str) -> None:
-    with pytest.raises(MigrationFailed, match=r"cannot connect|not a valid URL") as raised:
+    with pytest.raises(
+        MigrationFailed, match=r"nothing listens|cannot connect|not a valid URL"
+    ) as raised:
         await migrate(dsn)
 
     assert "marker" not in str(raised.value)

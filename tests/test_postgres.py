@@ -37,6 +37,21 @@ def test_a_parameter_that_cannot_be_obeyed_is_refused_by_name(query: str, named:
 
 
 @pytest.mark.parametrize(
+    "hosts", ["h:65536", "h:0", "h:port", "[::1]:65536", "h:5432,i:65536", "%2Frun%2Fpg:65536"]
+)
+def test_a_port_that_is_none_is_refused(hosts: str) -> None:
+    with pytest.raises(ValueError, match="number from 1 to 65535"):
+        check_dsn(f"postgresql://u:p@{hosts}/acme")
+
+
+@pytest.mark.parametrize(
+    "hosts", ["h", "h:65535", "[::1]", "[::1]:5432", "h,i:5433", "%2Frun%2Fpg", ""]
+)
+def test_other_addresses_are_accepted(hosts: str) -> None:
+    check_dsn(f"postgresql://u:p@{hosts}/acme")
+
+
+@pytest.mark.parametrize(
     ("query", "kept"),
     [
         ("channel_binding=prefer", ""),

@@ -45,7 +45,7 @@ def run(folder: Path | None, port: int) -> None:
             click.echo(_welcome(url, path, key, token, postgres.dsn(DATABASES[0])))
 
         settings = config.load(path)
-        serve(settings, announce)
+        serve(settings, announce, read=lambda: config.load(path))
 
 
 def _default_folder() -> Path:
@@ -77,13 +77,13 @@ def _configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres)
     lines = [
         "[server]",
         f"port = {port}",
-        "[[auth.api_keys]]",
-        'name = "demo"',
+        "[auth.api_keys.demo]",
         f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"',
         f"databases = {json.dumps(DATABASES)}",
         "[auth.jwt]",
         'algorithms = ["HS256"]',
         f'secret = "{secret}"',
+        'issuer = "care-trials demo"',
     ]
     for name in DATABASES:
         lines += [f"[databases.{name}]", f'dsn = "{postgres.dsn(name)}"']

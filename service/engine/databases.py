@@ -1,23 +1,20 @@
 """Name to pool: each tenant database has its own, created when first needed."""
 
 import asyncio
-import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.config import Database, Tuning
 from service.postgres import CANNOT_CONNECT, connect_arguments
-from service.statements import CLOCK, UNSUPPORTED
+from service.statements import CLOCK, SCHEMA_IS_CURRENT
 from service.telemetry import metrics
-
-logger = logging.getLogger(__name__)
 
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -59,6 +56,7 @@ class Pool:
         self.statement_seconds = database.statement_timeout_seconds
         self.is_shared_by_transaction = database.transaction_pooling
         self.idempotency_days = database.idempotency_days
+        self.run_items = database.run_items
         self._connections = connections
 
     @asynccontextmanager
@@ -106,11 +104,27 @@ class Databases:
 
     def __init__(self, settings: Mapping[str, Database], tuning: Tuning) -> None:
         self._settings = settings
+        self._tuning = tuning
         self._connect_seconds = tuning.connect_seconds
         # Tells the sessions of these pools from those of others.
         self._application_name = f"care-case-clinical-trials {secrets.token_hex(8)}"
         self._pools: dict[str, Pool] = {}
         self._lock = asyncio.Lock()
+
+    def successor(self, settings: Mapping[str, Database]) -> "Databases":
+        """Return what goes by other settings; it shares the pools of what has not changed."""
+        other = Databases(settings, self._tuning)
+        other._application_name = self._application_name
+        other._pools = {
+            name: pool
+            for name, pool in self._pools.items()
+            if settings.get(name) == self._settings[name]
+        }
+        return other
+
+    def has(self, pool: Pool) -> bool:
+        """Tell whether this is the pool of one of these databases."""
+        return self._pools.get(pool.name) is pool
 
     async def pool(self, name: str) -> Pool:
         """Return the database's pool; it holds no connection until one is needed.
@@ -152,55 +166,51 @@ class Databases:
         )
         return Pool(name, database, connections)
 
-    async def answers(self) -> bool:
-        """Tell whether at least one database answers a query."""
-        checks = [asyncio.create_task(self._answers(name)) for name in self._settings]
+    async def why_not_ready(self) -> str | None:
+        """Return in words why no database takes records now, None where one does."""
+        checks = [asyncio.create_task(self._is_current(name)) for name in self._settings]
+        has_answered = False
         try:
             for check in asyncio.as_completed(checks):
-                if await check:
-                    return True
-            return False
+                is_current = await check
+                if is_current:
+                    return None
+                has_answered |= is_current is not None
         finally:
             for task in checks:
                 task.cancel()
+        if has_answered:
+            return "No database that answers is at the current schema: run care-trials migrate."
+        return "No database answers."
 
-    async def _answers(self, name: str) -> bool:
+    async def _is_current(self, name: str) -> bool | None:
+        """Tell whether a database is at the current schema; None where it does not answer."""
         pool = await self.pool(name)
         if pool.is_exhausted:
             # One of them will tell; do not queue behind them.
             return True
         try:
             async with pool.acquire(self._connect_seconds) as connection:
-                await connection.fetch("SELECT 1")
+                (row,) = await connection.fetch(SCHEMA_IS_CURRENT)
         except CANNOT_CONNECT:
-            return False
-        return True
+            return None
+        return bool(row["is_current"])
 
-    async def report_unsupported(self) -> None:
-        """Log what on a database's table keeps every item from being stored."""
-        for name, database in self._settings.items():
-            arguments = connect_arguments(database.dsn, self._connect_seconds)
-            try:
-                # Not of the pool, which holds no connection until one is needed.
-                connection = await asyncpg.connect(**arguments, statement_cache_size=0)
-                reasons = await connection.fetch(UNSUPPORTED)
-                await connection.close()
-            except CANNOT_CONNECT:
-                # The items' 503 will tell.
-                continue
-            for (reason,) in reasons:
-                logger.error(reason, extra={"database": name})
+    async def close(self, others: Sequence[Self] = ()) -> None:
+        """Close the pools, but for those that others use, too.
 
-    async def close(self) -> None:
-        """Close all pools, by force those whose connections do not come back in time."""
+        By force where connections do not come back in time.
+        """
         for pool in self._pools.values():
-            await pool.close()
+            if not any(other.has(pool) for other in others):
+                await pool.close()
 
     def sample(self) -> None:
         """Bring the pools' metrics up to date."""
         for name, pool in self._pools.items():
             metrics.POOL_SIZE.labels(name).set(pool.size)
             metrics.POOL_IN_USE.labels(name).set(pool.in_use)
+            metrics.POOL_MAX_SIZE.labels(name).set(pool.max_size)
 
 
 async def _keep_session(_connection: object) -> None:

@@ -16,7 +16,8 @@ import asyncpg
 from service.engine.databases import Pool, PooledConnection
 from service.engine.retrying import TimedOut, Unavailable, with_connection
 from service.engine.sqlstates import sqlstate_of
-from service.statements import CLAIM, FORGET
+from service.statements import CLAIM, FORGET, RECEIPTS_KEPT
+from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -105,21 +106,30 @@ class Requests:
                 raise StillRunning
             await asyncio.sleep(ASK_AGAIN_SECONDS)
 
-    async def forget_expired(self) -> None:
-        """Forget, for as long as the process runs, the requests that are not promised any more."""
+    async def forget(self) -> int:
+        """Forget some requests that are not promised any more; return how many.
+
+        Raises what with_connection() does.
+        """
 
         async def work(connection: PooledConnection, _deadline: float, seconds: float) -> int:
             forgotten: int = await connection.fetchval(
                 FORGET, self._pool.idempotency_days, FORGET_AT_ONCE, timeout=seconds
             )
+            kept = await connection.fetchval(RECEIPTS_KEPT, timeout=seconds)
+            metrics.RECEIPTS.labels(self._pool.name).set(kept or 0)
             return forgotten
 
+        return await with_connection(self._pool, work, CLAIM_SECONDS, "")
+
+    async def forget_expired(self) -> None:
+        """Forget, for as long as the process runs, the requests that are not promised any more."""
         while True:
             await asyncio.sleep(FORGET_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             try:
                 forgotten = FORGET_AT_ONCE
                 while forgotten >= FORGET_AT_ONCE:
-                    forgotten = await with_connection(self._pool, work, CLAIM_SECONDS, "")
+                    forgotten = await self.forget()
                     await asyncio.sleep(ASK_AGAIN_SECONDS)
             except (Unavailable, TimedOut, asyncpg.PostgresError) as error:
                 cause = getattr(error, "sqlstate", None) or type(error).__name__

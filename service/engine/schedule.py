@@ -21,9 +21,6 @@ from service.engine.statement import (
     Statement,
 )
 
-RUN_ITEMS = 500
-"""Rows of one statement at most."""
-
 SLOTS = 2
 """Statements at once, each on a connection of its own; more gained nothing on two cores."""
 
@@ -37,14 +34,20 @@ UNSHARED_SECONDS = 1
 class Schedule:
     """The batches that wait for one database, and the statements at work.
 
-    ``most_lone``: how many items may run alone at once, beside the slots; ``long_patience``: how
-    long such an item waits for a lock, in milliseconds. ``commutes`` is a guess that costs nothing
-    when wrong: a statement that relies on it makes sure.
+    ``run_items``: rows of one statement at most; ``most_lone``: how many items may run alone at
+    once, beside the slots; ``long_patience``: how long such an item waits for a lock, in
+    milliseconds. ``commutes`` is a guess that costs nothing when wrong: a statement that relies on
+    it makes sure.
     """
 
     def __init__(
-        self, most_lone: int, long_patience: int, now: Callable[[], float] = time.monotonic
+        self,
+        run_items: int,
+        most_lone: int,
+        long_patience: int,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._run_items = run_items
         self.commutes = True
         self.last_drawn = 0
         self._most_lone = most_lone
@@ -63,7 +66,7 @@ class Schedule:
 
     def begin(self) -> Statement | None:
         """Return the next statement that may start now, if there is one; it counts as at work."""
-        has_slot = len(self._at_work) - self._lone < (SLOTS if self.commutes else 1)
+        has_slot = self.slots_in_use < (SLOTS if self.commutes else 1)
         if not has_slot and not self._has_lone:
             return None
         self._forget_the_done()
@@ -86,6 +89,21 @@ class Schedule:
             run.at_work = 0
             self._has_lone |= run.alone > 0
 
+    @property
+    def waiting_runs(self) -> int:
+        """How many runs wait for their turn."""
+        return sum(run.is_waiting for batch in self._queue for run in batch.runs)
+
+    @property
+    def slots_in_use(self) -> int:
+        """How many statements are at work, but for items that run alone."""
+        return len(self._at_work) - self._lone
+
+    @property
+    def lone_at_work(self) -> int:
+        """How many items run alone."""
+        return self._lone
+
     def give_up(self, words: str) -> None:
         """Let nothing of the batches that wait start: they have waited through an outage."""
         for batch in self._queue:
@@ -100,7 +118,7 @@ class Schedule:
         sections: list[Section] = []
         # What is at work, and what those who came earlier wait for.
         taken: list[AbstractSet[int]] = [statement.named_keys for statement in self._at_work]
-        room = RUN_ITEMS
+        room = self._run_items
         for batch in self._queue:
             run = self._head(batch)
             if run is None:

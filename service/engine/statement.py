@@ -42,11 +42,6 @@ class Applied(NamedTuple):
     drawn: int | None
     has_failures: bool
 
-    @property
-    def is_sequential(self) -> bool:
-        """Whether its items were tried one after another, because some could not be stored."""
-        return self.has_failures or self.stopped is not None
-
 
 class Section(NamedTuple):
     """Rows of one run that go with a statement: ``run.rows[start:end]``."""
@@ -87,6 +82,16 @@ class Statement:
         )
         self.named_keys = unique_keys - {0}
         self.batch = sections[0].run.batch
+
+    def why_sequential(self, applied: Applied) -> str | None:
+        """Return why its items were tried one after another, None where they were not."""
+        if self.is_lone:
+            return "alone"
+        if applied.has_failures or applied.stopped is not None:
+            return "failure"
+        if applied.commutes is False:
+            return "table"
+        return None if self._is_uniform else "keys"
 
     async def run(self, connection: PooledConnection, deadline: float, seconds: float) -> Applied:
         """Send it; it undoes itself past the deadline, and is cancelled after so many seconds."""

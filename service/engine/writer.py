@@ -4,9 +4,11 @@ What goes next is the schedule's to decide; here statements run, and what they d
 """
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Sequence
+from typing import Self
 
 import asyncpg
 
@@ -52,12 +54,29 @@ class Writer:
     """Applies the runs of all batches for one database; whatever happens, each gets outcomes."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+        self.pool = pool
         # Less than the statement may take, so that waiting can be told from working.
         patience = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
-        self._schedule = Schedule(max(1, pool.max_size - SLOTS), int(1000 * patience))
+        most_lone = max(1, pool.max_size - SLOTS)
+        self._schedule = Schedule(pool.run_items, most_lone, int(1000 * patience))
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests = Requests(pool)
+        # In a context of its own, not in that of the request which happened to be the first.
+        self._forgetting = asyncio.create_task(
+            self.requests.forget_expired(), context=contextvars.Context()
+        )
+
+    def sample(self) -> None:
+        """Bring the metrics of what waits and what is at work up to date."""
+        schedule, name = self._schedule, self.pool.name
+        metrics.WAITING_RUNS.labels(name).set(schedule.waiting_runs)
+        metrics.SLOTS_IN_USE.labels(name).set(schedule.slots_in_use)
+        metrics.LONE_IN_USE.labels(name).set(schedule.lone_at_work)
+
+    async def close(self) -> None:
+        """End what the writer does by itself."""
+        self._forgetting.cancel()
+        await asyncio.gather(self._forgetting, return_exceptions=True)
 
     async def apply(self, batch: Batch, rows: list[Row], places: Sequence[int]) -> list[Outcome]:
         """Apply the next items of the batch; return their outcomes once they are committed.
@@ -77,7 +96,7 @@ class Writer:
         self._wake()
         outcomes = await run.result
         seconds = time.monotonic() - started_at
-        metrics.CHUNK_SECONDS.labels(self._pool.name).observe(seconds)
+        metrics.CHUNK_SECONDS.labels(self.pool.name).observe(seconds)
         return outcomes
 
     async def _prepare(self, batch: Batch) -> None:
@@ -129,14 +148,14 @@ class Writer:
 
     async def _apply(self, statement: Statement) -> Applied:
         """Send the statement; an item that runs alone again, while its cause may pass."""
-        seconds = float(self._pool.statement_seconds)
+        seconds = float(self.pool.statement_seconds)
         if not statement.is_lone:
             seconds = min(STATEMENT_SECONDS, seconds)
         attempt = 0
         while True:
             attempt += 1
             applied = await with_connection(
-                self._pool, statement.run, seconds, statement.batch.activity_id
+                self.pool, statement.run, seconds, statement.batch.activity_id
             )
             stopped = applied.stopped
             if not statement.is_lone or stopped is None or not meaning_of(stopped).is_retried:
@@ -144,7 +163,7 @@ class Writer:
             is_locked = stopped == LOCK_NOT_AVAILABLE
             if attempt >= (LOCK_ATTEMPTS if is_locked else LONE_ATTEMPTS):
                 return applied
-            metrics.RETRIES.labels(stopped[:2], self._pool.name).inc()
+            metrics.RETRIES.labels(stopped[:2], self.pool.name).inc()
             await asyncio.sleep(LONE_DELAY_SECONDS * 2**attempt)
 
     def _settle(self, statement: Statement, applied: Applied) -> None:
@@ -153,8 +172,10 @@ class Writer:
             self._schedule.commutes = applied.commutes
         if applied.drawn is not None:
             self._schedule.last_drawn = applied.drawn
-        if applied.is_sequential and not statement.is_lone:
-            metrics.SAVEPOINT_CHUNKS.labels(self._pool.name).inc()
+        metrics.STATEMENT_ROWS.labels(self.pool.name).observe(len(statement.keys))
+        cause = statement.why_sequential(applied)
+        if cause is not None:
+            metrics.SEQUENTIAL_STATEMENTS.labels(cause, self.pool.name).inc()
         outcomes = applied.outcomes
         for run, start, end in statement.sections:
             mine, outcomes = outcomes[: end - start], outcomes[end - start :]
@@ -187,10 +208,10 @@ class Writer:
         if meaning.status != 503:
             run.add([batch.failed(run.keys[len(run.outcomes)], sqlstate, "", None)])
             return
-        metrics.RETRIES.labels(sqlstate[:2], self._pool.name).inc()
+        metrics.RETRIES.labels(sqlstate[:2], self.pool.name).inc()
         logger.warning(
             "item refused by the database",
-            extra={"activityID": batch.activity_id, "database": self._pool.name, "cause": sqlstate},
+            extra={"activityID": batch.activity_id, "database": self.pool.name, "cause": sqlstate},
         )
         run.refuse_next(meaning.words, is_in_doubt=is_in_doubt)
         batch.refused_in_a_row += 1
@@ -226,12 +247,17 @@ def _fail(statement: Statement, error: Exception) -> None:
 
 
 class Writers:
-    """The writers of one process, one for each of its databases, made when first needed."""
+    """The writers of a set of databases, made when first needed.
 
-    def __init__(self, databases: Databases) -> None:
+    It shares those of the set ``before`` whose pools it shares.
+    """
+
+    def __init__(self, databases: Databases, before: Self | None = None) -> None:
         self._databases = databases
-        self._writers: dict[str, Writer] = {}
-        self._forgetting: list[asyncio.Task[None]] = []
+        known: dict[str, Writer] = before._writers if before else {}
+        self._writers: dict[str, Writer] = {
+            name: writer for name, writer in known.items() if databases.has(writer.pool)
+        }
 
     def __contains__(self, name: str) -> bool:
         """Tell whether a database of this name is configured."""
@@ -242,13 +268,19 @@ class Writers:
         if name not in self._writers:
             pool = await self._databases.pool(name)
             if name not in self._writers:
-                writer = self._writers[name] = Writer(pool)
-                forgetting = asyncio.create_task(writer.requests.forget_expired())
-                self._forgetting.append(forgetting)
+                self._writers[name] = Writer(pool)
         return self._writers[name]
 
-    async def close(self) -> None:
-        """End what the writers do by themselves; statements at work are not waited for."""
-        for task in self._forgetting:
-            task.cancel()
-        await asyncio.gather(*self._forgetting, return_exceptions=True)
+    def sample(self) -> None:
+        """Bring the writers' metrics up to date."""
+        for writer in self._writers.values():
+            writer.sample()
+
+    async def close(self, others: Sequence[Self] = ()) -> None:
+        """End what the writers do by themselves, but for those that others use, too.
+
+        Statements at work are not waited for.
+        """
+        for name, writer in self._writers.items():
+            if not any(other._writers.get(name) is writer for other in others):
+                await writer.close()

@@ -4,8 +4,9 @@ import hashlib
 import hmac
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jwt
 from aiohttp import hdrs
@@ -29,11 +30,12 @@ VERIFIED_TOKENS = 1000
 
 
 class Caller(NamedTuple):
-    """Who calls: the API key's name and databases, and the user that the token names."""
+    """Who calls: the API key's name, what that opens and allows, and the user in the token."""
 
     name: str
     user: str
     databases: frozenset[str]
+    allow: frozenset[str]
 
     def may_use(self, database: str) -> bool:
         """Tell whether the caller's key opens this database."""
@@ -43,14 +45,24 @@ class Caller(NamedTuple):
 class Authenticator:
     """Checks both credentials of a request against the configuration.
 
-    Raises ConfigurationError when the public key cannot be used.
+    It keeps the key set of the one ``before`` where that is of the same URL. Raises
+    ConfigurationError when the public key cannot be used.
     """
 
-    def __init__(self, settings: Auth, tuning: Tuning | None = None) -> None:
-        self._keys = [(bytes.fromhex(key.sha256), key) for key in settings.api_keys]
+    def __init__(
+        self,
+        settings: Auth,
+        tuning: Tuning | None = None,
+        before: Self | None = None,
+    ) -> None:
+        self._keys = [
+            (bytes.fromhex(key.sha256), name, key) for name, key in settings.api_keys.items()
+        ]
         self._jwt = settings.jwt
         self._key_set: KeySet | None = None
-        if settings.jwt.jwks_url:
+        if before is not None and before._jwt.jwks_url == settings.jwt.jwks_url:
+            self._key_set = before._key_set
+        elif settings.jwt.jwks_url:
             self._key_set = KeySet(settings.jwt.jwks_url, tuning or Tuning())
         self._key: Any = settings.jwt.secret
         self._verified: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -68,18 +80,21 @@ class Authenticator:
                 f"Valid credentials are required: an API key in {API_KEY_HEADER}, and a bearer"
                 " token that has not expired in Authorization.",
                 {hdrs.WWW_AUTHENTICATE: "Bearer"},
+                reason="api_key" if key is None else "token",
             )
-        return Caller(key.name, self._user(claims) or key.name, frozenset(key.databases))
+        name, opened = key
+        user = self._user(claims) or name
+        return Caller(name, user, frozenset(opened.databases), frozenset(opened.allow))
 
-    def _api_key(self, values: list[str]) -> ApiKey | None:
+    def _api_key(self, values: list[str]) -> tuple[str, ApiKey] | None:
         if len(values) != 1:
             return None
         digest = hashlib.sha256(values[0].encode("utf-8", "surrogateescape")).digest()
         found = None
         # No early return: the time does not tell which key came close.
-        for known, key in self._keys:
+        for known, name, key in self._keys:
             if hmac.compare_digest(digest, known):
-                found = key
+                found = name, key
         return found
 
     async def _claims(self, values: list[str]) -> dict[str, Any] | None:
@@ -111,7 +126,10 @@ class Authenticator:
             return None
         except KeySetUnavailable:
             raise Problem(
-                503, "Tokens cannot be verified at the moment; try again.", {hdrs.RETRY_AFTER: "5"}
+                503,
+                "Tokens cannot be verified at the moment; try again.",
+                {hdrs.RETRY_AFTER: "5"},
+                reason="key_set",
             ) from None
         if len(self._verified) >= VERIFIED_TOKENS:
             self._verified.clear()
@@ -131,9 +149,9 @@ class Authenticator:
                 return value[:USER_NAME_LENGTH]
         return ""
 
-    async def close(self) -> None:
-        """Let go of the connection to the key server."""
-        if self._key_set is not None:
+    async def close(self, others: Sequence[Self] = ()) -> None:
+        """Let go of the connection to the key server, unless others use it, too."""
+        if self._key_set is not None and all(o._key_set is not self._key_set for o in others):
             await self._key_set.close()
 
 

@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import hdrs
 
@@ -24,10 +23,14 @@ class Admission:
     """Counts the batches in work, and the bytes of their bodies, against the limits."""
 
     def __init__(self, settings: Server) -> None:
+        self._begun: dict[str, dict[object, float]] = {}
+        self._bytes = 0
+        self.limit(settings)
+
+    def limit(self, settings: Server) -> None:
+        """Set the limits; what is in work counts on."""
         self._max_batches = settings.max_batches_in_flight
         self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
-        self._batches: Counter[str] = Counter()
-        self._bytes = 0
 
     @contextmanager
     def batch(self, database: str) -> Iterator[None]:
@@ -35,14 +38,23 @@ class Admission:
 
         The limit holds for each database, so that one tenant cannot keep out another.
         """
-        if self._batches[database] >= self._max_batches:
-            raise _overloaded("Too many batches for this database are in work")
-        self._batches[database] += 1
+        begun = self._begun.setdefault(database, {})
+        if len(begun) >= self._max_batches:
+            raise _overloaded("Too many batches for this database are in work", "batches_in_flight")
+        batch = object()
+        begun[batch] = time.monotonic()
         try:
             with metrics.BATCHES_IN_FLIGHT.labels(database).track_inprogress():
                 yield
         finally:
-            self._batches[database] -= 1
+            del begun[batch]
+
+    def sample(self) -> None:
+        """Bring the age of each database's oldest batch up to date."""
+        now = time.monotonic()
+        for database, begun in self._begun.items():
+            oldest = next(iter(begun.values()), now)
+            metrics.OLDEST_BATCH_SECONDS.labels(database).set(now - oldest)
 
     @contextmanager
     def body(self) -> Iterator["BodyBytes"]:
@@ -56,7 +68,7 @@ class Admission:
     def take(self, size: int) -> None:
         """Count bytes. Raises Problem 503 when all bodies together would be too large."""
         if self._bytes + size > self._max_bytes:
-            raise _overloaded("Too many bytes of other batches are in work")
+            raise _overloaded("Too many bytes of other batches are in work", "bytes_in_flight")
         self._bytes += size
 
 
@@ -74,27 +86,33 @@ class BodyBytes:
             self.counted = size
 
 
-def _overloaded(reason: str) -> Problem:
-    return Problem(503, f"{reason}; send this one again.", {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS})
+def _overloaded(words: str, reason: str) -> Problem:
+    headers: dict[str, str] = {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS}
+    return Problem(503, f"{words}; send this one again.", headers, reason=reason)
 
 
 class RateLimiter:
     """Counts, in this process, the requests of each key that has a ``rate_limit`` (RFC 6585).
 
-    The headers are those of draft-ietf-httpapi-ratelimit-headers.
+    The headers are those of draft-ietf-httpapi-ratelimit-headers. What the one ``before`` has
+    counted under the same limit counts on.
     """
 
-    def __init__(self, keys: Sequence[ApiKey]) -> None:
+    def __init__(self, keys: Mapping[str, ApiKey], before: Self | None = None) -> None:
         self._limits: dict[str, limits.RateLimitItem] = {}
-        if not any(key.rate_limit for key in keys):
+        if not any(key.rate_limit for key in keys.values()):
             return
         # 2 MB of memory that only those who use it shall pay.
         from limits import parse
         from limits.aio.storage import MemoryStorage
         from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._limits = {key.name: parse(key.rate_limit) for key in keys if key.rate_limit}
+        self._limiter: SlidingWindowCounterRateLimiter = (
+            before._limiter
+            if before is not None and before._limits
+            else SlidingWindowCounterRateLimiter(MemoryStorage())
+        )
+        self._limits = {name: parse(key.rate_limit) for name, key in keys.items() if key.rate_limit}
 
     async def count(self, key_name: str) -> dict[str, str]:
         """Count a request; return the headers that tell the caller what is left.
@@ -113,5 +131,10 @@ class RateLimiter:
         }
         if not is_granted:
             headers[hdrs.RETRY_AFTER] = str(seconds)
-            raise Problem(429, "This API key has made too many requests; try again later.", headers)
+            raise Problem(
+                429,
+                "This API key has made too many requests; try again later.",
+                headers,
+                reason="rate_limit",
+            )
         return headers

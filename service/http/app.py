@@ -10,17 +10,14 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
-from service.engine.databases import Databases
-from service.engine.writer import Writers
 from service.http import openapi, page, probes
-from service.http.access import Authenticator
-from service.http.admission import Admission, RateLimiter
-from service.http.batch import RATE_LIMIT, BatchHandler
-from service.http.body import BodyReader
+from service.http.batch import RATE_LIMIT
 from service.http.envelope import RECORD, Problem, problem_response
+from service.http.generation import Generations
 from service.http.lifecycle import LIFECYCLE, Lifecycle
+from service.http.probes import Probes
 from service.telemetry import metrics, tracing
-from service.telemetry.logs import RequestRecord, trace_id
+from service.telemetry.logs import ACTIVITY, RequestRecord, trace_id
 from service.wire import ACTIVITY_HEADER, BATCH_PATH
 
 logger = logging.getLogger(__name__)
@@ -28,46 +25,50 @@ logger = logging.getLogger(__name__)
 TURNED_AWAY = {429, 503}
 
 
+GENERATIONS = web.AppKey("generations", Generations)
+MANAGEMENT = web.AppKey("management", web.Application)
+"""What answers on ``management_port``, where there is one."""
+
+
 def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     """Return the application. Raises ConfigurationError for a public key without use."""
     tracing.start()
     server = settings.server
-    authenticator = Authenticator(settings.auth, tuning)
-    databases = Databases(settings.databases, tuning)
-    writers = Writers(databases)
-    batch = BatchHandler(
-        server,
-        authenticator,
-        RateLimiter(settings.auth.api_keys),
-        Admission(server),
-        writers,
-        BodyReader(server.max_body_bytes, tuning.silence_seconds),
-        tuning.write_seconds,
-    )
-    app = web.Application(middlewares=[_Surround(tuning.hold_seconds).handle])
-    app[LIFECYCLE] = Lifecycle()
+    generations = Generations(settings, tuning)
+    lifecycle = Lifecycle()
+    app = _surrounded(lifecycle, tuning)
+    app[GENERATIONS] = generations
+    app.cleanup_ctx.append(_watch_and_close)
 
-    async def watch_and_close(_app: web.Application) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(metrics.watch_event_loop(databases.sample)),
-            asyncio.create_task(databases.report_unsupported()),
-        ]
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await writers.close()
-        await databases.close()
-        await authenticator.close()
+    async def batch(request: web.Request) -> web.StreamResponse:
+        generation = generations.current
+        with generation.in_use():
+            return await generation.batch.handle(request)
 
-    app.cleanup_ctx.append(watch_and_close)
-    app.on_response_prepare.append(_add_headers)
-    app.router.add_put(
-        server.base_path + BATCH_PATH, batch.handle, expect_handler=_expect_nothing_yet
-    )
-    probes.add_routes(app, databases)
-    page.add_routes(app, openapi.document(server))
+    app.router.add_put(server.base_path + BATCH_PATH, batch, expect_handler=_expect_nothing_yet)
+    page.add_routes(app, lambda: openapi.document(generations.current.settings.server))
+    probed = app
+    if server.management_port is not None:
+        probed = app[MANAGEMENT] = _surrounded(lifecycle, tuning)
+    Probes(generations, has_own_port=probed is not app).add_routes(probed)
     return app
+
+
+def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
+    """Return an application whose every answer is as the contract has it."""
+    app = web.Application(middlewares=[_Surround(tuning.hold_seconds).handle])
+    app[LIFECYCLE] = lifecycle
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+async def _watch_and_close(app: web.Application) -> AsyncIterator[None]:
+    generations = app[GENERATIONS]
+    watching = asyncio.create_task(metrics.watch_event_loop(generations.sample))
+    yield
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await generations.close()
 
 
 async def _expect_nothing_yet(_request: web.Request) -> None:
@@ -83,14 +84,23 @@ class _Surround:
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         traceparent = request.headers.get(hdrs.TRACEPARENT, "")
-        record = RequestRecord(str(uuid.uuid4()), trace_id(traceparent))
+        record = RequestRecord(
+            str(uuid.uuid4()),
+            trace_id(traceparent),
+            method=request.method,
+            path=_path(request),
+            client=request.remote,
+            forwarded_for=request.headers.get(hdrs.X_FORWARDED_FOR),
+            user_agent=request.headers.get(hdrs.USER_AGENT),
+        )
         request[RECORD] = record
+        ACTIVITY.set(record.activity_id)
         lifecycle = request.app[LIFECYCLE]
         lifecycle.in_flight += 1
         started_at = time.monotonic()
         status = 0
         try:
-            response = await _answer(request, handler, record.activity_id)
+            response = await _answer(request, handler, record)
             status = response.status
         finally:
             lifecycle.leave()
@@ -99,6 +109,12 @@ class _Surround:
         if status in TURNED_AWAY and not request.content.is_eof() and not lifecycle.is_stopping:
             await _hold(request, response, self._hold_seconds)
         return response
+
+
+def _path(request: web.Request) -> str:
+    """Return the request's path for the log: that of the route, which names no record."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else request.path
 
 
 async def _hold(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
@@ -117,30 +133,46 @@ def _report(record: RequestRecord, status: int, seconds: float) -> None:
     database = record.database or ""
     metrics.REQUESTS.labels(str(status), database).inc()
     metrics.REQUEST_SECONDS.labels(database).observe(seconds)
+    if record.reason is not None:
+        metrics.REFUSALS.labels(record.reason).inc()
     for outcome, count in record.outcomes.items():
         metrics.ITEMS.labels(str(outcome), database).inc(count)
     logger.info("request", extra=record.fields(status, seconds))
 
 
-async def _answer(request: web.Request, handler: Handler, activity_id: str) -> web.StreamResponse:
+async def _answer(
+    request: web.Request, handler: Handler, record: RequestRecord
+) -> web.StreamResponse:
+    try:
+        return await _handled(request, handler, record.activity_id)
+    except Problem as problem:
+        record.reason = problem.reason
+        return problem_response(request, problem, record.activity_id)
+
+
+async def _handled(request: web.Request, handler: Handler, activity_id: str) -> web.StreamResponse:
+    """Return the handler's answer. Raises Problem for everything that is none."""
     try:
         if request.app[LIFECYCLE].is_stopping and request.method == "PUT":
-            raise Problem(503, "The service is shutting down; try again.", {hdrs.RETRY_AFTER: "5"})
+            raise Problem(
+                503,
+                "The service is shutting down; try again.",
+                {hdrs.RETRY_AFTER: "5"},
+                reason="stopping",
+            )
         return await handler(request)
-    except Problem as problem:
-        return problem_response(request, problem, activity_id)
-    except web.HTTPException as error:
-        return problem_response(request, _problem_of(error), activity_id)
-    except ConnectionError:
+    except (Problem, ConnectionError):
         raise
+    except web.HTTPException as error:
+        raise _problem_of(error) from None
     except Exception as error:
         # A traceback would be of use, but its messages may hold field values.
-        logger.exception("unhandled", extra={"activityID": activity_id}, exc_info=_bare(error))
+        logger.exception("unhandled", exc_info=_bare(error))
         if request.writer.output_size > 0:
             # Half an envelope cannot be mended: abort, so that it does not look whole.
             raise ConnectionError("aborted") from None
-        internal = Problem(500, f"Internal error, activityID {activity_id}.")
-        return problem_response(request, internal, activity_id)
+        detail = f"Internal error, activityID {activity_id}."
+        raise Problem(500, detail, reason="internal") from None
 
 
 def _bare(error: Exception) -> BaseException:
@@ -152,13 +184,15 @@ _DETAILS = {
     404: "Nothing is served at this path.",
     405: "This path does not answer this method.",
 }
+_REASONS = {404: "path", 405: "method"}
 
 
 def _problem_of(error: web.HTTPException) -> Problem:
     headers: dict[str, str] = {}
     if hdrs.ALLOW in error.headers:
         headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-    return Problem(error.status, _DETAILS.get(error.status, error.reason), headers)
+    detail = _DETAILS.get(error.status, error.reason)
+    return Problem(error.status, detail, headers, reason=_REASONS.get(error.status, "http"))
 
 
 def _activity_id(request: web.Request) -> str:

@@ -64,6 +64,7 @@ class BatchHandler:
         with self._admission.batch(database), self._admission.body() as counted:
             await _continue(request)
             body = await self._reader.read(request, counted)
+            record.bytes = len(body)
             metrics.BODY_BYTES.labels(database).inc(len(body))
             chunks = await self._chunks(body)
             writer = await self._writers.of(database)
@@ -132,10 +133,16 @@ class BatchHandler:
     def _database(self, request: web.Request, caller: Caller) -> str:
         names = request.headers.getall(DATABASE_HEADER, [])
         if len(names) != 1 or not names[0]:
-            raise Problem(400, f"Name the target database in one {DATABASE_HEADER} header.")
+            raise Problem(
+                400,
+                f"Name the target database in one {DATABASE_HEADER} header.",
+                reason="database_header",
+            )
         # One check for both, so that they take the same time and look the same.
         if not (caller.may_use(names[0]) and names[0] in self._writers):
-            raise Problem(403, "The caller may not use this database.")
+            raise Problem(403, "The caller may not use this database.", reason="database")
+        if "batch" not in caller.allow:
+            raise Problem(403, "This API key may not send batches.", reason="allow")
         return names[0]
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:
@@ -146,9 +153,9 @@ class BatchHandler:
                 chunks.append(chunk)
                 await asyncio.sleep(0)
         except MalformedBody as error:
-            raise Problem(400, str(error)) from None
+            raise Problem(400, str(error), reason="json") from None
         except TooManyItems as error:
-            raise Problem(413, str(error)) from None
+            raise Problem(413, str(error), reason="items") from None
         return chunks
 
     async def _outcomes(

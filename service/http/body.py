@@ -55,13 +55,22 @@ class BodyReader:
                 400,
                 f"The body stopped coming for {silence_seconds:g} seconds.",
                 {hdrs.CONNECTION: "close"},
+                reason="body_incomplete",
             ) from None
         except (web.RequestPayloadError, ContentLengthError, TransferEncodingError):
-            raise Problem(400, "The body ended before it was complete.") from None
+            raise Problem(
+                400, "The body ended before it was complete.", reason="body_incomplete"
+            ) from None
         except zlib.error:
-            raise Problem(400, f"The body is not valid {encoding} data.") from None
+            raise Problem(
+                400, f"The body is not valid {encoding} data.", reason="content_encoding"
+            ) from None
         if inflater is not None and not inflater.is_complete:
-            raise Problem(400, f"The {encoding} data ended before it was complete.")
+            raise Problem(
+                400,
+                f"The {encoding} data ended before it was complete.",
+                reason="content_encoding",
+            )
         return body
 
 
@@ -77,22 +86,25 @@ def check_media_type(request: web.Request) -> None:
             415,
             "Expected Content-Type application/json, text/json or application/*+json,"
             f" got {request.headers.get(hdrs.CONTENT_TYPE, 'none')[:100]}.",
+            reason="media_type",
         )
     charset = request.charset
     if charset is not None and charset.strip("\"'").lower() not in ("utf-8", "utf8"):
-        raise Problem(415, f"Expected charset utf-8, got {charset[:100]}.")
+        raise Problem(415, f"Expected charset utf-8, got {charset[:100]}.", reason="media_type")
     if _encoding(request) not in ("", "identity", "gzip", "deflate"):
         raise Problem(
             415,
             "Expected Content-Encoding gzip, deflate or none,"
             f" got {request.headers[hdrs.CONTENT_ENCODING][:100]}.",
             {hdrs.ACCEPT_ENCODING: "gzip, deflate"},
+            reason="content_encoding",
         )
     if request.headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
         raise Problem(
             400,
             "Expected Transfer-Encoding chunked or none; compress by Content-Encoding instead.",
             {hdrs.CONNECTION: "close"},
+            reason="transfer_encoding",
         )
 
 
@@ -103,7 +115,9 @@ def _encoding(request: web.Request) -> str:
 
 def _too_large(max_bytes: int) -> Problem:
     return Problem(
-        413, f"The body is larger than {max_bytes} bytes after decompression; send it in parts."
+        413,
+        f"The body is larger than {max_bytes} bytes after decompression; send it in parts.",
+        reason="body_bytes",
     )
 
 

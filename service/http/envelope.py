@@ -32,11 +32,22 @@ _status = attrgetter("status")
 
 
 class Problem(Exception):
-    """Ends a request with an envelope that carries the problem instead of data."""
+    """Ends a request with an envelope that carries the problem instead of data.
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    ``reason`` is for operators: which check refused the request, one of telemetry's REASONS.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        reason: str = "",
+    ) -> None:
         super().__init__(detail)
         self.status = status
+        self.reason = reason
         self.detail = detail
         self.headers = dict(headers or {})
 

@@ -40,7 +40,7 @@ def idempotency_key(request: web.Request) -> str | None:
         key = re.sub(r"\\(.)", r"\1", quoted[1])
     if len(values) > 1 or not _KEY.fullmatch(key):
         reason = f"Expected one {IDEMPOTENCY_HEADER} of 1 to 255 visible ASCII characters."
-        raise Problem(400, reason)
+        raise Problem(400, reason, reason="idempotency_key")
     return key
 
 
@@ -62,15 +62,21 @@ async def claimed(
         async with requests.run(name, activity_id, digest=digest, patience=patience):
             yield
     except StillRunning:
-        raise Problem(409, "A request with the same key is still at work.", RETRY_AFTER) from None
+        raise Problem(
+            409, "A request with the same key is still at work.", RETRY_AFTER, reason="at_work"
+        ) from None
     except AnotherBody:
         reason = f"The same {IDEMPOTENCY_HEADER} came before with another body."
-        raise Problem(422, reason) from None
+        raise Problem(422, reason, reason="another_body") from None
     except Unclaimable:
-        raise Problem(500, f"Internal error, activityID {activity_id}.") from None
+        raise Problem(
+            500, f"Internal error, activityID {activity_id}.", reason="internal"
+        ) from None
     except (Unavailable, TimedOut) as error:
         reason = str(error) or "The database did not answer in time"
-        raise Problem(503, f"{reason}; send the batch again.", RETRY_AFTER) from None
+        raise Problem(
+            503, f"{reason}; send the batch again.", RETRY_AFTER, reason="database_away"
+        ) from None
 
 
 async def digest_of(body: bytearray) -> UUID:

@@ -10,6 +10,7 @@ import jwt
 import msgspec
 
 from service.config import Tuning
+from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +81,10 @@ class KeySet:
             async with self._session.get(self._url, raise_for_status=True) as response:
                 self._keys = _usable_keys(await _read(response.content))
             self._fetched_at = time.monotonic()
+            metrics.KEY_SET_FETCHED.set_to_current_time()
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
             logger.warning("signing keys not fetched", extra={"cause": type(error).__name__})
+            metrics.KEY_SET_FAILURES.inc()
         finally:
             self._tried_at = time.monotonic()
 

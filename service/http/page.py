@@ -2,7 +2,7 @@
 
 import importlib.util
 import mimetypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def add_routes(app: web.Application, openapi: Mapping[str, Any]) -> None:
+def add_routes(app: web.Application, openapi: Callable[[], Mapping[str, Any]]) -> None:
     """Serve the OpenAPI document and the page; both say nothing that is secret."""
-    document = msgspec.json.encode(openapi)
     spec = importlib.util.find_spec("swagger_ui")
     assert spec is not None
     assert spec.origin is not None
     swagger_ui = Path(spec.origin).parent / "static"
 
     async def openapi_json(_request: web.Request) -> web.Response:
+        # Made anew, for its limits may have changed.
+        document = msgspec.json.encode(openapi())
         return web.Response(body=document, content_type="application/json")
 
     app.router.add_get("/openapi.json", openapi_json)

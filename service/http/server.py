@@ -4,19 +4,23 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvloop
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from service.config import Settings, Tuning
-from service.http.app import build_app
+from service import __version__
+from service.config import ConfigurationError, Server, Settings, Tuning
+from service.http import certificate, check
+from service.http.app import GENERATIONS, MANAGEMENT, build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
+from service.http.reload import Reload
+from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -29,53 +33,95 @@ def serve(
     settings: Settings,
     announce: Callable[[str, int], None] | None = None,
     tuning: Tuning | None = None,
+    read: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight and return.
 
-    ``announce`` is called with the address once it listens. Raises OSError when it cannot
-    listen there, ConfigurationError for a public key or certificate without use.
+    ``announce`` is called with the address once it listens; ``read`` reads the settings again, at
+    SIGHUP. Raises OSError when it cannot listen there, ConfigurationError for a public key or
+    certificate without use.
     """
-    uvloop.run(_serve(settings, announce or _log_address, tuning or Tuning()))
+    announce = announce or partial(_log_address, settings.server)
+    uvloop.run(_serve(settings, announce, tuning or Tuning(), read))
 
 
-def _log_address(host: str, port: int) -> None:
-    logger.info("serving", extra={"host": host, "port": port})
+def _log_address(server: Server, host: str, port: int) -> None:
+    fields = {
+        "version": __version__,
+        "host": host,
+        "port": port,
+        "management_port": server.management_port,
+        "tls": server.tls_certificate is not None,
+        "base_path": server.base_path,
+    }
+    logger.info("serving", extra=fields)
 
 
-async def _serve(settings: Settings, announce: Callable[[str, int], None], tuning: Tuning) -> None:
+async def _serve(
+    settings: Settings,
+    announce: Callable[[str, int], None],
+    tuning: Tuning,
+    read: Callable[[], Settings] | None,
+) -> None:
+    server = settings.server
+    tls = certificate.tls_context(server)
+    certificate.tell_end(server)
     runner = make_runner(settings, tuning)
     await runner.setup()
-    server = settings.server
-    tls = _tls(settings)
+    app = runner.app
+    reuse_port = server.reuse_port or None
     site = web.TCPSite(
-        runner,
-        server.host,
-        server.port,
-        ssl_context=tls,
-        backlog=1024,
-        reuse_port=server.reuse_port or None,
+        runner, server.host, server.port, ssl_context=tls, backlog=1024, reuse_port=reuse_port
     )
     await site.start()
+    management: web.AppRunner | None = None
+    if server.management_port is not None:
+        management = _runner(app[MANAGEMENT], tuning)
+        await management.setup()
+        try:
+            await web.TCPSite(management, server.host, server.management_port).start()
+        except OSError as error:
+            reason = check.why_not_listening(error, server)
+            raise ConfigurationError(f"server.management_port: {reason}") from None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # On a terminal, without a certificate, it keeps its first meaning: the terminal is gone.
-    if tls is not None or not os.isatty(0):
-        loop.add_signal_handler(signal.SIGHUP, _reload, tls, settings)
+    if read is not None:
+        reload = Reload(app[GENERATIONS], tls, read)
+        had_terminal = os.isatty(0)
+
+        def hang_up() -> None:
+            if had_terminal and not os.isatty(0):
+                # Its first meaning: the terminal is gone.
+                stop.set()
+            else:
+                reload.now()
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
     announce(*runner.addresses[0][:2])
+    checking = asyncio.create_task(check.log(settings))
     await stop.wait()
+    checking.cancel()
+    logger.info(f"draining {app[GENERATIONS].in_flight} batches")
     if server.reuse_port:
         # New connections are for the others; kept open, it would refuse its share of them.
         await site.stop()
-    await runner.app[LIFECYCLE].drain(server.shutdown_grace_seconds)
+    await app[LIFECYCLE].drain(app[GENERATIONS].current.settings.server.shutdown_grace_seconds)
     await runner.cleanup()
+    if management is not None:
+        await management.cleanup()
+    logger.info("stopped")
 
 
 def make_runner(settings: Settings, tuning: Tuning) -> web.AppRunner:
     """Return the runner of a new application, not yet set up."""
+    return _runner(build_app(settings, tuning), tuning)
+
+
+def _runner(app: web.Application, tuning: Tuning) -> web.AppRunner:
     return _Runner(
-        build_app(settings, tuning),
+        app,
         header_seconds=tuning.header_seconds,
         access_log=None,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
@@ -143,29 +189,9 @@ class _RequestHandler(RequestHandler):
             raise ConnectionError("aborted")
         activity_id = str(uuid.uuid4())
         logger.info("malformed HTTP", extra={"activityID": activity_id, "status": status})
+        metrics.REFUSALS.labels("http").inc()
         detail = "Internal error." if status == 500 else "The request is not valid HTTP."
-        problem = Problem(status, detail)
+        problem = Problem(status, detail, reason="http")
         response = problem_response(request, problem, activity_id)
         response.force_close()
         return response
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.server.tls_certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    _load_certificate(context, settings)
-    return context
-
-
-def _reload(tls: ssl.SSLContext | None, settings: Settings) -> None:
-    if tls is None:
-        logger.info("nothing to reload: no certificate is configured")
-    else:
-        _load_certificate(tls, settings)
-
-
-def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
-    assert settings.server.tls_certificate is not None
-    context.load_cert_chain(settings.server.tls_certificate, settings.server.tls_key)
-    logger.info("certificate loaded")

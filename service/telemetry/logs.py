@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from collections import Counter
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,8 +20,16 @@ def configure() -> None:
     # Nothing here logs them, and finding them out costs every record a system call or two.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
+    handler.addFilter(_add_activity)
     handler.setFormatter(_Readable() if sys.stderr.isatty() else _JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+ACTIVITY: ContextVar[str] = ContextVar("activity")
+"""The request at work here: each line that it causes bears its id."""
+
+MOST_CHARACTERS = 200
+"""Of what a client says of itself."""
 
 
 @dataclass(slots=True)
@@ -29,8 +38,15 @@ class RequestRecord:
 
     activity_id: str
     trace_id: str | None
+    method: str = ""
+    path: str = ""
+    client: str | None = None
+    forwarded_for: str | None = None
+    user_agent: str | None = None
+    reason: str | None = None
     caller: str | None = None
     database: str | None = None
+    bytes: int | None = None
     outcomes: Counter[int] = field(default_factory=Counter)
 
     def fields(self, status: int, seconds: float) -> dict[str, Any]:
@@ -38,13 +54,35 @@ class RequestRecord:
         fields: dict[str, Any] = {
             "activityID": self.activity_id,
             "traceID": self.trace_id,
+            "method": _plain(self.method),
+            "path": _plain(self.path),
+            "status": status,
+            "reason": self.reason,
             "caller": self.caller,
             "database": self.database,
-            "status": status,
+            "client": self.client,
+            "forwardedFor": _plain(self.forwarded_for),
+            "userAgent": _plain(self.user_agent),
+            "items": sum(self.outcomes.values()) or None,
+            "bytes": self.bytes,
             "outcomes": dict(self.outcomes) or None,
             "seconds": round(seconds, 4),
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def _plain(text: str | None) -> str | None:
+    """Return the beginning of what a client sent, without what a terminal would obey."""
+    if text is None:
+        return None
+    return ascii(text[:MOST_CHARACTERS])[1:-1]
+
+
+def _add_activity(record: logging.LogRecord) -> bool:
+    activity_id = ACTIVITY.get(None)
+    if activity_id is not None and not hasattr(record, "activityID"):
+        record.activityID = activity_id
+    return True
 
 
 def trace_id(traceparent: str) -> str | None:

@@ -118,6 +118,10 @@ class Contestants:
         environments = (self._against / name / "bin/python" for name in (".venv-run", ".venv"))
         python = next((str(path) for path in environments if path.exists()), sys.executable)
         path, port, headers = self._configuration("against", "")
+        if "api_keys: list" in (self._against / "service/config.py").read_text():
+            # Of releases up to 1.0.
+            old_form = '[[auth.api_keys]]\nname = "bench"'
+            path.write_text(path.read_text().replace("[auth.api_keys.bench]", old_form))
         command = [python, "-m", "service", "serve", "--config", str(path)]
         return self._start("against", command, port, headers=headers, folder=self._against)
 
@@ -127,7 +131,7 @@ class Contestants:
         path = self._folder / f"{name}.toml"
         path.write_text(
             f"[server]\nport = {port}\n{setting}"
-            f'[[auth.api_keys]]\nname = "bench"\ndatabases = ["bench"]\n'
+            f'[auth.api_keys.bench]\ndatabases = ["bench"]\n'
             f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
             f'[auth.jwt]\nalgorithms = ["HS256"]\nsecret = "{secret}"\n'
             f'[databases.bench]\ndsn = "{self._dsn}"\n'

@@ -1,12 +1,15 @@
 """Contract section 4, "Command line": what the commands do and say."""
 
 import hashlib
+import re
 import socket
+import time
 
 import jwt
+import pytest
 
 from service import __version__
-from tests.harness.configuration import document
+from tests.harness.configuration import ServerSettings, document
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import RunCommand
 from tests.harness.service import SECRET
@@ -32,27 +35,6 @@ def test_token_prints_a_token_that_the_configuration_accepts(run_command: RunCom
     )
     assert claims["sub"] == "ann"
     assert claims["exp"] - claims["iat"] == 900
-
-
-def test_check_config_connects_and_redacts(
-    run_command: RunCommand, make_database: MakeDatabase
-) -> None:
-    config = document(
-        {
-            "acme": make_database(),
-            "globex": make_database(migrated=False),
-            "down": "postgresql://u:marker@127.0.0.1:1/x",
-        }
-    )
-
-    result = run_command("check-config", config=config)
-
-    assert result.returncode == 1
-    assert "database acme: connected, schema is current" in result.stdout
-    assert "database globex: connected, but not migrated" in result.stdout
-    assert "database down: cannot connect" in result.stdout
-    assert "marker" not in result.stdout + result.stderr
-    assert SECRET not in result.stdout + result.stderr
 
 
 def test_a_wrong_setting_stops_every_command_with_one_line(run_command: RunCommand) -> None:
@@ -86,6 +68,46 @@ def test_migrate_brings_all_or_one_database_to_the_current_schema(
     assert run_command("check-config", config=config).returncode == 0
 
 
+def test_migrate_uses_the_owners_dsn_where_there_is_one(
+    run_command: RunCommand, make_database: MakeDatabase
+) -> None:
+    owners = make_database(migrated=False)
+    nobodys = re.sub(r"://[^/]*@", "://nobody@", owners)
+    config = document({"acme": nobodys}, database={"migration_dsn": owners})
+
+    result = run_command("migrate", config=config)
+
+    assert result.returncode == 0, result.stderr
+    assert run_command("migrate", "--status", config=document({"acme": owners})).returncode == 0
+
+
+def test_migrate_status_tells_and_changes_nothing(
+    run_command: RunCommand, make_database: MakeDatabase
+) -> None:
+    config = document({"acme": make_database(), "globex": make_database(migrated=False)})
+
+    both = run_command("migrate", "--status", config=config)
+    again = run_command("migrate", "--status", "--database", "globex", "--wait", "1", config=config)
+    one = run_command("migrate", "--status", "--database", "acme", config=config)
+
+    assert (both.returncode, again.returncode, one.returncode) == (1, 1, 0)
+    assert both.stdout == "acme: at the current schema\n"
+    assert both.stderr == "globex: behind the current schema: run care-trials migrate\n"
+
+
+def test_migrate_waits_for_a_server(run_command: RunCommand) -> None:
+    config = document({"acme": "postgresql://u:marker@127.0.0.1:1/x"})
+    started_at = time.monotonic()
+
+    result = run_command("migrate", "--wait", "2", config=config)
+
+    assert result.returncode == 1
+    assert time.monotonic() - started_at > 2
+    assert result.stderr.startswith("acme: nothing listens at 127.0.0.1:1")
+    assert result.stderr.count("\n") == 1
+    assert "marker" not in result.stderr
+
+
 def test_a_port_that_is_taken_stops_serve_with_one_line_that_names_the_way_out(
     run_command: RunCommand,
 ) -> None:
@@ -97,6 +119,56 @@ def test_a_port_that_is_taken_stops_serve_with_one_line_that_names_the_way_out(
     assert "taken by another process" in result.stderr
     assert "set another server.port" in result.stderr
     assert "server.reuse_port = true" in result.stderr
+
+
+def test_a_management_port_that_is_taken_is_named(run_command: RunCommand) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run_command("serve", config=document({}, management_port=taken.getsockname()[1]))
+
+    assert result.returncode == 1
+    assert result.stderr == (
+        "Error: server.management_port: the port is taken by another process\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("server", "named"),
+    [
+        ({"host": "db.invalid"}, "server.host: the host name db.invalid is not known"),
+        ({"host": "203.0.113.1"}, "server.host: this machine has no address 203.0.113.1"),
+        (
+            {"tls_certificate": "/not/there.pem", "tls_key": "/not/there.key"},
+            "server.tls_certificate: cannot read /not/there.pem: No such file or directory",
+        ),
+        (
+            {"tls_certificate": __file__, "tls_key": __file__},
+            "test_command_line.py hold no certificate with its key",
+        ),
+    ],
+    ids=["unknown host", "foreign address", "missing certificate", "no certificate"],
+)
+def test_serve_names_the_setting_that_keeps_it_from_listening(
+    run_command: RunCommand, server: ServerSettings, named: str
+) -> None:
+    result = run_command("serve", config=document({}, **server))
+
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert named in result.stderr
+
+
+def test_all_errors_of_a_file_are_told_a_line_each(run_command: RunCommand) -> None:
+    config = document({"acme": "mysql://h/acme"})
+    config["server"]["prot"] = 1
+
+    result = run_command("serve", config=config)
+
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["Error", "databases.acme.dsn"],
+        ["Error", "server.prot"],
+    ]
 
 
 def test_the_version_is_told(run_command: RunCommand) -> None:

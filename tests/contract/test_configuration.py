@@ -1,6 +1,5 @@
 """Contract section 3, "Configuration"."""
 
-import asyncio
 import copy
 import json
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from tests.harness.configuration import (
     toml,
 )
 from tests.harness.running import MakeService
+from tests.harness.service import KEY
 
 SECRET_MARKER = "marker-of-a-secret"
 
@@ -41,7 +41,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     *parents, name = path.split(".")
     node = result
     for parent in parents:
-        node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+        node = node.setdefault(parent, {})
     node[name] = value
     return result
 
@@ -86,20 +86,26 @@ async def test_values_come_from_the_environment_and_from_files(
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        ("server.prot", 8080, "prot"),
-        ("server.port", "8080", "server.port"),
-        ("server.port", 70_000, "server.port"),
+        ("server.prot", 8080, "server.prot: unknown setting; did you mean port?"),
+        ("server.port", "8080", "server.port: expected a whole number from 0 to 65535, got text"),
+        ("server.port", 70_000, "server.port: expected a whole number from 0 to 65535, got 70000"),
         ("server.workers", 2, "workers"),
         ("server.reuse_port", 1, "server.reuse_port"),
+        ("server", {"port": 1, "management_port": 1}, "server.management_port: is that of"),
         ("server.max_body_bytes", 1.5, "server.max_body_bytes"),
         ("server.base_path", "vbasoftware", "server.base_path"),
         ("server.base_path", "/x/", "server.base_path"),
         ("server.ignore_unknown_fields", "no", "server.ignore_unknown_fields"),
-        ("server.tls_key", "key.pem", "tls_certificate"),
+        ("server.tls_key", "key.pem", "server.tls_certificate: missing"),
         ("srever.port", 1, "srever"),
-        ("auth.api_keys.0.sha256", SECRET_MARKER, "auth.api_keys[0].sha256"),
-        ("auth.api_keys.0.databases", ["nowhere"], "nowhere"),
-        ("auth.api_keys.1.name", "loader", "auth.api_keys"),
+        (
+            "auth.api_keys.loader.sha256",
+            SECRET_MARKER,
+            "auth.api_keys.loader.sha256: expected 64 hex",
+        ),
+        ("auth.api_keys.loader.databases", ["nowhere"], "auth.api_keys.loader.databases: nowhere"),
+        ("auth.api_keys.loader.name", "loader", "auth.api_keys.loader.name: unknown setting"),
+        ("auth.api_keys.loader.allow", ["all"], "auth.api_keys.loader.allow: expected a list of"),
         ("auth.jwt.algorithms", ["none"], "auth.jwt.algorithms"),
         ("auth.jwt.algorithms", ["RS256"], "auth.jwt.algorithms"),
         ("auth.jwt.algorithms", [], "auth.jwt.algorithms"),
@@ -108,15 +114,20 @@ async def test_values_come_from_the_environment_and_from_files(
         ("auth.jwt.secret", "${NOT_SET_ANYWHERE}", "NOT_SET_ANYWHERE"),
         ("auth.jwt.secret", "${file:/not/there}", "/not/there"),
         ("server.port", "${HOME}", "server.port"),
-        ("databases.acme.dsn", f"mysql://u:{SECRET_MARKER}@h/x", "databases"),
+        (
+            "databases.acme.dsn",
+            f"mysql://u:{SECRET_MARKER}@h/x",
+            "databases.acme.dsn: expected a DSN",
+        ),
         (
             "databases.acme.dsn",
             f"postgresql://u:{SECRET_MARKER}@h/x?channel_binding=require",
             "databases.acme.dsn: the parameter channel_binding",
         ),
-        ("databases.acme.pool_max_size", 0, "pool_max_size"),
-        ("databases.acme.poolsize", 5, "poolsize"),
-        ("auth.api_keys.0.rate_limit", "often", "rate_limit"),
+        ("databases.acme.pool_max_size", 0, "databases.acme.pool_max_size"),
+        ("databases.acme.poolsize", 5, "databases.acme.poolsize"),
+        ("databases.acme", "postgresql://h/acme", "databases.acme: expected a table, got text"),
+        ("auth.api_keys.loader.rate_limit", "often", "auth.api_keys.loader.rate_limit: expected"),
     ],
 )
 async def test_an_unknown_or_mistyped_setting_stops_the_start_with_one_line_naming_it(
@@ -129,6 +140,124 @@ async def test_an_unknown_or_mistyped_setting_stops_the_start_with_one_line_nami
     assert named in message
     assert "\n" not in message
     assert SECRET_MARKER not in message
+
+
+async def test_all_that_is_wrong_is_told_at_once_a_line_each(
+    load_document: Callable[..., Settings],
+) -> None:
+    content = changed("server.prot", 1)
+    content["server"]["tls_key"] = "key.pem"
+    content["auth"]["api_keys"]["loader"]["sha256"] = "short"
+    content["auth"]["api_keys"]["guest"]["databases"] = ["nowhere"]
+    content["auth"]["jwt"]["algorithms"] = ["RS256"]
+    del content["databases"]["acme"]["dsn"]
+
+    with pytest.raises(ConfigurationError) as raised:
+        load_document(content)
+
+    assert [line.partition(": ")[0] for line in str(raised.value).splitlines()] == [
+        "auth.api_keys.loader.sha256",
+        "auth.jwt.algorithms",
+        "databases.acme.dsn",
+        "server.prot",
+        "server.tls_certificate",
+        "auth.api_keys.guest.databases",
+    ]
+
+
+def test_the_list_of_api_keys_of_1_0_is_shown_the_new_form(
+    load_document: Callable[..., Settings],
+) -> None:
+    content = document({"acme": "postgresql://h/acme"})
+    keys = content["auth"]["api_keys"]
+    content["auth"]["api_keys"] = [{"name": name, **keys[name]} for name in keys]
+
+    with pytest.raises(ConfigurationError) as raised:
+        load_document(content)
+
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith("auth.api_keys: ")
+    assert "write [auth.api_keys.loader] in the place of [[auth.api_keys]]" in str(raised.value)
+
+
+ENVIRONMENT = {
+    "SERVICE_SERVER__PORT": "9000",
+    "SERVICE_SERVER__REUSE_PORT": "true",
+    "SERVICE_AUTH__API_KEYS__LOADER__SHA256": "0" * 64,
+    "SERVICE_AUTH__API_KEYS__LOADER__DATABASES": '["acme"]',
+    "SERVICE_AUTH__JWT__ALGORITHMS": '["HS256"]',
+    "SERVICE_AUTH__JWT__SECRET": "12345",
+    "SERVICE_DATABASES__ACME__DSN": "postgresql://u:${PASSWORD}@h/acme",
+    "PASSWORD": "p%40",
+    # None of ours: Kubernetes sets such ones, and the send command reads the token.
+    "SERVICE_PORT": "tcp://10.0.0.1:80",
+    "SERVICE_CONFIG": "/not/there",
+    "SERVICE_TOKEN": "x",
+}
+
+
+def test_the_environment_alone_is_enough() -> None:
+    settings = load(None, ENVIRONMENT)
+
+    assert (settings.server.port, settings.server.reuse_port) == (9000, True)
+    assert settings.auth.api_keys["loader"].databases == ["acme"]
+    assert settings.auth.jwt.secret == "12345"
+    assert settings.databases["acme"].dsn == "postgresql://u:p%40@h/acme"
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "service.toml"
+    path.write_text(toml(document({"acme": "postgresql://h/acme", "globex": "postgresql://h/x"})))
+
+    settings = load(path, ENVIRONMENT)
+
+    assert settings.server.port == 9000
+    assert settings.auth.api_keys["loader"].databases == ["acme"]
+    assert set(settings.auth.api_keys) == {"loader", "guest"}
+    assert settings.databases["acme"].dsn == "postgresql://u:p%40@h/acme"
+    assert settings.databases["globex"].dsn == "postgresql://h/x"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("SERVICE_SERVER__PROT", "1", "server.prot: unknown setting"),
+        ("SERVICE_SERVER__PORT", "many", "server.port: expected a whole number"),
+        ("SERVICE_SERVER__REUSE_PORT", "maybe", "server.reuse_port: expected true or false"),
+        ("SERVICE_AUTH__JWT__ALGORITHMS", "HS256", "auth.jwt.algorithms: expected a list of texts"),
+        ("SERVICE_DATABASES__ACME", "postgresql://h/x", "databases.acme: expected a table"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named_by_its_setting(
+    variable: str, value: str, named: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load(None, {**ENVIRONMENT, variable: value})
+
+    assert named in str(raised.value)
+
+
+def test_what_is_missing_in_the_environment_is_named() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load(None, {"SERVICE_DATABASES__ACME__POOL_MAX_SIZE": "3"})
+
+    assert [line.partition(": ")[0] for line in str(raised.value).splitlines()] == [
+        "auth.api_keys",
+        "auth.jwt.algorithms",
+        "databases.acme.dsn",
+    ]
+
+
+def test_references_work_inside_a_longer_text(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("from-a-file\n")
+    dsn = f"postgresql://${{NAME}}:${{file:{tmp_path / 'password'}}}@h:${{PORT}}/acme"
+
+    settings = load(
+        None,
+        {**ENVIRONMENT, "SERVICE_DATABASES__ACME__DSN": dsn, "NAME": "service", "PORT": "5433"},
+    )
+
+    assert settings.databases["acme"].dsn == "postgresql://service:from-a-file@h:5433/acme"
 
 
 async def test_toml_that_is_broken_and_a_missing_file_stop_the_start(
@@ -150,6 +279,15 @@ async def test_secrets_do_not_show_in_the_settings_repr() -> None:
     assert json.dumps(SECRET_MARKER) not in repr(settings.auth)
 
 
+async def test_a_key_does_only_what_it_is_allowed_to(make_service: MakeService) -> None:
+    service = await make_service(allow=["read"])
+
+    answer = await service.put([{KEY: 1}])
+
+    assert answer.status == 403
+    assert "may not send batches" in answer.detail
+
+
 @pytest.mark.parametrize(
     ("settings", "typed"),
     [(Server, ServerSettings), (Jwt, JwtSettings), (Database, DatabaseSettings)],
@@ -159,33 +297,3 @@ def test_the_harness_knows_every_setting(settings: type, typed: type) -> None:
     known.pop("dsn", None)
 
     assert get_type_hints(typed) == known
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        pytest.param(
-            "create rule r as on insert to care_case_clinical_trial"
-            " where new.comment = 'x' do instead nothing",
-            "has a rule",
-            id="rule",
-        ),
-        pytest.param(
-            "alter table care_case_clinical_trial"
-            " drop constraint care_case_clinical_trial_pkey,"
-            " add primary key (care_case_clinical_trial_key) deferrable",
-            "is deferrable",
-            id="deferrable primary key",
-        ),
-    ],
-)
-async def test_a_table_that_cannot_go_with_on_conflict_is_told_at_the_start(
-    make_service: MakeService, caplog: pytest.LogCaptureFixture, change: str, reason: str
-) -> None:
-    service = await make_service()
-    await service.execute(change)
-
-    await make_service(databases=service.databases)
-    async with asyncio.timeout(10):
-        while reason not in caplog.text:
-            await asyncio.sleep(0.02)

@@ -2,12 +2,19 @@
 
 import asyncio
 import os
+import re
 import signal
+import ssl
+from pathlib import Path
 
 import pytest
 
-from tests.harness.running import StartProcess
-from tests.harness.service import KEY, free_port
+from service.migrations import migrate
+from tests.harness.certificates import Authority
+from tests.harness.configuration import ServerSettings, document
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import RunCommand, StartProcess
+from tests.harness.service import KEY, PATH, free_port
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
@@ -75,6 +82,24 @@ async def test_it_starts_but_is_not_ready_with_all_databases_down(
     assert (await ready.json())["error"]["detail"] == "No database answers."
 
 
+async def test_it_is_not_ready_before_any_database_is_migrated(
+    start_process: StartProcess, make_database: MakeDatabase
+) -> None:
+    behind = make_database(migrated=False)
+    service, _ = await start_process(
+        {"behind": behind}, extra_databases={"down": "postgresql://127.0.0.1:1/x"}
+    )
+
+    before = await service.session.get(
+        service.url + "/readyz", headers={"Accept": "application/json"}
+    )
+    await migrate(behind)
+    after = await service.session.get(service.url + "/readyz")
+
+    assert (before.status, after.status) == (503, 200)
+    assert "run care-trials migrate" in (await before.json())["error"]["detail"]
+
+
 async def test_a_process_that_dies_leaves_the_shared_port_to_the_other(
     start_process: StartProcess,
 ) -> None:
@@ -110,3 +135,90 @@ async def test_the_sessions_of_two_processes_can_be_told_apart(
     )
     assert len(sessions) == 2
     assert len({session["application_name"] for session in sessions}) == 2
+
+
+async def test_with_a_management_port_probes_and_metrics_are_there_and_nowhere_else(
+    start_process: StartProcess,
+) -> None:
+    port = free_port()
+    service, _ = await start_process(management_port=port, base_path="/x")
+    answers = {}
+    for base in (service.url, f"http://127.0.0.1:{port}"):
+        for path in ("/livez", "/readyz", "/metrics", "/docs"):
+            async with service.session.get(base + path) as response:
+                answers[base == service.url, path] = response.status
+
+    batch = await service.put([{KEY: 1}], path=f"/x{PATH}")
+    async with service.session.put(f"http://127.0.0.1:{port}/x{PATH}") as response:
+        elsewhere = await response.json(content_type=None)
+
+    assert batch.statuses == [201]
+    assert [status for (is_public, _), status in answers.items() if is_public] == [
+        *(404, 404, 404),
+        200,
+    ]
+    assert [status for (is_public, _), status in answers.items() if not is_public] == [
+        *(200, 200, 200),
+        404,
+    ]
+    assert elsewhere["error"]["status"] == 404
+
+
+async def test_the_management_port_tells_while_it_stops(start_process: StartProcess) -> None:
+    port = free_port()
+    service, process = await start_process(management_port=port)
+    async with service.locked_table():
+        accepted = asyncio.create_task(service.put([{KEY: 1}]))
+        await asyncio.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        ready = await service.session.get(f"http://127.0.0.1:{port}/readyz")
+
+    assert ready.status == 503
+    assert (await accepted).statuses == [201]
+    assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_four_processes_share_a_port_and_each_has_a_management_port(
+    start_process: StartProcess,
+) -> None:
+    port, ports = free_port(), [free_port() for _ in range(4)]
+    service, _ = await start_process(port=port, reuse_port=True, management_port=ports[0])
+    for own in ports[1:]:
+        await start_process(service.databases, port=port, reuse_port=True, management_port=own)
+
+    alone = {"Connection": "close"}
+    for key in range(1, 81):
+        assert (await service.put([{KEY: key}], headers=alone)).statuses == [201]
+    counts = []
+    for own in ports:
+        async with service.session.get(f"http://127.0.0.1:{own}/metrics") as response:
+            text = await response.text()
+        counts.append(sum(map(float, re.findall(r"_items_total\{.*\} (\S+)", text))))
+
+    assert sum(counts) == 80
+    assert all(counts)
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls", "management port"])
+async def test_healthcheck_asks_the_configured_listener(
+    start_process: StartProcess, run_command: RunCommand, tmp_path: Path, kind: str
+) -> None:
+    server: ServerSettings = {"port": free_port(), "base_path": "/x", "host": "0.0.0.0"}  # noqa: S104
+    trusting = None
+    if kind == "management port":
+        server["management_port"] = free_port()
+    if kind == "tls":
+        authority = Authority(tmp_path, "authority")
+        certificate, key = authority.sign("first")
+        trusting = ssl.create_default_context(cafile=authority.path)
+        server |= {"tls_certificate": str(certificate), "tls_key": str(key)}
+    config = document({"acme": "postgresql://127.0.0.1:1/x"}, **server)
+
+    before = await asyncio.to_thread(run_command, "healthcheck", config=config)
+    await start_process({"acme": "postgresql://127.0.0.1:1/x"}, ssl_context=trusting, **server)
+    during = await asyncio.to_thread(run_command, "healthcheck", config=config)
+
+    assert before.returncode == 1
+    assert before.stderr.startswith("Error: not alive: ")
+    assert (during.returncode, during.stderr) == (0, "")

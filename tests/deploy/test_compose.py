@@ -1,5 +1,7 @@
 """Compose: it agrees with the image, the configuration, the proxy and the database's roles."""
 
+import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -11,14 +13,14 @@ import pytest
 
 from service import __version__, cli, config
 from service.demo.postgres import find_binaries
-from service.http.app import build_app
+from service.http.app import MANAGEMENT, build_app
 from service.migrations import migrate
+from service.statements import MISSING_PRIVILEGES
 from tests.deploy.files import (
     COMPOSE,
     COMPOSE_FOLDER,
     ENVIRONMENT,
     FINAL,
-    HEALTHCHECK,
     MAX_CONNECTIONS,
     PROXY,
     ROOT,
@@ -50,7 +52,7 @@ def test_haproxy_accepts_its_configuration() -> None:
 
 def test_the_configuration_loads(settings: config.Settings) -> None:
     assert settings.server.host == "0.0.0.0"  # noqa: S104
-    for key in settings.auth.api_keys:
+    for key in settings.auth.api_keys.values():
         assert set(key.databases) <= settings.databases.keys()
 
 
@@ -72,16 +74,31 @@ def test_the_configuration_is_mounted_where_the_image_looks_for_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["service", "migrate"])
-def test_it_mounts_the_secrets_that_the_configuration_reads(name: str) -> None:
-    mounted = SERVICES[name]["secrets"]
+def test_it_mounts_the_secrets_that_its_configuration_reads(name: str) -> None:
+    environment = json.dumps(SERVICES[name].get("environment", {}))
+    read = references(CONFIGURATION) | set(re.findall(rf"{SECRETS_MOUNT}/(\w+)", environment))
 
-    targets = {each if isinstance(each, str) else each["target"] for each in mounted}
-    sources = {each if isinstance(each, str) else each["source"] for each in mounted}
+    assert set(SERVICES[name]["secrets"]) == read
+    assert read <= COMPOSE["secrets"].keys()
+    assert ("owner_password" in read) == (name == "migrate")
 
-    assert targets == references(CONFIGURATION)
-    assert CONFIGURATION.read_text().count(f"{{file:{SECRETS_MOUNT}/") == len(targets)
-    assert sources <= COMPOSE["secrets"].keys()
-    assert ("owner_acme_dsn" in sources) == (name == "migrate")
+
+def test_migrate_has_the_owners_dsn(tmp_path: Path) -> None:
+    variables: dict[str, str] = SERVICES["migrate"]["environment"]
+    for name in ("owner_password", *references(CONFIGURATION)):
+        (tmp_path / name).write_text("0" * 64)
+    copy = tmp_path / "service.toml"
+    copy.write_text(CONFIGURATION.read_text().replace(SECRETS_MOUNT, str(tmp_path)))
+
+    # Compose reads "$$" as "$".
+    environment = {
+        name: value.replace("$$", "$").replace(SECRETS_MOUNT, str(tmp_path))
+        for name, value in variables.items()
+    }
+    (database,) = config.load(copy, environment).databases.values()
+
+    assert database.dsn == f"postgresql://service:{'0' * 64}@postgres/acme"
+    assert database.migration_dsn == f"postgresql://postgres:{'0' * 64}@postgres/acme"
 
 
 def test_secrets_are_never_committed() -> None:
@@ -91,25 +108,35 @@ def test_secrets_are_never_committed() -> None:
     assert "/deploy/compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-def test_the_secrets_are_made_by_the_lines_that_compose_yaml_gives(tmp_path: Path) -> None:
+def test_the_secrets_are_made_by_the_command_that_compose_yaml_gives(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed on this machine")
     head = (ROOT / "compose.yaml").read_text().partition("\nname:")[0]
-    commands = [line[4:] for line in head.splitlines() if line.startswith("#   ")]
-    script = "\n".join(line for line in commands if not line.startswith("docker "))
+    (command,) = re.findall(r"^#   (sh .*)$", head, re.MULTILINE)
+    shutil.copytree(COMPOSE_FOLDER, tmp_path / "deploy/compose")
 
-    subprocess.run(["/bin/sh", "-ec", script], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    first, second = (
+        subprocess.run(
+            shlex.split(command), cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        for _ in range(2)
+    )
 
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert "nothing was changed" in second.stderr
     for secret in COMPOSE["secrets"].values():
         assert (tmp_path / secret["file"]).stat().st_mode & 0o777 == 0o644
     folder = tmp_path / "deploy/compose/secrets"
     assert folder.stat().st_mode & 0o777 == 0o700
+    key = first.stdout.split()[-1]
+    kept = {path.name: path.read_text().strip() for path in folder.iterdir()}
+    assert kept["api_key_sha256"] == hashlib.sha256(key.encode()).hexdigest()
+    assert key not in kept.values()
     copy = tmp_path / "service.toml"
     copy.write_text(CONFIGURATION.read_text().replace(SECRETS_MOUNT, str(folder)))
-    (database,) = config.load(copy).databases.values()
-    password = (folder / "service_password").read_text().strip()
+    (database,) = config.load(copy, {}).databases.values()
     name = SERVICES["postgres"]["environment"]["POSTGRES_DB"]
-    assert database.dsn == f"postgresql://service:{password}@postgres/{name}"
+    assert database.dsn == f"postgresql://service:{kept['service_password']}@postgres/{name}"
 
 
 async def test_the_serving_role_may_do_what_the_service_does_and_no_more(
@@ -145,9 +172,13 @@ async def test_the_serving_role_may_do_what_the_service_does_and_no_more(
             """,
             role,
         )
+        await connection.execute(f"set role {role}")
+        missing = await connection.fetch(MISSING_PRIVILEGES)
+        await connection.execute("reset role")
     finally:
         await connection.execute(f"drop owned by {role}; drop role {role}")
         await connection.close()
+    assert missing == []
     assert may is not None
     assert {name for name, is_true in may.items() if is_true} >= {
         *("read", "insert", "update", "draw", "plain")
@@ -157,26 +188,23 @@ async def test_the_serving_role_may_do_what_the_service_does_and_no_more(
 
 
 def test_the_probed_paths_exist(settings: config.Settings) -> None:
-    application = build_app(settings, config.Tuning())
-    served = {resource.canonical for resource in application.router.resources()}
+    management = build_app(settings, config.Tuning())[MANAGEMENT]
 
     probed = re.findall(r"http-check send meth GET uri (\S+)", PROXY)
-    hidden = re.findall(r"if \{ path (\S+) \}", PROXY)
 
     assert probed == ["/readyz"]
-    assert hidden == ["/metrics"]
-    assert "'/livez'" in HEALTHCHECK[-1]
-    assert {*probed, *hidden, "/livez"} <= served
+    assert {*probed} <= {resource.canonical for resource in management.router.resources()}
 
 
 def test_the_port_is_the_same_everywhere(settings: config.Settings) -> None:
+    exposed = [int(port) for port in FINAL["EXPOSE"].split()]
+    assert exposed == [settings.server.port, settings.server.management_port]
     assert {
-        int(FINAL["EXPOSE"]),
-        *map(int, re.findall(r"'127\.0\.0\.1', (\d+)", HEALTHCHECK[-1])),
         *map(int, re.findall(r"server-template replica \d+ service:(\d+)", PROXY)),
         *map(int, re.findall(r"bind :(\d+)", PROXY)),
         *(int(number) for number in SERVICES["proxy"]["ports"][0].split(":")),
     } == {settings.server.port}
+    assert re.findall(r"check port (\d+)", PROXY) == [str(settings.server.management_port)]
 
 
 def test_nothing_is_killed_within_its_grace_period(settings: config.Settings) -> None:

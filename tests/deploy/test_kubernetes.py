@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from service import __version__, cli, config
-from service.http.app import build_app
-from service.telemetry.metrics import BATCHES_IN_FLIGHT
+from service.http.app import MANAGEMENT, build_app
 from tests.deploy.files import (
     ENVIRONMENT,
     FINAL,
@@ -56,26 +56,59 @@ def test_kustomize_finds_its_resources() -> None:
 
     assert all((KUBERNETES_FOLDER / name).is_file() for name in kustomization["resources"] + files)
     stems = {name.removesuffix(".yaml") for name in kustomization["resources"]}
-    assert stems == MANIFESTS.keys() - {"kustomization", "migrate"}
+    assert stems == MANIFESTS.keys() - {"kustomization"}
+
+
+def built() -> list[dict[str, Any]]:
+    """Return what kustomize makes of the folder."""
+    text = run(tool("kubectl"), "kustomize", KUBERNETES_FOLDER)
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def test_kustomize_builds_all_of_it_with_one_tag(tmp_path: Path) -> None:
+    program = tool("kubernetes-validate")
+    manifests = built()
+
+    kinds = sorted(each["kind"] for each in manifests)
+    images = {
+        container["image"]
+        for each in manifests
+        if each["kind"] in ("Deployment", "Job")
+        for container in each["spec"]["template"]["spec"]["containers"]
+    }
+    path = tmp_path / "built.yaml"
+    path.write_text(yaml.safe_dump_all(manifests))
+
+    assert kinds == sorted(
+        [
+            *(each["kind"] for name, each in MANIFESTS.items() if name != "kustomization"),
+            "ConfigMap",
+        ]
+    )
+    assert images == {f"care-case-clinical-trials:{__version__}"}
+    run(program, "--strict", "-k", VERSION, path)
 
 
 def test_the_configuration_loads(settings: config.Settings) -> None:
     assert settings.server.host == "0.0.0.0"  # noqa: S104
-    for key in settings.auth.api_keys:
+    for key in settings.auth.api_keys.values():
         assert set(key.databases) <= settings.databases.keys()
 
 
 def test_the_commands_exist() -> None:
-    used = {argument for container in CONTAINERS.values() for argument in container["args"]}
+    used = {container["args"][0] for container in CONTAINERS.values()}
 
     assert used == {"serve", "migrate"}
     assert used <= cli.main.commands.keys()
 
 
 def test_the_image_is_of_the_projects_version() -> None:
+    """Its tag stands in one place."""
     images = {container["image"] for container in CONTAINERS.values()}
+    (image,) = MANIFESTS["kustomization"]["images"]
 
-    assert images == {f"care-case-clinical-trials:{__version__}"}
+    assert images == {image["name"]}
+    assert image == {"name": "care-case-clinical-trials", "newTag": __version__}
 
 
 def test_pods_run_as_the_images_user() -> None:
@@ -112,16 +145,28 @@ def test_it_mounts_the_secrets_that_the_configuration_reads() -> None:
     assert documented[volumes["secrets"]["secret"]["secretName"]] == read
     mounts, volumes = mounts_and_volumes("migrate")
     assert mounts["secrets"] == SECRETS_MOUNT
-    paths = []
-    for source in volumes["secrets"]["projected"]["sources"]:
-        paths += [item["path"] for item in source["secret"]["items"]]
-        keys = {item["key"] for item in source["secret"]["items"]}
-        assert keys <= documented[source["secret"]["name"]]
-    assert sorted(paths) == sorted(read)
+    assert documented[volumes["secrets"]["secret"]["secretName"]] == read
+    (variable,) = CONTAINERS["migrate"]["env"]
+    path = Path(variable["value"].removeprefix("${file:").removesuffix("}"))
+    assert str(path.parent) == mounts["owner"]
+    assert documented[volumes["owner"]["secret"]["secretName"]] == {path.name}
+
+
+def test_the_job_has_the_owners_dsn(tmp_path: Path) -> None:
+    (variable,) = CONTAINERS["migrate"]["env"]
+    (tmp_path / "acme_dsn").write_text("postgresql://owner:p@h/acme")
+    value = variable["value"].replace("/run/owner", str(tmp_path / "owner"))
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner/acme_dsn").write_text("postgresql://owner:p@h/acme\n")
+    load(CONFIGURATION, tmp_path)
+
+    settings = config.load(tmp_path / "service.toml", {variable["name"]: value})
+
+    assert settings.databases["acme"].migration_dsn == "postgresql://owner:p@h/acme"
 
 
 def test_the_probed_paths_exist(settings: config.Settings) -> None:
-    application = build_app(settings, config.Tuning())
+    application = build_app(settings, config.Tuning())[MANAGEMENT]
     served = {resource.canonical for resource in application.router.resources()}
     container = CONTAINERS["deployment"]
 
@@ -132,22 +177,20 @@ def test_the_probed_paths_exist(settings: config.Settings) -> None:
     assert {*probed.values(), "/metrics"} <= served
 
 
-def test_the_port_is_the_same_everywhere(settings: config.Settings) -> None:
+def test_the_ports_are_the_same_everywhere(settings: config.Settings) -> None:
+    server = settings.server
     container = CONTAINERS["deployment"]
-    (port,) = container["ports"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     (service_port,) = MANIFESTS["service"]["spec"]["ports"]
     annotations = PODS["deployment"]["metadata"]["annotations"]
     ingress = MANIFESTS["network"]["spec"]["ingress"]
 
-    assert {
-        int(FINAL["EXPOSE"]),
-        port["containerPort"],
-        service_port["port"],
-        int(annotations["prometheus.io/port"]),
-        *(each["port"] for rule in ingress for each in rule["ports"]),
-    } == {settings.server.port}
-    assert {container[name]["httpGet"]["port"] for name in PROBES} == {port["name"]}
-    assert service_port["targetPort"] == port["name"]
+    assert ports == {"http": server.port, "management": server.management_port}
+    assert [int(port) for port in FINAL["EXPOSE"].split()] == list(ports.values())
+    assert [each["port"] for rule in ingress for each in rule["ports"]] == list(ports.values())
+    assert (service_port["port"], service_port["targetPort"]) == (server.port, "http")
+    assert int(annotations["prometheus.io/port"]) == server.management_port
+    assert {container[name]["httpGet"]["port"] for name in PROBES} == {"management"}
 
 
 def test_nothing_is_killed_within_its_grace_period(settings: config.Settings) -> None:
@@ -174,11 +217,12 @@ def test_two_replicas_run_and_one_stays() -> None:
     assert disruption["maxUnavailable"] == 1
 
 
-def test_the_autoscalers_metric_is_one_of_the_services() -> None:
+def test_the_autoscaler_goes_by_the_cpu_that_a_pod_requests() -> None:
     (metric,) = MANIFESTS["autoscaler"]["spec"]["metrics"]
 
-    (family,) = BATCHES_IN_FLIGHT.collect()
-    assert metric["pods"]["metric"]["name"] == family.name
+    assert metric["resource"]["name"] == "cpu"
+    assert metric["resource"]["target"]["averageUtilization"] < 100
+    assert CONTAINERS["deployment"]["resources"]["requests"]["cpu"] == "1"
 
 
 def test_selectors_select_the_pods() -> None:

@@ -81,6 +81,21 @@ def test_the_processes_share_the_port_and_the_databases_connections(
         assert len(processes) * database.pool_max_size < MAX_CONNECTIONS
 
 
+def test_each_process_has_a_management_port_of_its_own() -> None:
+    (variable,) = re.findall(r"^Environment=(SERVICE_SERVER__MANAGEMENT_PORT=\S+)$", UNIT, re.M)
+    name, _, port = variable.replace("%i", "2").partition("=")
+    (path,) = re.findall(r"SERVICE_CONFIG=(\S+)", UNIT)
+    assert Path(path).name == CONFIGURATION.name
+
+    environment = {name: port, "SERVICE_DATABASES__ACME__DSN": "postgresql://h/acme"}
+    for key, value in (("SHA256", "0" * 64), ("DATABASES", "[]")):
+        environment[f"SERVICE_AUTH__API_KEYS__LOADER__{key}"] = value
+    environment["SERVICE_AUTH__JWT__SECRET"] = "x" * 32
+    environment["SERVICE_AUTH__JWT__ALGORITHMS"] = '["HS256"]'
+
+    assert config.load(None, environment).server.management_port == 8082
+
+
 async def test_of_four_processes_one_may_be_killed_under_load(
     start_process: StartProcess, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from service.engine.sqlstates import PASSING
-from service.statements import APPLY
+from service.statements import APPLY, KEPT_FROM_COMMUTING
 from service.wire import Item
 from tests.harness.postgres import MakeDatabase
 
@@ -167,3 +167,5 @@ async def test_what_commutes(
     await connection.execute(change)
 
     assert await connection.fetchval(COMMUTES) is commutes
+    # The words for operators name what it is.
+    assert bool(await connection.fetch(KEPT_FROM_COMMUTING)) is not commutes

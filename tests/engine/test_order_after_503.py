@@ -11,9 +11,8 @@ async def no_keys() -> Whole:
     return Whole((), uuid.uuid4())
 
 
-async def test_later_items_of_a_refused_key_are_not_tried() -> None:
-    schedule = Schedule(most_lone=1, long_patience=1000)
-    batch = Batch(
+def a_batch() -> Batch:
+    return Batch(
         database="acme",
         caller="loader",
         user="tester",
@@ -22,6 +21,23 @@ async def test_later_items_of_a_refused_key_are_not_tried() -> None:
         request_id=uuid.uuid4(),
         look_whole=no_keys,
     )
+
+
+async def test_a_statement_takes_as_many_rows_as_are_configured() -> None:
+    schedule = Schedule(run_items=2, most_lone=1, long_patience=1000)
+    batch = a_batch()
+    batch.runs.append(Run(batch, [(1,), (2,), (3,)], range(3)))
+    schedule.add(batch)
+
+    statement = schedule.begin()
+
+    assert statement is not None
+    assert statement.keys == [1, 2]
+
+
+async def test_later_items_of_a_refused_key_are_not_tried() -> None:
+    schedule = Schedule(run_items=500, most_lone=1, long_patience=1000)
+    batch = a_batch()
     run = Run(batch, [(1,), (2,), (1,), (3,)], range(4))
     batch.runs.append(run)
     schedule.add(batch)

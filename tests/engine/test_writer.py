@@ -58,9 +58,9 @@ def retries() -> float:
     return sum(
         sample.value
         for family in REGISTRY.collect()
-        if family.name == "service_retries"
+        if family.name == "care_trials_retries"
         for sample in family.samples
-        if sample.name == "service_retries_total"
+        if sample.name == "care_trials_retries_total"
     )
 
 

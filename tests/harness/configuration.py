@@ -18,6 +18,7 @@ class ServerSettings(TypedDict, total=False):
 
     host: str
     port: int
+    management_port: int | None
     reuse_port: bool
     base_path: str
     max_body_bytes: int
@@ -47,10 +48,12 @@ class JwtSettings(TypedDict, total=False):
 class DatabaseSettings(TypedDict, total=False):
     """The settings of ``service.config.Database``; the DSN comes from elsewhere."""
 
+    migration_dsn: str | None
     pool_max_size: int
     statement_timeout_seconds: int
     transaction_pooling: bool
     idempotency_days: int
+    run_items: int
 
 
 class Configure(Protocol):
@@ -63,9 +66,10 @@ class Configure(Protocol):
         jwt: JwtSettings | None = None,
         database: DatabaseSettings | None = None,
         rate_limit: str | None = None,
+        allow: list[str] | None = None,
         **server: Unpack[ServerSettings],
     ) -> dict[str, Any]:
-        """Return it; ``database`` are the settings of each, the rate limit is the loader's."""
+        """Return it: ``database`` for each of them, ``rate_limit`` and ``allow`` for the loader."""
 
 
 def document(
@@ -74,25 +78,25 @@ def document(
     jwt: JwtSettings | None = None,
     database: DatabaseSettings | None = None,
     rate_limit: str | None = None,
+    allow: list[str] | None = None,
     **server: Unpack[ServerSettings],
 ) -> dict[str, Any]:
     """Return a configuration: the loader may use every database, the guest only globex."""
     return {
         "server": {"port": 0, **server},
         "auth": {
-            "api_keys": [
-                {
-                    "name": "loader",
+            "api_keys": {
+                "loader": {
                     "sha256": hashlib.sha256(API_KEY.encode()).hexdigest(),
                     "databases": ["*"],
                     **({"rate_limit": rate_limit} if rate_limit else {}),
+                    **({"allow": allow} if allow else {}),
                 },
-                {
-                    "name": "guest",
+                "guest": {
                     "sha256": hashlib.sha256(GUEST_KEY.encode()).hexdigest(),
                     "databases": [name for name in databases if name == "globex"],
                 },
-            ],
+            },
             "jwt": dict(jwt or {"algorithms": ["HS256"], "secret": SECRET}),
         },
         "databases": {name: {"dsn": dsn, **(database or {})} for name, dsn in databases.items()},
@@ -140,10 +144,11 @@ def configure(server_dsn: str) -> Iterator[Configure]:
             jwt: JwtSettings | None = None,
             database: DatabaseSettings | None = None,
             rate_limit: str | None = None,
+            allow: list[str] | None = None,
             **server: Unpack[ServerSettings],
         ) -> dict[str, Any]:
             content = document(
-                databases, jwt=jwt, database=database, rate_limit=rate_limit, **server
+                databases, jwt=jwt, database=database, rate_limit=rate_limit, allow=allow, **server
             )
             for settings in content["databases"].values():
                 if settings["dsn"].partition("?")[2] == server_dsn.partition("?")[2]:

@@ -43,6 +43,7 @@ class MakeService(Protocol):
         jwt: JwtSettings | None = None,
         database: DatabaseSettings | None = None,
         rate_limit: str | None = None,
+        allow: list[str] | None = None,
         tuning: Tuning | None = None,
         **server: Unpack[ServerSettings],
     ) -> ServiceUnderTest:
@@ -60,6 +61,7 @@ class StartProcess(Protocol):
         jwt: JwtSettings | None = None,
         database: DatabaseSettings | None = None,
         rate_limit: str | None = None,
+        allow: list[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         **server: Unpack[ServerSettings],
     ) -> tuple[ServiceUnderTest, Process]:
@@ -109,11 +111,14 @@ async def make_service(
         jwt: JwtSettings | None = None,
         database: DatabaseSettings | None = None,
         rate_limit: str | None = None,
+        allow: list[str] | None = None,
         tuning: Tuning | None = None,
         **server: Unpack[ServerSettings],
     ) -> ServiceUnderTest:
         databases = {**(databases or {"acme": make_database()}), **(extra_databases or {})}
-        content = configure(databases, jwt=jwt, database=database, rate_limit=rate_limit, **server)
+        content = configure(
+            databases, jwt=jwt, database=database, rate_limit=rate_limit, allow=allow, **server
+        )
         settings = msgspec.convert(content, Settings)
         running = _ServiceServer(settings, tuning or Tuning())
         client: TestClient[web.Request, None] = await aiohttp_client(running)
@@ -163,12 +168,15 @@ async def start_process(
         jwt: JwtSettings | None = None,
         database: DatabaseSettings | None = None,
         rate_limit: str | None = None,
+        allow: list[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         **server: Unpack[ServerSettings],
     ) -> tuple[ServiceUnderTest, Process]:
         databases = {**(databases or {"acme": make_database()}), **(extra_databases or {})}
         server.setdefault("port", free_port())
-        content = configure(databases, jwt=jwt, database=database, rate_limit=rate_limit, **server)
+        content = configure(
+            databases, jwt=jwt, database=database, rate_limit=rate_limit, allow=allow, **server
+        )
         config = tmp_path / f"service-{len(processes)}.toml"
         config.write_text(toml(content))
         log = tmp_path / f"log-{len(processes)}"

@@ -209,6 +209,20 @@ class ServiceUnderTest:
         await writer.drain()
         return writer
 
+    @asynccontextmanager
+    async def locked_row(self, key: int, database: str = "acme") -> AsyncIterator[None]:
+        """Keep everybody else from a record meanwhile."""
+        connection = await self.connect(database)
+        try:
+            await connection.execute(
+                "begin; select from care_case_clinical_trial"
+                f" where care_case_clinical_trial_key = {int(key)} for update"
+            )
+            yield
+            await connection.execute("rollback")
+        finally:
+            await connection.close()
+
     async def comments(self) -> dict[int, str | None]:
         """Return the stored records' comments by key."""
         rows = await self.fetch(

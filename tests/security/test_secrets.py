@@ -48,7 +48,7 @@ async def test_no_field_value_is_in_the_log_or_in_an_outcome(
             {KEY: MARKER},
             {KEY: 0, "website": MARKER},
         ],
-        headers={"Authorization": f"Bearer {token(sub=MARKER)}", "User-Agent": MARKER},
+        headers={"Authorization": f"Bearer {token(sub=MARKER)}", "Referer": MARKER},
     )
     for body in (f'["{MARKER}"', f'{{"{MARKER}": 1}}', MARKER):
         refused = await service.put(body.encode())

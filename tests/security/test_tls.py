@@ -1,68 +1,19 @@
 """TLS on the listener and to PostgreSQL, with certificates of a throwaway authority."""
 
 import asyncio
-import datetime
-import ipaddress
 import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.harness.certificates import Authority
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import KEY
-
-NOW = datetime.datetime.now(datetime.UTC)
-
-
-class Authority:
-    """Signs certificates."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.path = folder / f"{name}.pem"
-        basic = x509.BasicConstraints(ca=True, path_length=None)
-        certificate = self._certificate(self._name, self._key, (basic, True))
-        self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def _certificate(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: tuple[Any, bool]
-    ) -> x509.Certificate:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - datetime.timedelta(days=1))
-            .not_valid_after(NOW + datetime.timedelta(days=1))
-            .add_extension(*extension)
-            .sign(self._key, hashes.SHA256())
-        )
-
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """Write a certificate for 127.0.0.1 and its key; return their paths."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        certificate = self._certificate(subject, key, (address, False))
-        paths = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-        paths[1].write_bytes(key.private_bytes(*pem, serialization.NoEncryption()))
-        paths[1].chmod(0o600)
-        return paths
 
 
 async def test_the_listener_speaks_tls_and_reads_a_new_certificate_on_sighup(

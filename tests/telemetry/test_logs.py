@@ -1,5 +1,6 @@
 """One JSON line for each request and each failed chunk; readable lines on a terminal."""
 
+import asyncio
 import json
 import os
 import pty
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.harness.running import StartProcess
-from tests.harness.service import KEY
+from tests.harness.service import KEY, PATH, token
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -20,7 +21,7 @@ async def test_each_request_is_one_json_line_that_names_what_an_operator_asks_fo
 
     stored = await service.put(
         [{KEY: 1}, {KEY: 2, "case_Key": "x"}],
-        headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
+        headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "User-Agent": "loader/1"},
     )
     refused = await service.put([], headers={"x-api-key": "wrong", "traceparent": "nonsense"})
     await service.execute("alter table care_case_clinical_trial rename to gone")
@@ -38,16 +39,82 @@ async def test_each_request_is_one_json_line_that_names_what_an_operator_asks_fo
     assert line["database"] == "acme"
     assert line["status"] == 207
     assert line["outcomes"] == {"201": 1, "400": 1}
+    assert (line["method"], line["path"]) == ("PUT", PATH)
+    assert (line["client"], line["userAgent"]) == ("127.0.0.1", "loader/1")
+    assert line["items"] == 2
+    assert line["bytes"] == len(json.dumps([{KEY: 1}, {KEY: 2, "case_Key": "x"}]))
+    assert "reason" not in line
     assert line["seconds"] >= 0
     assert line["level"] == "INFO"
     refusal = requests[refused.envelope["debug"]["activityID"]]
-    assert refusal["status"] == 401
+    assert (refusal["status"], refusal["reason"]) == (401, "api_key")
     assert {"traceID", "caller", "database", "outcomes"}.isdisjoint(refusal)
     # One line for the batch, not one for each of its items.
     (failure,) = [line for line in lines if line["level"] == "ERROR"]
     assert failure["activityID"] == failed.headers["X-Activity-ID"]
     assert failure["sqlstate"] == "42P01"
     assert failure["database"] == "acme"
+
+
+async def test_every_line_that_a_request_causes_bears_its_activity_id(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    service, process = await start_process()
+    other = {"Authorization": f"Bearer {token('x' * 64)}"}
+
+    refused = await service.put([], headers=other)
+    stored = await service.put([{KEY: 1}])
+    process.terminate()
+    process.wait(10)
+
+    lines = [json.loads(line) for line in (tmp_path / "log-0").read_text().splitlines()]
+    (cause,) = [line for line in lines if line["message"] == "token refused"]
+    (refusal,) = [line for line in lines if line.get("status") == 401]
+    assert cause["cause"] == "InvalidSignatureError"
+    assert cause["activityID"] == refusal["activityID"] == refused.headers["X-Activity-ID"]
+    assert refusal["reason"] == "token"
+    assert stored.headers["X-Activity-ID"] in {line.get("activityID") for line in lines}
+    # What no request caused bears none, although one came before.
+    for line in lines:
+        if line["message"] in ("serving", "stopped") or line["message"].startswith("draining"):
+            assert "activityID" not in line
+
+
+async def test_the_end_is_told(start_process: StartProcess, tmp_path: Path) -> None:
+    service, process = await start_process()
+    async with service.locked_table():
+        batches = [asyncio.create_task(service.put([{KEY: key}])) for key in (1, 2, 3)]
+        await asyncio.sleep(0.5)
+        process.terminate()
+        await asyncio.sleep(0.3)
+    await asyncio.gather(*batches)
+    process.wait(10)
+
+    lines = [json.loads(line) for line in (tmp_path / "log-0").read_text().splitlines()]
+    messages = [line["message"] for line in lines]
+    assert "draining 3 batches" in messages
+    assert messages[-1] == "stopped"
+
+
+async def test_what_a_client_says_of_itself_is_cut_and_harms_no_terminal(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    service, process = await start_process()
+    head = b"GET /%1b[31m/%C3%BC HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: \xff, 192.0.2.1\r\n"
+
+    answer = await service.raw(head + b"User-Agent: \xff" + b"x" * 1000 + b"\r\n\r\n")
+    process.terminate()
+    process.wait(10)
+
+    assert answer.startswith(b"HTTP/1.1 404")
+    lines = [json.loads(line) for line in (tmp_path / "log-0").read_text().splitlines()]
+    (line,) = [line for line in lines if line["message"] == "request"]
+    assert (line["status"], line["reason"]) == (404, "path")
+    assert line["path"].startswith("/\\x1b[31m/")
+    assert line["path"].isprintable()
+    assert line["userAgent"].startswith("\\udcffx")
+    assert len(line["userAgent"]) < 220
+    assert line["forwardedFor"] == "\\udcff, 192.0.2.1"
 
 
 def test_on_a_terminal_lines_are_for_people() -> None:

@@ -1,12 +1,27 @@
 """Contract section 4, ``/metrics``: what is counted, and by which labels."""
 
+import ast
 import asyncio
+import re
+import ssl
+import time
+from pathlib import Path
 
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.config import Database, Tuning
+from service.engine.databases import Databases
+from service.engine.requests import Requests
+from service.telemetry import metrics
+from tests.harness.certificates import Authority
+from tests.harness.configuration import JwtSettings
+from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
+from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import GUEST_KEY, KEY, ServiceUnderTest
+from tests.harness.source import ROOT, modules
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -20,6 +35,10 @@ async def scrape(service: ServiceUnderTest) -> Samples:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def labels(**names: str) -> frozenset[tuple[str, str]]:
+    return frozenset(names.items())
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
@@ -38,17 +57,17 @@ async def test_requests_items_bytes_and_chunks_are_counted(make_service: MakeSer
     def grew(name: str, **labels: str) -> float:
         return value(after, name, **labels) - value(before, name, **labels)
 
-    assert grew("service_requests_total", status="207", database="acme") == 2
-    assert grew("service_requests_total", status="401", database="") == 1
-    assert grew("service_items_total", status="201", database="acme") == 1
-    assert grew("service_items_total", status="200", database="acme") == 1
-    assert grew("service_items_total", status="400", database="acme") == 1
-    assert grew("service_request_duration_seconds_count", database="acme") == 2
-    assert grew("service_chunk_duration_seconds_count", database="acme") == 2
-    assert grew("service_pool_wait_seconds_count", database="acme") == 2
-    assert grew("service_body_bytes_total", database="acme") > 50
-    assert value(after, "service_pool_size", database="acme") == 1
-    assert value(after, "service_pool_in_use", database="acme") == 0
+    assert grew("care_trials_requests_total", status="207", database="acme") == 2
+    assert grew("care_trials_requests_total", status="401", database="") == 1
+    assert grew("care_trials_items_total", status="201", database="acme") == 1
+    assert grew("care_trials_items_total", status="200", database="acme") == 1
+    assert grew("care_trials_items_total", status="400", database="acme") == 1
+    assert grew("care_trials_request_duration_seconds_count", database="acme") == 2
+    assert grew("care_trials_chunk_duration_seconds_count", database="acme") == 2
+    assert grew("care_trials_pool_wait_seconds_count", database="acme") == 2
+    assert grew("care_trials_body_bytes_total", database="acme") > 50
+    assert value(after, "care_trials_pool_size", database="acme") == 1
+    assert value(after, "care_trials_pool_in_use", database="acme") == 0
 
 
 async def test_the_savepoint_path_and_retries_are_counted(
@@ -62,10 +81,181 @@ async def test_the_savepoint_path_and_retries_are_counted(
     await service.put([{KEY: 1}], database="globex")
     after = await scrape(service)
 
-    savepoints = ("service_savepoint_chunks_total", {"database": "acme"})
-    retries = ("service_retries_total", {"cause": "connection", "database": "globex"})
+    savepoints = (
+        "care_trials_sequential_statements_total",
+        {"cause": "failure", "database": "acme"},
+    )
+    retries = ("care_trials_retries_total", {"cause": "connection", "database": "globex"})
     for name, labels in (savepoints, retries):
         assert value(after, name, **labels) > value(before, name, **labels)
+
+
+async def test_statements_that_go_one_by_one_are_counted_by_their_cause(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    before = await scrape(service)
+
+    await service.put([{KEY: 1}, {KEY: 2}, {KEY: 1}])
+    await service.execute("create unique index on care_case_clinical_trial (protocol_number)")
+    await service.put([{KEY: 3}, {KEY: 4}])
+    async with service.locked_row(3):
+        await service.put([{KEY: 3}])
+    after = await scrape(service)
+
+    name = "care_trials_sequential_statements_total"
+    grew = {
+        cause: value(after, name, cause=cause, database="acme")
+        - value(before, name, cause=cause, database="acme")
+        for cause in metrics.SEQUENTIAL_CAUSES
+    }
+    assert grew["keys"] == 1
+    assert grew["table"] == 1
+    assert grew["alone"] >= 1
+    rows = "care_trials_statement_rows"
+    assert value(after, f"{rows}_sum", database="acme") >= 6
+    assert value(after, f"{rows}_count", database="acme") >= 3
+
+
+async def test_all_that_can_be_counted_is_zero_from_the_start(
+    start_process: StartProcess,
+) -> None:
+    service, _ = await start_process(extra_databases={"down": "postgresql://u@127.0.0.1:1/x"})
+
+    samples = await scrape(service)
+
+    for database in ("acme", "down"):
+        for status in metrics.ITEM_STATUSES:
+            key = ("care_trials_items_total", labels(status=str(status), database=database))
+            assert samples[key] == 0
+        for cause in metrics.SEQUENTIAL_CAUSES:
+            key = (
+                "care_trials_sequential_statements_total",
+                labels(cause=cause, database=database),
+            )
+            assert samples[key] == 0
+        assert (
+            samples["care_trials_retries_total", labels(cause="connection", database=database)] == 0
+        )
+        assert samples["care_trials_pool_max_size", labels(database=database)] in (0, 10)
+    for database in ("acme", "down", ""):
+        for status in metrics.REQUEST_STATUSES:
+            key = ("care_trials_requests_total", labels(status=str(status), database=database))
+            assert samples[key] == 0
+    for reason in metrics.REASONS:
+        assert samples["care_trials_refusals_total", labels(reason=reason)] == 0
+
+
+def test_every_reason_is_in_the_docs() -> None:
+    text = (ROOT / "docs/operating.md").read_text()
+    table = text.partition("| reason | status |")[2].partition("\n\n")[0]
+    first = [row.split("|")[1] for row in table.splitlines()[2:]]
+
+    documented = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+
+    assert sorted(documented) == sorted(metrics.REASONS)
+
+
+def test_every_reason_of_a_refusal_is_one_of_the_known() -> None:
+    used = {
+        keyword.value.value
+        for tree in modules().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "reason" and isinstance(keyword.value, ast.Constant)
+    }
+
+    assert used <= set(metrics.REASONS)
+    assert len(used) > 15
+
+
+@pytest.mark.parametrize(
+    ("reason", "headers", "body"),
+    [
+        ("api_key", {"x-api-key": "wrong"}, b"[]"),
+        ("token", {"Authorization": "Bearer x"}, b"[]"),
+        ("database_header", {"vbasoftware-database": None}, b"[]"),
+        ("database", {"vbasoftware-database": "other"}, b"[]"),
+        ("media_type", {"Content-Type": "text/plain"}, b"[]"),
+        ("content_encoding", {"Content-Encoding": "br"}, b"[]"),
+        ("content_encoding", {"Content-Encoding": "gzip"}, b"[]"),
+        ("idempotency_key", {"Idempotency-Key": ""}, b"[]"),
+        ("body_bytes", {}, b"[" + b" " * 1000 + b"]"),
+        ("items", {}, b"[{},{},{}]"),
+        ("json", {}, b"{"),
+    ],
+)
+async def test_a_refusal_is_counted_by_its_reason(
+    make_service: MakeService, reason: str, headers: dict[str, str | None], body: bytes
+) -> None:
+    service = await make_service(max_body_bytes=500, max_batch_items=2)
+    name = "care_trials_refusals_total"
+    before = await scrape(service)
+
+    answer = await service.put(body, headers=headers)
+    after = await scrape(service)
+
+    assert answer.status >= 400
+    grown = {dict(key[1])["reason"]: after[key] - before[key] for key in after if key[0] == name}
+    assert {each: count for each, count in grown.items() if count} == {reason: 1}
+
+
+async def test_the_key_set_and_the_certificate_are_watched(
+    make_service: MakeService, start_process: StartProcess, tmp_path: Path
+) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    async with serving_keys(KeyServer()) as keys:
+        keys.publish(published(key))
+        rules: JwtSettings = {"algorithms": ["RS256"], "jwks_url": keys.url}
+        service = await make_service(jwt=rules)
+        keys.is_down = True
+        failures = value(await scrape(service), "care_trials_key_set_failures_total")
+        await service.put([], headers=bearer(key))
+        down = await scrape(service)
+        keys.is_down = False
+        service = await make_service(jwt=rules)
+        await service.put([], headers=bearer(key))
+        up = await scrape(service)
+    certificate, private = Authority(tmp_path, "authority").sign("x", days=3)
+    trusting = ssl.create_default_context(cafile=tmp_path / "authority.pem")
+    secure, _ = await start_process(
+        tls_certificate=str(certificate), tls_key=str(private), ssl_context=trusting
+    )
+    end = value(await scrape(secure), "care_trials_certificate_end_timestamp_seconds")
+
+    assert value(down, "care_trials_key_set_failures_total") > failures
+    assert time.time() - value(up, "care_trials_key_set_fetched_timestamp_seconds") < 60
+    assert 2 * 86_400 < end - time.time() < 3 * 86_400
+
+
+async def test_the_receipts_kept_are_told(make_service: MakeService) -> None:
+    service = await make_service()
+    for _ in range(3):
+        await service.put([{KEY: 0}])
+    await service.execute("analyze care_case_clinical_trial_receipt")
+    settings = Database(dsn=service.databases["acme"])
+    databases = Databases({"acme": settings}, Tuning())
+
+    await Requests(await databases.pool("acme")).forget()
+    await databases.close()
+
+    assert value(await scrape(service), "care_trials_receipts", database="acme") == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "limit", "found"),
+    [("/", "2147483648\n", 2_147_483_648), ("/a.slice/b", "1000\n", 1000), ("/", "max\n", 0)],
+)
+def test_the_limit_of_memory_is_read(tmp_path: Path, group: str, limit: str, found: int) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"0::{group}\n")
+    folder = tmp_path / "sys/fs/cgroup" / group.lstrip("/")
+    folder.mkdir(parents=True)
+    (folder / "memory.max").write_text(limit)
+
+    assert metrics.memory_limit(tmp_path) == found
+    assert metrics.memory_limit(tmp_path / "elsewhere") == 0
 
 
 async def test_batches_in_flight_and_the_event_loop_are_watched(make_service: MakeService) -> None:
@@ -78,10 +268,14 @@ async def test_batches_in_flight_and_the_event_loop_are_watched(make_service: Ma
     await asyncio.gather(*batches)
     after = await scrape(service)
 
-    assert value(during, "service_batches_in_flight", database="acme") == 3
-    assert value(during, "service_pool_in_use", database="acme") >= 1
-    assert value(after, "service_batches_in_flight", database="acme") == 0
-    assert value(after, "service_event_loop_lag_seconds_count") >= 1
+    assert value(during, "care_trials_batches_in_flight", database="acme") == 3
+    assert value(during, "care_trials_pool_in_use", database="acme") >= 1
+    assert value(during, "care_trials_slots_in_use", database="acme") == 2
+    assert value(during, "care_trials_waiting_runs", database="acme") >= 1
+    assert value(during, "care_trials_oldest_batch_seconds", database="acme") > 0.5
+    assert value(after, "care_trials_oldest_batch_seconds", database="acme") == 0
+    assert value(after, "care_trials_batches_in_flight", database="acme") == 0
+    assert value(after, "care_trials_event_loop_lag_seconds_count") >= 1
 
 
 async def test_labels_are_bounded_and_name_nothing_that_a_caller_sent(

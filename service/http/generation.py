@@ -1,0 +1,132 @@
+"""What is made of the settings: a reload puts another in its place, and no request notices.
+
+Contract section 3: a request ends in the generation in which it began. What only an old
+generation used is closed when its last request has ended.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+from service.config import Settings, Tuning
+from service.engine.databases import Databases
+from service.engine.writer import Writers
+from service.http.access import Authenticator
+from service.http.admission import Admission, RateLimiter
+from service.http.batch import BatchHandler
+from service.http.body import BodyReader
+from service.telemetry import metrics
+
+
+class Generation:
+    """All that depends on settings which may change while the process runs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tuning: Tuning,
+        admission: Admission,
+        before: Self | None = None,
+    ) -> None:
+        server, keys = settings.server, settings.auth.api_keys
+        self.settings = settings
+        self.authenticator: Authenticator = Authenticator(
+            settings.auth, tuning, before.authenticator if before else None
+        )
+        self.databases: Databases = (
+            before.databases.successor(settings.databases)
+            if before
+            else Databases(settings.databases, tuning)
+        )
+        self.writers: Writers = Writers(self.databases, before.writers if before else None)
+        self._rate_limiter: RateLimiter = RateLimiter(
+            keys, before._rate_limiter if before else None
+        )
+        self.batch = BatchHandler(
+            server,
+            self.authenticator,
+            self._rate_limiter,
+            admission,
+            self.writers,
+            BodyReader(server.max_body_bytes, tuning.silence_seconds),
+            tuning.write_seconds,
+        )
+        self.in_flight = 0
+        self._idle = asyncio.Event()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count a request while it lasts."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
+
+    async def outlast_requests(self) -> None:
+        """Return when no request is in flight; none may begin any more."""
+        while self.in_flight:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def close(self, others: Sequence[Self]) -> None:
+        """Close what none of the others uses."""
+        await self.writers.close([other.writers for other in others])
+        await self.databases.close([other.databases for other in others])
+        await self.authenticator.close([other.authenticator for other in others])
+
+
+class Generations:
+    """The current generation, and older ones that still have requests in flight.
+
+    Raises ConfigurationError for a public key without use.
+    """
+
+    def __init__(self, settings: Settings, tuning: Tuning) -> None:
+        self._tuning = tuning
+        self._admission = Admission(settings.server)
+        self.current = Generation(settings, tuning, self._admission)
+        metrics.begin_at_zero(settings.databases)
+        self._alive = [self.current]
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches are in work."""
+        return sum(generation.in_flight for generation in self._alive)
+
+    def sample(self) -> None:
+        """Bring the metrics up to date that are looked at and not counted."""
+        self._admission.sample()
+        self.current.databases.sample()
+        self.current.writers.sample()
+
+    def replace(self, settings: Settings) -> None:
+        """Let requests from now on go by these settings.
+
+        Raises ConfigurationError, and then changes nothing.
+        """
+        old = self.current
+        self.current = Generation(settings, self._tuning, self._admission, old)
+        self._admission.limit(settings.server)
+        metrics.begin_at_zero(settings.databases)
+        self._alive.append(self.current)
+        task = asyncio.create_task(self._retire(old))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, old: Generation) -> None:
+        await old.outlast_requests()
+        self._alive.remove(old)
+        await old.close(self._alive)
+
+    async def close(self) -> None:
+        """Close all; what is still in flight is not waited for."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        while self._alive:
+            await self._alive.pop().close(self._alive)

@@ -1,0 +1,275 @@
+"""Contract section 3, "Configuration": SIGHUP changes settings without a dropped request."""
+
+import asyncio
+import hashlib
+import os
+import pty
+import secrets
+import signal
+import ssl
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.harness.certificates import Authority
+from tests.harness.configuration import JwtSettings, document, toml
+from tests.harness.key_server import KeyServer, bearer, published, serving_keys
+from tests.harness.ledger import Ledger
+from tests.harness.postgres import MakeDatabase
+from tests.harness.running import Process, StartProcess
+from tests.harness.service import KEY, SECRET, free_port, token
+
+DONE = "settings read again"
+
+
+class Operator:
+    """Changes the configuration of a process and tells it so."""
+
+    def __init__(self, folder: Path, process: Process) -> None:
+        self._path = folder / "service-0.toml"
+        self._log = folder / "log-0"
+        self._process = process
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    async def change(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the file, and let the process read it again."""
+        content = tomllib.loads(self._path.read_text())
+        change(content)
+        await self.write(toml(content))
+
+    async def write(self, text: str) -> None:
+        """Write the file, and wait until the process has read it again."""
+        self._path.write_text(text)
+        seen = self.log().count(DONE) + self.log().count("not read again")
+        self._process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while self.log().count(DONE) + self.log().count("not read again") == seen:
+                await asyncio.sleep(0.02)
+
+
+def with_key(key: str) -> dict[str, str]:
+    return {"x-api-key": key}
+
+
+def key_settings(key: str) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(key.encode()).hexdigest(), "databases": ["*"]}
+
+
+async def test_an_api_key_is_rotated(start_process: StartProcess, tmp_path: Path) -> None:
+    service, process = await start_process()
+    operator = Operator(tmp_path, process)
+    new_key = secrets.token_urlsafe()
+
+    await operator.change(lambda c: c["auth"]["api_keys"].update(second=key_settings(new_key)))
+    both = [await service.put([{KEY: 1}]), await service.put([{KEY: 1}], headers=with_key(new_key))]
+    await operator.change(lambda c: c["auth"]["api_keys"].pop("loader"))
+    one = [await service.put([{KEY: 1}]), await service.put([{KEY: 1}], headers=with_key(new_key))]
+
+    assert [answer.status for answer in both] == [207, 207]
+    assert [answer.status for answer in one] == [401, 207]
+
+
+async def test_the_secret_of_the_tokens_is_changed(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    service, process = await start_process()
+    operator = Operator(tmp_path, process)
+    other = SECRET[::-1]
+    assert (await service.put([])).status == 207
+
+    await operator.change(lambda c: c["auth"]["jwt"].update(secret=other))
+
+    assert (await service.put([])).status == 401
+    new = {"Authorization": f"Bearer {token(other)}"}
+    assert (await service.put([], headers=new)).status == 207
+
+
+async def test_keys_that_were_fetched_outlive_a_reload_while_their_server_is_away(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    async with serving_keys(KeyServer()) as keys:
+        keys.publish(published(key))
+        rules: JwtSettings = {"algorithms": ["RS256"], "jwks_url": keys.url}
+        service, process = await start_process(jwt=rules)
+        operator = Operator(tmp_path, process)
+        assert (await service.put([], headers=bearer(key))).status == 207
+        keys.is_down = True
+
+        await operator.change(lambda c: c["server"].update(max_batch_items=1))
+        answers = [await service.put([{}, {}], headers=bearer(key, jti=str(i))) for i in range(3)]
+
+    assert [answer.status for answer in answers] == [413] * 3
+
+
+async def test_a_database_is_added_and_another_drained_and_removed(
+    start_process: StartProcess, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    service, process = await start_process()
+    operator = Operator(tmp_path, process)
+    globex = make_database()
+    sessions = (
+        "select count(*) as count from pg_stat_activity where application_name like 'care-case%'"
+        " and datname = current_database()"
+    )
+
+    def replace(content: dict[str, Any]) -> None:
+        content["databases"] = {"globex": {"dsn": globex}}
+
+    async with service.locked_table():
+        batch = [{KEY: key} for key in range(1, 2_001)]
+        in_flight = asyncio.create_task(service.put(batch))
+        while (await service.fetch(sessions))[0]["count"] == 0:
+            await asyncio.sleep(0.02)
+        await operator.change(replace)
+        refused = await service.put([{KEY: 1}])
+        added = await service.put([{KEY: 1}], database="globex")
+
+    assert (refused.status, added.statuses) == (403, [201])
+    assert (await in_flight).statuses == [201] * 2_000
+    # PgBouncer keeps its own sessions.
+    async with asyncio.timeout(10):
+        while "TEST_PGBOUNCER" not in os.environ and (await service.fetch(sessions))[0]["count"]:
+            await asyncio.sleep(0.05)
+
+
+async def test_limits_are_changed(start_process: StartProcess, tmp_path: Path) -> None:
+    service, process = await start_process()
+    operator = Operator(tmp_path, process)
+
+    def tighten(content: dict[str, Any]) -> None:
+        content["server"]["max_batch_items"] = 1
+        content["auth"]["api_keys"]["loader"]["rate_limit"] = "2/minute"
+
+    await operator.change(tighten)
+    answers = [await service.put([{KEY: 1}, {KEY: 2}]), await service.put([{KEY: 1}])]
+    # What was counted counts on.
+    await operator.change(lambda c: None)
+    answers.append(await service.put([{KEY: 1}]))
+    async with service.session.get(f"{service.url}/openapi.json") as response:
+        described = await response.json()
+
+    assert [answer.status for answer in answers] == [413, 207, 429]
+    (operation,) = described["paths"].values()
+    schema = operation["put"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["maxItems"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[server\n", "not valid TOML"),
+        ("[server]\nprot = 1\n", "server.prot: unknown setting"),
+    ],
+)
+async def test_a_file_that_cannot_be_used_is_one_line_and_the_old_settings_stay(
+    start_process: StartProcess, tmp_path: Path, text: str, reason: str
+) -> None:
+    service, process = await start_process()
+    operator = Operator(tmp_path, process)
+
+    await operator.write(text)
+    answer = await service.put([{KEY: 1}])
+
+    assert answer.statuses == [201]
+    (line,) = [line for line in operator.log().splitlines() if "not read again" in line]
+    assert '"level":"ERROR"' in line
+    assert reason in line
+
+
+async def test_a_certificate_that_cannot_be_used_changes_nothing(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.sign("first")
+    trusting = ssl.create_default_context(cafile=authority.path)
+    service, process = await start_process(
+        tls_certificate=str(certificate), tls_key=str(key), ssl_context=trusting
+    )
+    operator = Operator(tmp_path, process)
+    _, foreign = authority.sign("second")
+    key.write_bytes(foreign.read_bytes())
+
+    await operator.change(lambda c: c["server"].update(max_batch_items=1))
+    answer = await service.put([{KEY: 1}, {KEY: 2}], headers={"Connection": "close"})
+
+    assert answer.statuses == [201, 201]
+    assert "hold no certificate with its key" in operator.log()
+
+
+async def test_what_needs_a_restart_is_said(start_process: StartProcess, tmp_path: Path) -> None:
+    service, process = await start_process()
+    operator = Operator(tmp_path, process)
+
+    await operator.change(lambda c: c["server"].update(port=free_port(), base_path="/x"))
+
+    assert (await service.put([])).status == 207
+    assert "only a restart changes server.port, server.base_path" in operator.log()
+    assert "the environment is still that of the start" in operator.log()
+
+
+async def test_under_load_all_of_it_changes_and_no_request_fails(
+    start_process: StartProcess, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    service, process = await start_process()
+    operator = Operator(tmp_path, process)
+    ledger = Ledger(service)
+    globex = make_database()
+    async with ledger.under_load(senders=8):
+        for turn in range(10):
+
+            def change(content: dict[str, Any], turn: int = turn) -> None:
+                content["databases"]["acme"]["pool_max_size"] = 5 + turn
+                content["auth"]["api_keys"][f"key{turn}"] = key_settings(f"key{turn}")
+                content["server"]["max_batches_in_flight"] = 100 + turn
+                if turn % 2:
+                    content["databases"]["globex"] = {"dsn": globex}
+                else:
+                    content["databases"].pop("globex", None)
+
+            await operator.change(change)
+            answer = await service.put(
+                [{KEY: 1}], database="globex", headers=with_key(f"key{turn}")
+            )
+            assert answer.status == (207 if turn % 2 else 403)
+            await asyncio.sleep(0.1)
+
+    assert not ledger.refusals
+    assert ledger.unanswered == ledger.unfinished == 0
+    assert set(ledger.statuses) <= {200, 201, 400}
+    await ledger.assert_true()
+
+
+async def test_a_terminal_that_is_gone_ends_the_process(tmp_path: Path) -> None:
+    """SIGHUP's first meaning, for somebody who tried the service in a window and closed it."""
+    path = tmp_path / "service.toml"
+    path.write_text(toml(document({"acme": "postgresql://127.0.0.1:1/x"}, port=free_port())))
+    mine, its = pty.openpty()
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--config", str(path)],
+            stdin=its,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    async with asyncio.timeout(20):
+        while "serving" not in log.read_text():
+            await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGHUP)
+        while DONE not in log.read_text():
+            await asyncio.sleep(0.02)
+
+    os.close(its)
+    os.close(mine)
+    process.send_signal(signal.SIGHUP)
+
+    assert await asyncio.to_thread(process.wait, 10) == 0

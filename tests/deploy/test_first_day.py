@@ -1,0 +1,71 @@
+"""docs/operating.md, "From an empty server to the first batch", on an empty PostgreSQL 15."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service.demo.postgres import EmbeddedPostgres
+from tests.deploy.files import ROOT, tool
+from tests.harness.service import free_port
+
+PROGRAMS = Path("/usr/lib/postgresql/15/bin")
+HEADING = "## From an empty server to the first batch"
+MOST_SECONDS = 300
+
+ACCESS = """
+local all all trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+
+
+def commands() -> str:
+    """Return the fenced commands of the section."""
+    section = (ROOT / "docs/operating.md").read_text().partition(f"{HEADING}\n")[2]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section.partition("\n## ")[0], re.M | re.S)
+    assert len(blocks) == 4
+    return "\n".join(blocks)
+
+
+@pytest.mark.skipif(not PROGRAMS.exists(), reason="PostgreSQL 15 is not installed")
+def test_the_commands_lead_from_an_empty_server_to_the_first_batch(
+    postgres_folder: Path, tmp_path: Path
+) -> None:
+    tool("psql"), tool("curl"), tool("openssl")
+    started_at = time.monotonic()
+    with EmbeddedPostgres(postgres_folder / "server", port=0, programs=PROGRAMS) as postgres:
+        (postgres_folder / "server/data/pg_hba.conf").write_text(ACCESS)
+        os.kill(postgres.postmaster, signal.SIGHUP)
+        script = commands().replace(":5432/", f":{postgres.port}/")
+        port = free_port()
+        script = script.replace("8080", str(port))
+        socket = postgres.dsn().partition("host=")[2].partition("&")[0].replace("%2F", "/")
+        environment = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PGHOST": socket,
+            "PGPORT": str(postgres.port),
+            "PGUSER": "postgres",
+            "SERVICE_SERVER__PORT": str(port),
+        }
+
+        result = subprocess.run(
+            ["/bin/bash", "-euo", "pipefail", "-c", f"trap 'kill $(jobs -p); wait' EXIT\n{script}"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=MOST_SECONDS,
+        )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert '"value":"1"}],"status":201,"body":"Created"}]' in result.stdout
+    assert "acme: at the current schema" in result.stdout
+    assert "\ndatabase acme: ready at 127.0.0.1:" in result.stdout
+    assert "failed" not in result.stdout
+    assert time.monotonic() - started_at < MOST_SECONDS
