@@ -36,7 +36,11 @@ class Command:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def start(self, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    async def start(
+        self,
+        *arguments: str,
+        stderr: int = asyncio.subprocess.PIPE,
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
@@ -44,19 +48,19 @@ class Command:
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
             cwd=self._folder,
             env={
                 **os.environ,
                 "PYTHONPATH": str(Path(__file__).parents[2]),
                 "SERVICE_API_KEY": API_KEY,
                 "SERVICE_TOKEN": TOKEN,
-                **environment,
             },
         )
 
-    async def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Run:
-        return await self.end(await self.start(*arguments, **environment), stdin)
+    async def run(self, *arguments: str, stdin: bytes = b"") -> Run:
+        process = await self.start(*arguments)
+        return await self.end(process, stdin)
 
     async def end(self, process: asyncio.subprocess.Process, stdin: bytes = b"") -> Run:
         stdout, stderr = await asyncio.wait_for(process.communicate(stdin), 20)
@@ -120,7 +124,7 @@ class Front:
         if self.answers:
             return await self.answers.pop(0)(request, batch)
         if self._service is None:
-            return web.Response(status=207, body=envelope((item[KEY], 200) for item in batch))
+            return web.Response(status=207, body=envelope((int(item[KEY]), 200) for item in batch))
         answer = await self._service.put(body, headers={IDEMPOTENCY_HEADER: key})
         if is_cut:
             return await cut(request, batch)
