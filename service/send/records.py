@@ -2,14 +2,13 @@
 
 import csv
 import gzip
-import io
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +65,7 @@ class Records:
     """
 
     def __init__(
-        self, source: "io.BufferedReader[Any]", format_name: str, delimiter: str = ""
+        self, source: "BufferedReader[Any]", format_name: str, delimiter: str = ""
     ) -> None:
         self._source = source
         is_compressed = source.peek(2)[:2] == b"\x1f\x8b"
@@ -117,13 +116,13 @@ class Records:
     def _csv(self, delimiter: str) -> Iterator[Record]:
         """Read the header, which names the fields; return an iterator of the rows."""
         # What is not UTF-8 goes on as lone surrogates, which the service refuses by record.
-        self._text = io.TextIOWrapper(self._plain, "utf-8-sig", "surrogateescape", newline="")
+        lines = (line.decode(errors="surrogateescape") for line in self._plain)
         with _readable():
-            line = self._text.readline()
+            line = next(lines, "").removeprefix("\ufeff")
         for each in delimiter or DELIMITERS:
             header = next(csv.reader([line], delimiter=each), [])
             if KEY_FIELD in map(_FIELDS.get, header):
-                return _rows(csv.reader(self._text, delimiter=each, strict=True), _checked(header))
+                return _rows(csv.reader(lines, delimiter=each, strict=True), _checked(header))
         seen = line.strip()[:100].encode(errors="replace").decode()
         raise Unreadable(
             f"expected a CSV header row that names {KEY_FIELD}, got {seen!r} (separators tried:"
@@ -172,16 +171,17 @@ _FIELDS = dict(zip((*Item.__struct_fields__, *_NAMES), _NAMES * 2, strict=True))
 """The fields by their names on the wire and by those of their columns, as COPY writes them."""
 
 _INTEGERS = {KEY_FIELD, "case_Key"}
-_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*")
 
 
 def _checked(header: list[str]) -> list[str]:
     """Return the fields that a CSV header names. Raises Unreadable."""
-    for name in header:
+    for number, name in enumerate(header, 1):
+        if not name:
+            raise Unreadable(f"column {number} has no name")
         if name not in _FIELDS:
-            close = get_close_matches(name, _FIELDS, 1)
+            close = get_close_matches(name, _NAMES, 1)
             hint = f"did you mean {close[0]}?" if close else "a record has no such field"
-            raise Unreadable(f"column {name or 'without a name'}: {hint}")
+            raise Unreadable(f"column {name}: {hint}")
     fields = [_FIELDS[name] for name in header]
     for field in set(fields):
         if fields.count(field) > 1:
@@ -197,7 +197,7 @@ def _rows(rows: Iterator[list[str]], fields: list[str]) -> Iterator[Record]:
             number += 1
             # Omitted, not null: the same, save for dates, whose default null would refuse.
             values = {
-                name: int(float(cell)) if name in _INTEGERS and _WHOLE.fullmatch(cell) else cell
+                name: _whole(cell) if name in _INTEGERS else cell
                 for name, cell in zip(fields, row, strict=False)
                 if cell
             }
@@ -210,6 +210,17 @@ def _rows(rows: Iterator[list[str]], fields: list[str]) -> Iterator[Record]:
                 yield Record(number, item, key_of(item))
     except csv.Error as error:
         raise Unreadable(f"after record {number} it is not CSV: {error}") from None
+
+
+def _whole(text: str, otherwise: object = None) -> object:
+    """Return a whole number as an integer, however it is written; else the text, or otherwise."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if number.is_integer() and abs(number) < 2**53 and "_" not in text:
+        return int(number)
+    return text if otherwise is None else otherwise
 
 
 def _encode(value: object) -> bytes:
@@ -226,12 +237,7 @@ class _Checked(StrictItem):
     update_date: Any = msgspec.field(name="update_Date", default=None)
 
 
-def _whole(text: str) -> float | int:
-    number = float(text)
-    return int(number) if number.is_integer() else number
-
-
-_ANY = msgspec.json.Decoder(float_hook=_whole)
+_ANY = msgspec.json.Decoder(float_hook=lambda text: _whole(text, float(text)))
 
 
 def fault_of(record: Record) -> str:
