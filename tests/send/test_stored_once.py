@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import json
 import os
 import random
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.running import MakeService
-from tests.harness.senders import Command, Front, as_ndjson, batches_of, failures, serving
+from tests.harness.senders import Command, Front, Run, as_ndjson, batches_of, failures, serving
 from tests.harness.service import KEY, ServiceUnderTest
 
 RECORDS = [
@@ -230,3 +231,50 @@ async def test_when_some_items_of_a_batch_get_503_for_a_while(
     assert ended.status == 1
     await assert_stored_once(service, tmp_path / "r.ndjson.outcomes.csv")
     assert_each_failure_told_once(tmp_path)
+
+
+@pytest.mark.slow
+async def test_of_a_large_file_under_everything_at_once(
+    make_service: MakeService, tmp_path: Path
+) -> None:
+    """Interrupted five times, sent from two hosts at once, every tenth answer cut."""
+    service = await make_service()
+    count = 200_000
+    with (tmp_path / "r.ndjson").open("wb") as file:
+        for number in range(count):
+            record: dict[str, object] = {KEY: 0 if number % 10 == 3 else 1_000_000_000 + number}
+            record |= {"case_Key": "x"} if number % 100 == 50 else {"case_Key": number}
+            file.write(json.dumps(record).encode() + b"\n")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(tmp_path / "r.ndjson", folder)
+
+    async with serving(Front(service)) as front:
+        front.cut_every = 10
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme"]
+
+        async def send(folder: Path) -> Run:
+            for _ in range(5):
+                process = await Command(folder).start(*arguments)
+                await batches_of(front, len(front.batches) + 25)
+                process.send_signal(signal.SIGINT)
+                interrupted = await Command(folder).end(process)
+                assert interrupted.status in (1, 130)
+            return await Command(folder).run(*arguments, seconds=300)
+
+        ends = await asyncio.gather(*map(send, folders))
+
+    assert [end.status for end in ends] == [1, 1]
+    assert [line for line in ends[0].stdout.splitlines() if line.startswith("failed")] == [
+        "failed    2,000 (400)"
+    ]
+    ((stored, distinct, keyless),) = await service.fetch(
+        """
+        select count(*), count(distinct case_key), count(*) filter (
+            where care_case_clinical_trial_key < 1000000000
+        )
+        from care_case_clinical_trial
+        """
+    )
+    assert (stored, distinct, keyless) == (count - 2000, count - 2000, count // 10)
