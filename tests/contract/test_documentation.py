@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from service.config import Server
 from service.http import openapi
-from service.wire import Item
+from service.wire import SAMPLE, Item
 from tests.harness.running import MakeService
 from tests.harness.service import API_KEY, KEY, PATH, token
+from tests.harness.source import ROOT
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -106,6 +108,29 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
         async with service.session.get(f"{service.url}/docs/{name}") as response:
             assert response.status == 200
             assert media_type in response.headers["Content-Type"]
+
+
+async def test_the_ten_lines_of_python_in_the_readme_send_the_sample(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "http://127.0.0.1:8080" in program
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program.replace("http://127.0.0.1:8080", service.url)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "KEY": API_KEY, "TOKEN": token()},
+    )
+    printed, _ = await process.communicate()
+
+    sample = json.loads(SAMPLE.read_text())
+    assert printed.decode().splitlines() == [
+        f"201 Created {record['study_Title']}" for record in sample
+    ]
+    assert len(program.strip().replace("\n\n", "\n").splitlines()) == 10
+    assert len(await service.comments()) == len(sample)
 
 
 @pytest.fixture
