@@ -16,6 +16,7 @@ RUN python -m venv --without-pip /app/venv \
         --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
+COPY docs/contract.md docs/
 COPY sql sql
 RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && python -m pip --python /app/venv/bin/python install --no-cache-dir --no-deps dist/*.whl

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct, field
 
 BATCH_PATH = "/care-case-clinical-trials-batch"
 DOCS_PATH = "/docs"
+CONTRACT_PATH = f"{DOCS_PATH}/contract.md"
 
 API_KEY_HEADER = "x-api-key"
 DATABASE_HEADER = "vbasoftware-database"
@@ -142,13 +143,21 @@ class MultiCodeResponse(Struct):
 
 
 class ProblemDetails(Struct):
-    """Why a whole request failed: the fields of RFC 9457."""
+    """Why a whole request failed: the fields of RFC 9457.
+
+    ``type`` leads to what the contract says of the status.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     instance: str
+
+
+def problem_type(status: int) -> str:
+    """Return the ``type`` of the problems of a status."""
+    return f"{CONTRACT_PATH}#{status}"
 
 
 class Debug(Struct):

@@ -12,6 +12,7 @@ from service.wire import (
     IDEMPOTENCY_HEADER,
     KEY_FIELD,
     SAMPLE,
+    problem_type,
 )
 
 RECORD: dict[str, Any] = json.loads(SAMPLE.read_text())[6] | {"careCaseClinicalTrialArm_ID": "B"}
@@ -98,7 +99,7 @@ def of_problems(status: int, server: Server) -> dict[str, Any]:
     examples = {}
     for cause, detail in _CAUSES[status].items():
         problem = {
-            "type": "about:blank",
+            "type": problem_type(status),
             "title": HTTPStatus(status).phrase,
             "status": status,
             "detail": detail.format(server),

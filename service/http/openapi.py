@@ -14,6 +14,7 @@ from service.wire import (
     ACTIVITY_HEADER,
     API_KEY_HEADER,
     BATCH_PATH,
+    CONTRACT_PATH,
     DATABASE_HEADER,
     IDEMPOTENCY_HEADER,
     RATE_LIMIT_HEADER,
@@ -82,6 +83,11 @@ def document(server: Server) -> dict[str, Any]:
             "version": __version__,
             "description": "Batch upserts of clinical-trial records of care cases.",
             "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "externalDocs": {
+            # From the document's own address on.
+            "url": CONTRACT_PATH.lstrip("/"),
+            "description": "What the service promises, to the last status code",
         },
         "servers": [{"url": server.base_path or "/"}],
         "tags": [

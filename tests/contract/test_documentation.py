@@ -132,6 +132,24 @@ async def test_the_examples_of_refusals_are_what_the_service_says(
     assert answer.envelope | {"debug": {}} == examples_of(status, **limits)[cause] | {"debug": {}}
 
 
+async def test_the_type_of_every_problem_leads_to_a_row_of_the_contract(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    statuses = [*openapi.document(Server())["paths"][PATH]["put"]["responses"], "404", "405"]
+    statuses.remove("207")
+    answer = await service.put([], path="/elsewhere")
+
+    place, _, row = answer.envelope["error"]["type"].partition("#")
+    async with service.session.get(service.url + place) as response:
+        contract = await response.text()
+
+    assert row == "404"
+    for status in statuses:
+        assert f'<a id="{status}"></a>{status} |' in contract
+    assert openapi.document(Server())["externalDocs"]["url"] == place.lstrip("/")
+
+
 async def test_the_examples_of_batches_get_the_outcomes_that_are_shown(
     make_service: MakeService,
 ) -> None:
@@ -181,11 +199,12 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
     assert "//" not in page.replace("<!doctype", "")
     for name, media_type in {
+        "contract.md": "text/plain; charset=utf-8",
         "swagger-ui.css": "text/css",
         "swagger-ui-bundle.js": "javascript",
         "page.js": "javascript",
     }.items():
-        assert f"docs/{name}" in page
+        assert name == "contract.md" or f"docs/{name}" in page
         async with service.session.get(f"{service.url}/docs/{name}") as response:
             assert response.status == 200
             assert media_type in response.headers["Content-Type"]
@@ -210,7 +229,7 @@ async def test_the_ten_lines_of_python_in_the_readme_send_the_sample(
     assert printed.decode().splitlines() == [
         f"201 Created {record['study_Title']}" for record in sample
     ]
-    assert len(program.strip().replace("\n\n", "\n").splitlines()) == 10
+    assert len(list(filter(None, program.splitlines()))) == 10
     assert len(await service.comments()) == len(sample)
 
 
