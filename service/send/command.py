@@ -153,7 +153,8 @@ def send_command(
     Repeat the command after an interruption, and it goes on where it ended; FILE.progress tells
     that meanwhile. Also a finished command may be repeated: as long as the records and their order
     are the same and the service remembers (7 days, unless it is configured otherwise), a
-    record without a key (key 0) is created once. In an edited file it is created anew.
+    record without a key (key 0) is created once, whatever the file is called. In an edited file
+    it is created anew.
 
     \b
     Exit status: 0 all stored, 1 some failed, 2 usage or an unreadable file,
@@ -182,6 +183,7 @@ def send_command(
         problem = f"{error.filename or 'FILE'}: {error.strerror}"
     except KeyboardInterrupt:
         status, problem = INTERRUPTED, "interrupted; repeat the command to go on"
+    display.end()
     if not check:
         _summarize(run, time.monotonic() - display.started_at)
     if problem:
@@ -195,12 +197,13 @@ def _file(
     chosen = format_name or format_of(path)
     if chosen is None:
         raise click.UsageError(f"the extension of {path} does not tell its format; use --format")
-    base = Path("stdin") if str(path) == "-" else path
+    is_stream = not path.is_file()
+    base = Path("stdin") if is_stream else path
     failed = failed or base.with_name(base.name + ".failed.ndjson")
     places = outcomes or base.with_name(base.name + ".outcomes.csv")
-    if any(output.exists() and output.samefile(base) for output in (failed, places)):
+    if not is_stream and any(each.exists() and each.samefile(path) for each in (failed, places)):
         raise click.UsageError("--failed or --outcomes names FILE itself")
-    return File(path, chosen, delimiter, failed, places, keeps_outcomes=outcomes is not None)
+    return File(path, is_stream, chosen, delimiter, failed, places, outcomes is not None)
 
 
 def _check(run: Run) -> int:

@@ -19,7 +19,6 @@ class Display:
     def __init__(self) -> None:
         self.started_at = self._shown_at = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
-        self._counts: Counter[int] = Counter()
         self._retry = ("", 0)
 
     def begin(self, name: str, counts: Counter[int], share: float) -> None:
@@ -45,6 +44,11 @@ class Display:
     def tell(self, text: str) -> None:
         """Print a line of its own."""
         self._write(text, ends_line=True)
+
+    def end(self) -> None:
+        """Leave the line to others."""
+        if self._is_terminal:
+            self._write("", ends_line=False)
 
     def _write(self, text: str, *, ends_line: bool) -> None:
         click.echo(f"\r\x1b[K{text}" if self._is_terminal else text, err=True, nl=ends_line)

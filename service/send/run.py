@@ -27,18 +27,18 @@ FAULTS_SHOWN = 10
 
 
 class File(NamedTuple):
-    """A file (or standard input, as -), how it is read, and where its outcomes go."""
+    """A file, how it is read, and where its outcomes go.
+
+    A stream (standard input, as -, or a pipe) is read once, and has no progress.
+    """
 
     path: Path
+    is_stream: bool
     format_name: str
     delimiter: str
     failed: Path
     outcomes: Path
     keeps_outcomes: bool
-
-    @property
-    def is_stdin(self) -> bool:
-        return str(self.path) == "-"
 
 
 class Run:
@@ -49,7 +49,7 @@ class Run:
         self._display = display
         self._files = {
             file: Progress(
-                None if file.is_stdin else file.path,
+                None if file.is_stream else file.path,
                 *(file.failed, file.outcomes, client.url, client.database),
             )
             for file in files
@@ -87,14 +87,14 @@ class Run:
     async def send(self) -> None:
         """Send all that no earlier run has finished. Raises CouldNotSend, Unreadable, OSError."""
         for file in self._files:
-            if not file.is_stdin:
+            if not file.is_stream:
                 # Before the first byte goes out.
                 with _opened(file):
                     pass
         async with self._client:
             for file, progress in self._files.items():
                 with _opened(file) as (source, records):
-                    if not file.is_stdin:
+                    if not file.is_stream:
                         await self._wait_for_others(file, source)
                     await self._send(file, records, progress)
         for progress in self._files.values():

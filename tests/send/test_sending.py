@@ -78,6 +78,27 @@ async def test_standard_input_is_sent(make_service: MakeService, command: Comman
     assert len(await service.comments()) == 3
 
 
+async def test_a_stream_is_read_once_and_its_results_may_be_there_already(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ["--url", service.url, "--database", "acme", "--format", "ndjson"]
+    content = as_ndjson([*RECORDS, {KEY: "x"}])
+
+    for _ in range(2):
+        await command.run("-", *arguments, stdin=content)
+    process = await command.start("pipe", *arguments)
+    await asyncio.to_thread((tmp_path / "pipe").write_bytes, content)
+    piped = await command.end(process)
+
+    assert piped.stdout.splitlines()[1] == "updated   3"
+    assert sorted(os.listdir(tmp_path)) == [
+        *("pipe", "stdin.failed.ndjson", "stdin.failed.ndjson.old")
+    ]
+    assert len(await service.comments()) == 3
+
+
 async def test_records_that_fail_are_written_down_with_reasons_and_can_be_sent_again(
     make_service: MakeService, command: Command, tmp_path: Path
 ) -> None:
@@ -405,6 +426,7 @@ async def test_on_a_terminal_the_progress_is_one_line_that_changes(tmp_path: Pat
     os.close(terminal)
 
     assert shown.count("\n") == 0
+    assert shown.endswith("\r\x1b[K")
     assert re.search(
         r"\r\x1b\[Kr\.ndjson: 2,000 records, 0 failed, [\d,]+/s, \d+%, 0:\d\d left", shown
     )
