@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -26,21 +27,20 @@ _ADVICE = {
 
 
 def _check_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
-    try:
+    with suppress(ValueError):
         parsed = URL(url)
-    except ValueError:
-        raise click.BadParameter("expected http://host:port[/base_path]") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise click.BadParameter("expected http://host:port[/base_path]")
-    if parsed.user or parsed.password or parsed.query_string or parsed.fragment:
-        raise click.BadParameter("expected no credentials, query or fragment in it")
-    return url.rstrip("/")
+        more = parsed.user or parsed.password or parsed.query_string or parsed.fragment
+        if parsed.scheme in ("http", "https") and parsed.host and not more:
+            return url.rstrip("/")
+    # Without the value, which may hold credentials.
+    raise click.BadParameter(
+        "expected http://host:port[/base_path], and no credentials, query or fragment in it"
+    )
 
 
 def _check_header(_context: click.Context, parameter: click.Parameter, value: str) -> str:
     value = value.strip()
     if not value or not value.isascii() or not value.isprintable():
-        # Without the value, which may be a credential.
         raise click.BadParameter("expected visible ASCII characters", param=parameter)
     return value
 

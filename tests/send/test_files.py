@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from service.send.records import Record, Records, Unreadable, fault_of
+from service.wire import Item
 from tests.harness.running import MakeService
 from tests.harness.senders import Command, Front, as_ndjson, failures, serving
 from tests.harness.service import KEY
@@ -189,14 +190,33 @@ def test_check_knows_the_faults_that_the_service_would_tell(item: object, fault:
     assert bool(found) == bool(fault)
 
 
+DATES = ("entry_date", "update_date")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [name for name in Item.__struct_fields__ if name not in DATES],
+        pytest.param(
+            list(Item.__struct_fields__),
+            marks=pytest.mark.xfail(
+                reason="issue 14: dates as PostgreSQL writes them", strict=True
+            ),
+        ),
+    ],
+    ids=["without dates", "whole"],
+)
 async def test_what_copy_writes_can_be_sent(
-    make_service: MakeService, command: Command, tmp_path: Path
+    make_service: MakeService, command: Command, tmp_path: Path, columns: list[str]
 ) -> None:
     service = await make_service()
-    record = {KEY: 7, "case_Key": -5, "comment": 'a,"b"\nc;ü', "update_User": "x", "disease": "y"}
+    record = {
+        KEY: 7, "case_Key": -5, "comment": 'a,"b"\nc;ü', "entry_User": "somebody",
+        "entry_Date": "2025-01-02T03:04:05.123456Z", "update_Date": "2025-01-02T03:04:05+05:30",
+    }  # fmt: skip
     await service.put([record, {KEY: 8}])
-    columns = ("care_case_clinical_trial_key", "case_key", "comment", "update_user", "disease")
-    stored = await service.fetch(f"select {', '.join(columns)} from care_case_clinical_trial")  # noqa: S608
+    query = f"select {', '.join(columns)} from care_case_clinical_trial order by 1"  # noqa: S608
+    stored = await service.fetch(query)
     copied = io.BytesIO()
     connection = await asyncpg.connect(service.databases["acme"])
     await connection.copy_from_table(
@@ -209,5 +229,4 @@ async def test_what_copy_writes_can_be_sent(
     ended = await command.run("r.csv", "--url", service.url, "--database", "acme")
 
     assert (ended.status, ended.stderr) == (0, "")
-    sent = await service.fetch(f"select {', '.join(columns)} from care_case_clinical_trial")  # noqa: S608
-    assert sent == stored
+    assert await service.fetch(query) == stored
