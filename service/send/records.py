@@ -119,10 +119,10 @@ class Records:
         lines = (line.decode(errors="surrogateescape") for line in self._plain)
         with _readable():
             line = next(lines, "").removeprefix("\ufeff")
-        for each in delimiter or DELIMITERS:
-            header = next(csv.reader([line], delimiter=each), [])
-            if KEY_FIELD in map(_FIELDS.get, header):
-                return _rows(csv.reader(lines, delimiter=each, strict=True), _checked(header))
+            for each in delimiter or DELIMITERS:
+                header = next(csv.reader([line], delimiter=each), [])
+                if KEY_FIELD in map(_FIELDS.get, header):
+                    return _rows(csv.reader(lines, delimiter=each, strict=True), _checked(header))
         seen = line.strip()[:100].encode(errors="replace").decode()
         raise Unreadable(
             f"expected a CSV header row that names {KEY_FIELD}, got {seen!r} (separators tried:"
@@ -139,6 +139,8 @@ def _readable() -> Iterator[None]:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise Unreadable("its gzip data are cut short or damaged") from None
+    except csv.Error as error:
+        raise Unreadable(f"it is not CSV: {error}") from None
 
 
 def _record(number: int, item: bytes) -> Record:

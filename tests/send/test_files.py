@@ -111,6 +111,7 @@ async def test_a_row_with_another_number_of_cells_erases_nothing(
         (f"{KEY},case_Key,case_key", "more than one column is case_Key"),
         ("a;b", "got 'a;b'"),
         ("", "got ''"),
+        (f"{KEY},comment\r1,a\r", "it is not CSV: new-line character"),
     ],
 )
 async def test_a_wrong_header_is_told_before_the_first_byte(
