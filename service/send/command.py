@@ -170,7 +170,9 @@ def send_command(
     status, problem = NOT_SENT, ""
     try:
         if check:
-            status = _check(run)
+            lines = list(run.check())
+            click.echo("\n".join(lines))
+            status = SOME_FAILED if len(lines) > len(files) else ALL_STORED
         else:
             asyncio.run(run.send())
             status = SOME_FAILED if run.counts.keys() - {*STORED} else ALL_STORED
@@ -185,7 +187,7 @@ def send_command(
         status, problem = INTERRUPTED, "interrupted; repeat the command to go on"
     display.end()
     if not check:
-        _summarize(run, time.monotonic() - display.started_at)
+        click.echo("\n".join(run.summary(time.monotonic() - display.started_at)))
     if problem:
         display.tell(f"Error: {problem}")
     sys.exit(status)
@@ -204,27 +206,3 @@ def _file(
     if not is_stream and any(each.exists() and each.samefile(path) for each in (failed, places)):
         raise click.UsageError("--failed or --outcomes names FILE itself")
     return File(path, is_stream, chosen, delimiter, failed, places, outcomes is not None)
-
-
-def _check(run: Run) -> int:
-    status = ALL_STORED
-    for file, counts, faults in run.check():
-        click.echo(
-            f"{file.path}: {counts['records']:,} records, {counts['keyless']:,} without a key,"
-            f" {counts['faulty']:,} that would fail"
-        )
-        for fault in faults:
-            click.echo(f"  {fault}")
-            status = SOME_FAILED
-    return status
-
-
-def _summarize(run: Run, seconds: float) -> None:
-    counts = run.counts
-    click.echo(f"created   {counts[201]:,}")
-    click.echo(f"updated   {counts[200]:,}")
-    for status in sorted(counts.keys() - {*STORED}):
-        click.echo(f"failed    {counts[status]:,} ({status})")
-    click.echo(f"sent      {counts.total():,} in {seconds:.1f} s")
-    for name, path in run.outputs():
-        click.echo(f"{name:9} {path}")

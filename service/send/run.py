@@ -60,29 +60,34 @@ class Run:
         """How many records have which status."""
         return sum((progress.counts for progress in self._files.values()), Counter())
 
-    def outputs(self) -> Iterator[tuple[str, Path]]:
-        """Yield what each file that was written holds, and its path."""
+    def summary(self, seconds: float) -> Iterator[str]:
+        """Yield what became of all records, and where that is written, in lines."""
+        yield f"created   {self.counts[201]:,}"
+        yield f"updated   {self.counts[200]:,}"
+        for status in sorted(self.counts.keys() - {*STORED}):
+            yield f"failed    {self.counts[status]:,} ({status})"
+        yield f"sent      {self.counts.total():,} in {seconds:.1f} s"
         for file, progress in self._files.items():
             if progress.counts.keys() - {*STORED}:
-                yield "reasons", file.failed
+                yield f"reasons   {file.failed}"
             if progress.counts and (file.keeps_outcomes or progress.has_keyless):
-                yield "outcomes", file.outcomes
+                yield f"outcomes  {file.outcomes}"
 
-    def check(self) -> Iterator[tuple[File, Counter[str], list[str]]]:
-        """Yield for each file how many records of which kind it has, and its first faults.
-
-        Sends nothing. Raises Unreadable.
-        """
+    def check(self) -> Iterator[str]:
+        """Yield what each file holds, and its first faults, in lines. Raises Unreadable."""
         for file in self._files:
-            counts: Counter[str] = Counter()
-            faults: list[str] = []
+            count = keyless = bad = 0
+            shown: list[str] = []
             with _opened(file) as (_, records):
                 for record in records:
-                    fault = fault_of(record)
-                    counts += {"records": 1, "keyless": record.key == 0, "faulty": bool(fault)}
-                    if fault and len(faults) < FAULTS_SHOWN:
-                        faults.append(f"record {record.number}: {fault}")
-            yield file, counts, faults
+                    count += 1
+                    keyless += record.key == 0
+                    if fault := fault_of(record):
+                        bad += 1
+                        if bad <= FAULTS_SHOWN:
+                            shown.append(f"  record {record.number}: {fault}")
+            yield f"{file.path}: {count:,} records, {keyless:,} without a key, {bad:,} bad"
+            yield from shown
 
     async def send(self) -> None:
         """Send all that no earlier run has finished. Raises CouldNotSend, Unreadable, OSError."""

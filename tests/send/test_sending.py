@@ -384,9 +384,9 @@ async def test_check_tells_what_would_fail_and_sends_nothing(
         ended = await command.run("good.json", "bad.ndjson", *address)
 
     assert good.status == 0
-    assert good.stdout == "good.json: 4 records, 1 without a key, 0 that would fail\n"
+    assert good.stdout == "good.json: 4 records, 1 without a key, 0 bad\n"
     assert ended.status == 1
-    assert "bad.ndjson: 7 records, 0 without a key, 6 that would fail\n" in ended.stdout
+    assert "bad.ndjson: 7 records, 0 without a key, 6 bad\n" in ended.stdout
     told = {line.partition(":")[0].strip(): line for line in ended.stdout.splitlines()}
     assert "commnt" in told["record 1"]
     assert "case_Key" in told["record 3"]
