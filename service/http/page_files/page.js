@@ -11,7 +11,7 @@ fetch("openapi.json")
   .then((response) => response.json())
   .then((spec) => {
     for (const operation of Object.values(spec.paths).flatMap(Object.values)) {
-      for (const parameter of operation.parameters) {
+      for (const parameter of operation.parameters ?? []) {
         if (parameter.name === "vbasoftware-database") {
           parameter.example = kept("database") ?? parameter.example;
         }
