@@ -8,7 +8,6 @@ from msgspec import Meta, Struct, field
 
 BATCH_PATH = "/care-case-clinical-trials-batch"
 DOCS_PATH = "/docs"
-CONTRACT_PATH = f"{DOCS_PATH}/contract.md"
 
 API_KEY_HEADER = "x-api-key"
 DATABASE_HEADER = "vbasoftware-database"
@@ -26,6 +25,9 @@ BATCH_ITEMS = 100_000
 
 USER_NAME_LENGTH = 20
 CODE_LENGTH = 64
+
+CONTRACT_PATH = f"{DOCS_PATH}/contract.md"
+"""Where each service shows its copy of docs/contract.md."""
 
 SAMPLE = Path(__file__).with_name("sample.json")
 """Registered trials, a batch to try the service with."""

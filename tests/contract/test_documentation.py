@@ -14,9 +14,10 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import (
-    element_to_be_clickable,
+    presence_of_element_located,
     text_to_be_present_in_element,
 )
 from selenium.webdriver.support.wait import WebDriverWait
@@ -255,10 +256,18 @@ def browser() -> Iterator[webdriver.Chrome]:
 def execute(browser: webdriver.Chrome) -> tuple[str, str]:
     """Press "Execute" on the page; return the status and the body that it shows."""
     wait = WebDriverWait(browser, 20)
-    button = wait.until(element_to_be_clickable((By.CSS_SELECTOR, "button.execute")))
-    browser.execute_script("arguments[0].click()", button)
+    # The credentials are filled in after the page is drawn, which draws it once more.
+    wait.until(presence_of_element_located((By.CSS_SELECTOR, ".authorize.locked")))
     live = (By.CSS_SELECTOR, ".live-responses-table tr.response td.response-col_status")
-    wait.until(text_to_be_present_in_element(live, "2"))
+
+    def press(_: webdriver.Chrome) -> bool:
+        browser.find_element(By.CSS_SELECTOR, "button.execute").click()
+        try:
+            return bool(WebDriverWait(browser, 2).until(text_to_be_present_in_element(live, "2")))
+        except TimeoutException:
+            return False
+
+    wait.until(press)
     status = browser.find_element(*live).text
     body = browser.find_element(By.CSS_SELECTOR, ".live-responses-table .highlight-code").text
     return status, body
