@@ -118,7 +118,8 @@ async def test_batches_that_share_a_key_are_never_sent_at_once(send: Send) -> No
     async with serving(Front()) as front:
         front.seconds = 0.2
         # 1.0 is the same key.
-        await send(front.url, [{KEY: key} for key in (0, 1, 0, 2, 1.0)], batch_items=1)
+        records = [{KEY: key} for key in (0, 1, 0, 2, 1.0)]
+        await send(front.url, records, batch_items=1, concurrency=8)
 
     assert front.most_of_a_key == {0: 2, 1: 1, 2: 1}
 
