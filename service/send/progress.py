@@ -19,10 +19,12 @@ STORED = (200, 201)
 
 
 class _State(Struct):
-    """The kept progress: the first ``done`` records are finished, and have this digest."""
+    """The kept progress: the first ``done`` records are finished, and have this digest.
 
-    url: str
-    database: str
+    ``way``: to which service and database they went, and where it is told what became of them.
+    """
+
+    way: list[str]
     done: int
     digest: str
     counts: dict[int, int]
@@ -42,7 +44,8 @@ class Progress:
         self._path = source and source.with_name(source.name + ".progress")
         self._outputs = [failed, outcomes]
         self._digest = hashlib.sha256()
-        self._state = _State(url, database, 0, "", {}, 0, [])
+        way = [url, database, *map(os.path.abspath, self._outputs)]
+        self._state = _State(way, 0, "", {}, 0, [])
 
     @property
     def counts(self) -> Counter[int]:
@@ -57,8 +60,8 @@ class Progress:
     def resume(self, records: Iterator[Record]) -> int:
         """Pass over the records that an earlier run finished; return how many of them it sent.
 
-        None where they went to another service or database. Raises Unreadable where they are
-        no longer those of the earlier run.
+        Passes over none if they went another way. Raises Unreadable where they are no longer
+        those of the earlier run.
         """
         if self._path is None or not self._path.exists():
             return 0
@@ -66,7 +69,7 @@ class Progress:
             kept = msgspec.json.decode(self._path.read_bytes(), type=_State, strict=False)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Unreadable(f"{self._path} is of another version; delete it") from None
-        if (kept.url, kept.database) != (self._state.url, self._state.database):
+        if kept.way != self._state.way:
             return 0
         sent = 0
         for record in islice(records, kept.done):

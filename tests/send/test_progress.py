@@ -76,10 +76,15 @@ def test_a_file_that_was_edited_where_it_is_sent_already_is_refused(
     assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
 
 
-def test_another_database_is_sent_everything(source: Path, tmp_path: Path) -> None:
+def test_another_database_is_sent_everything_and_other_outcomes_are_told_whole(
+    source: Path, tmp_path: Path
+) -> None:
     finish(progress_of(source, tmp_path), *records("{}"))
+    elsewhere = Progress(source, tmp_path / "failed", tmp_path / "other", URL, "acme")
 
     assert progress_of(source, tmp_path, "globex").resume(iter(records("{}"))) == 0
+    assert elsewhere.resume(iter(records("{}"))) == 0
+    assert progress_of(source, tmp_path).resume(iter(records("{}"))) == 1
 
 
 @pytest.mark.parametrize("content", ['{"size": 1, "until": 3}', "", "\\xff"])
