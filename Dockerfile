@@ -21,6 +21,7 @@ RUN python -m venv --without-pip /app/venv \
         --requirement "${LOCK}"
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
+COPY docs/contract.md docs/
 COPY sql sql
 # PostgreSQL, in the demo, runs only for a user who has a name.
 RUN echo "service:x:10001:10001::/app:/usr/sbin/nologin" >> /etc/passwd

@@ -1,142 +1,300 @@
-"""A client of the service: one batch goes out, and its outcomes come back."""
+"""A client of the service, to import: ``Client``, ``CouldNotSend`` and ``Outcome``.
 
+    async with Client("http://127.0.0.1:8080", "acme", api_key, token) as client:
+        async for record, outcome in client.send(records):
+            print(outcome.status, outcome.body, record)
+
+After Elasticsearch's ``streaming_bulk``: records go in, and each comes back with its outcome.
+"""
+
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+import random
+from asyncio import sleep
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from typing import NamedTuple
+from itertools import count
+from typing import Any, NamedTuple, Self, TypeVar
+from uuid import uuid4
 
 import aiohttp
 import msgspec
 from aiohttp import hdrs
 
-from service.wire import (
-    API_KEY_HEADER,
-    BATCH_PATH,
-    DATABASE_HEADER,
-    IDEMPOTENCY_HEADER,
-    Envelope,
-    MultiCodeResponse,
-)
+from service import wire
+from service.wire import Envelope, Outcome
+
+__all__ = ["Client", "CouldNotSend", "Outcome"]
 
 CONNECT_SECONDS = 10
+FIRST_DELAY_SECONDS = 0.5
+LONGEST_DELAY_SECONDS = 30
+LONGEST_RETRY_AFTER_SECONDS = 600
+"""A service that asks for more is left alone."""
+
+Record = TypeVar("Record")
 
 
 class CouldNotSend(Exception):
-    """No batch can be sent now; the message says why."""
+    """The service takes no batch from this caller now; the message says why.
 
+    ``status`` is that of the answer, if there was one. Another attempt may help, after so many
+    seconds, unless ``retry_after`` is None.
+    """
 
-class BatchRefused(Exception):
-    """The service refuses a whole batch for what is in it, or for its size."""
-
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(
+        self, reason: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(reason)
         self.status = status
-        self.reason = reason
+        self.retry_after = retry_after
 
 
-class Answer(NamedTuple):
-    """The outcomes of all items of a batch; or none, why not, and when to send it again."""
+class _Item(NamedTuple):
+    """A record as JSON, and its key; None where it cannot be read."""
 
-    outcomes: list[MultiCodeResponse]
-    reason: str = ""
-    retry_after: float = 0
+    text: bytes
+    key: int | None
 
 
+@dataclass
 class Client:
-    """The service at a URL, as one caller sees one of its databases."""
+    """The service at a URL, as one caller sees one of its databases; ``async with`` opens it.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session = session
-        self._url = url.rstrip("/") + BATCH_PATH
+    A batch holds at most ``batch_items`` records and ``batch_bytes`` of JSON and may take
+    ``timeout_seconds``; ``concurrency`` of them are under way at once. What met 429, 503 or a
+    broken connection is sent again, ``retries`` times at most, later each time, and not before
+    the service's Retry-After. Before each retry ``pause`` is awaited with the reason, the seconds
+    to wait and the number of the attempt that follows; what it raises ends the sending.
+    """
 
-    async def put(self, items: Sequence[bytes], place: str) -> Answer:
-        """Send a batch of items, each as JSON. Raises CouldNotSend and BatchRefused.
+    url: str
+    database: str
+    api_key: str = field(repr=False)
+    token: str = field(repr=False)
+    concurrency: int = 4
+    retries: int = 6
+    timeout_seconds: float = 300.0
+    batch_items: int = 1000
+    batch_bytes: int = 8_000_000
+    pause: Callable[[str, float, int], Awaitable[None]] = lambda _, seconds, __: sleep(seconds)
 
-        The same items of the same place are the same request, which may be sent again.
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            headers={
+                wire.API_KEY_HEADER: self.api_key,
+                hdrs.AUTHORIZATION: f"Bearer {self.token}",
+                wire.DATABASE_HEADER: self.database,
+                hdrs.CONTENT_TYPE: "application/json",
+                hdrs.ACCEPT: "application/json",
+            },
+            timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
+            connector=aiohttp.TCPConnector(limit=self.concurrency),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._session.close()
+
+    async def send(
+        self, records: Iterable[Record] | AsyncIterable[Record], name: str = ""
+    ) -> AsyncGenerator[tuple[Record, Outcome]]:
+        """Yield each record with its outcome, in the order of the records. Raises CouldNotSend.
+
+        A record is what msgspec encodes as a JSON object: a dict, a Struct, or JSON as
+        ``msgspec.Raw``. Records of one key take effect in their order. A 503 is one that
+        lasted through all retries.
+
+        Records with key 0 are created once, however often a batch is sent again. With a name
+        that holds for later calls, too: the same records in the same order under the same name
+        are created once, for as long as the service remembers (its ``idempotency_days``).
         """
+        async with aclosing(self.batches(records, name or str(uuid4()))) as batches:
+            async for batch in batches:
+                for pair in batch:
+                    yield pair
+
+    async def batches(
+        self, records: Iterable[Record] | AsyncIterable[Record], name: str, place: int = 0
+    ) -> AsyncGenerator[list[tuple[Record, Outcome]]]:
+        """Yield the same batch by batch; ``place`` is that of the first record under the name.
+
+        Who goes on after a batch, with the place of the next record, cuts the rest as before.
+        """
+        at_work: deque[tuple[list[Record], set[int], asyncio.Task[list[Outcome]]]] = deque()
+
+        async def first() -> list[tuple[Record, Outcome]]:
+            records, _, task = at_work[0]
+            outcomes = await task
+            at_work.popleft()
+            return list(zip(records, outcomes, strict=True))
+
+        try:
+            async for batch in self._cut(records):
+                keys = {item.key for _, item in batch if item.key}
+                # Of two batches at once the later might come first.
+                while len(at_work) >= self.concurrency or any(keys & k for _, k, _ in at_work):
+                    yield await first()
+                delivery = self._deliver([item for _, item in batch], f"{name}\n{place}")
+                records_of = [record for record, _ in batch]
+                at_work.append((records_of, keys, asyncio.create_task(delivery)))
+                place += len(batch)
+            while at_work:
+                yield await first()
+        finally:
+            for _, _, task in at_work:
+                task.cancel()
+            await asyncio.gather(*(task for _, _, task in at_work), return_exceptions=True)
+
+    async def _cut(
+        self, records: Iterable[Record] | AsyncIterable[Record]
+    ) -> AsyncGenerator[list[tuple[Record, _Item]]]:
+        batch: list[tuple[Record, _Item]] = []
+        size = 0
+        async for record in records if isinstance(records, AsyncIterable) else _each(records):
+            text = msgspec.json.encode(record)
+            size += len(text)
+            if batch and (len(batch) == self.batch_items or size > self.batch_bytes):
+                yield batch
+                batch, size = [], len(text)
+            batch.append((record, _Item(text, key_of(text))))
+        if batch:
+            yield batch
+
+    async def _deliver(self, items: Sequence[_Item], place: str) -> list[Outcome]:
+        """Send items until the outcome of each is known, or 503 lasts. Raises CouldNotSend."""
+        known: dict[int, Outcome] = {}
+        sent: Sequence[int] = range(len(items))
+        for attempt in count(1):
+            problem, outcomes = await self._attempt([items[index] for index in sent], place)
+            for index, outcome in zip(sent, outcomes, strict=problem is None):
+                # Sent again with its batch, what was created is updated.
+                if index not in known or (known[index].status, outcome.status) != (201, 200):
+                    known[index] = outcome
+            again = [index for index in sent if index not in known or known[index].status == 503]
+            if not again or (attempt > self.retries and len(again) < len(items)):
+                break
+            problem = problem or CouldNotSend(known[again[0]].body, 503, 0)
+            seconds = problem.retry_after
+            if seconds is None or seconds > LONGEST_RETRY_AFTER_SECONDS or attempt > self.retries:
+                raise problem
+            backoff = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (attempt - 1))
+            seconds += backoff * random.uniform(0.5, 1)  # noqa: S311
+            await self.pause(str(problem), seconds, attempt + 1)
+            # Records without a key are created once within the same batch only.
+            if all(items[index].key for index in again):
+                sent = again
+        return [known[index] for index in range(len(items))]
+
+    async def _attempt(
+        self, items: Sequence[_Item], place: str
+    ) -> tuple[CouldNotSend | None, list[Outcome]]:
+        """Return the outcomes, or the problem; find those for which a batch is refused whole."""
+        try:
+            return None, await self._put([item.text for item in items], place)
+        except CouldNotSend as error:
+            if error.status not in (400, 413):
+                return error, []
+            if len(items) == 1:
+                return None, [Outcome(items[0].key, error.status, str(error))]
+        middle = len(items) // 2
+        first = await self._deliver(items[:middle], f"{place} first half")
+        return None, first + await self._deliver(items[middle:], f"{place} second half")
+
+    async def _put(self, items: Sequence[bytes], place: str) -> list[Outcome]:
+        """Send a batch; the same items at the same place are the same request."""
         body = b"[" + b",".join(items) + b"]"
-        key = hashlib.sha256(place.encode() + body).hexdigest()
+        key = hashlib.sha256(f"{place}\n".encode() + body).hexdigest()
         try:
             async with self._session.put(
-                self._url, data=body, headers={IDEMPOTENCY_HEADER: key}, allow_redirects=False
+                self.url.rstrip("/") + wire.BATCH_PATH,
+                data=body,
+                headers={wire.IDEMPOTENCY_HEADER: key},
+                allow_redirects=False,
             ) as response:
-                received = await response.read()
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError):
-            raise CouldNotSend(
-                "the server's certificate is not trusted; SSL_CERT_FILE may name a file of others"
-            ) from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            return Answer([], "the service cannot be reached")
-        except TimeoutError:
-            return Answer([], "no answer came in time")
-        except aiohttp.ClientError:
-            return Answer([], "the connection broke")
-        answer = _answer(response.status, response.headers.get(hdrs.RETRY_AFTER), received)
-        if not answer.reason and len(answer.outcomes) != len(items):
-            return Answer([], "the answer is incomplete")
-        return answer
-
-
-def _answer(status: int, retry_after: str | None, body: bytes) -> Answer:
-    """Return what an answer says about its batch. Raises CouldNotSend and BatchRefused."""
-    try:
-        envelope = msgspec.json.decode(body, type=Envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+                answer = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unanswered(error) from None
         envelope = None
-    if envelope and envelope.data is not None:
-        return Answer(envelope.data)
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            envelope = msgspec.json.decode(answer, type=Envelope)
+        if envelope is None or envelope.data is None:
+            raise _refusal(response, envelope)
+        if len(envelope.data) != len(items):
+            raise CouldNotSend("the answer is incomplete", retry_after=0)
+        values = [outcome.id[0].value for outcome in envelope.data]
+        keys = [None if value is None else int(value) for value in values]
+        return [Outcome(key, o.status, o.body) for key, o in zip(keys, envelope.data, strict=True)]
+
+
+async def _each(records: Iterable[Record]) -> AsyncGenerator[Record]:
+    for record in records:
+        yield record
+
+
+class _Keyed(msgspec.Struct):
+    key: int | float | None = msgspec.field(name=wire.KEY_FIELD, default=None)
+
+
+def key_of(text: bytes) -> int | None:
+    """Return the key of a record in JSON as the service reads it, None where it has none."""
+    try:
+        key = msgspec.json.decode(text, type=_Keyed).key
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return int(key) if key is not None and key == key // 1 else None
+
+
+def _unanswered(error: Exception) -> CouldNotSend:
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            cause: Any = error.certificate_error
+            reason = f"the server's certificate is not trusted: {cause.verify_message}"
+            return CouldNotSend(f"{reason}; SSL_CERT_FILE may name others")
+        case aiohttp.ClientConnectorSSLError():
+            cause = getattr(error.os_error, "reason", error.os_error)
+            return CouldNotSend(f"{error.host} does not speak TLS, as https:// asks for ({cause})")
+        case aiohttp.ClientConnectorDNSError():
+            reason = f"the host {error.host} is not found"
+        case aiohttp.ClientConnectorError():
+            number = error.os_error.errno
+            cause = os.strerror(number) if number else error.os_error
+            reason = f"cannot connect to {error.host}:{error.port}: {cause}"
+        case TimeoutError():
+            reason = "no answer came in time"
+        case _:
+            reason = "the connection broke"
+    return CouldNotSend(reason, retry_after=0)
+
+
+def _refusal(response: aiohttp.ClientResponse, envelope: Envelope | None) -> CouldNotSend:
+    """Return what an answer without outcomes means."""
+    status, retry_after = response.status, response.headers.get(hdrs.RETRY_AFTER)
     reason = f"the service answered {status}"
     if envelope and envelope.error:
-        reason += f": {_printable(envelope.error.detail)}"
-    is_busy = status == HTTPStatus.TOO_MANY_REQUESTS or (
-        # The same batch is still at work, for an earlier run or another one.
-        status == HTTPStatus.CONFLICT and retry_after is not None
-    )
-    if is_busy or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Answer([], reason, _seconds(retry_after))
-    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-        raise BatchRefused(status, reason)
-    if status < HTTPStatus.BAD_REQUEST:
+        reason += ": " + "".join(filter(str.isprintable, envelope.error.detail))[:500]
+    elif status == 400:
+        # Of something between: a batch that the service refuses is told in an envelope.
+        return CouldNotSend(reason)
+    # 409: the same batch is still at work, for an earlier run or another one.
+    if status >= 500 or status == 429 or (status == 409 and retry_after is not None):
+        return CouldNotSend(reason, status, _seconds(retry_after or ""))
+    if status < 400:
         reason += ", as the service never does; check the URL"
-    raise CouldNotSend(reason)
+    return CouldNotSend(reason, status)
 
 
-def _printable(detail: str) -> str:
-    return "".join(filter(str.isprintable, detail))[:500]
-
-
-def _seconds(retry_after: str | None) -> float:
+def _seconds(retry_after: str) -> float:
     """Return how long a Retry-After header asks to wait: seconds or an HTTP date."""
-    if retry_after is None:
-        return 0
-    if retry_after.isascii() and retry_after.isdigit():
+    if retry_after.isdecimal():
         return float(retry_after[:9])
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return 0
-    return max(0.0, (moment.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds())
-
-
-@asynccontextmanager
-async def connect(
-    url: str, database: str, api_key: str, token: str, *, patience: float, concurrency: int
-) -> AsyncIterator[Client]:
-    """Open the connections to a service, which speak for one caller and wait so many seconds."""
-    headers = {
-        API_KEY_HEADER: api_key,
-        hdrs.AUTHORIZATION: f"Bearer {token}",
-        DATABASE_HEADER: database,
-        hdrs.CONTENT_TYPE: "application/json",
-        hdrs.ACCEPT: "application/json",
-    }
-    async with aiohttp.ClientSession(
-        headers=headers,
-        timeout=aiohttp.ClientTimeout(total=patience, sock_connect=min(CONNECT_SECONDS, patience)),
-        connector=aiohttp.TCPConnector(limit=concurrency),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    ) as session:
-        yield Client(session, url)
+    with suppress(ValueError):
+        moment = parsedate_to_datetime(retry_after).replace(tzinfo=UTC)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return 0

@@ -27,6 +27,9 @@ BATCH_ITEMS = 100_000
 USER_NAME_LENGTH = 20
 CODE_LENGTH = 64
 
+CONTRACT_PATH = f"{DOCS_PATH}/contract.md"
+"""Where each service shows its copy of docs/contract.md."""
+
 SAMPLE = Path(__file__).with_name("sample.json")
 """Registered trials, a batch to try the service with."""
 
@@ -143,13 +146,21 @@ class MultiCodeResponse(Struct):
 
 
 class ProblemDetails(Struct):
-    """Why a whole request failed: the fields of RFC 9457."""
+    """Why a whole request failed: the fields of RFC 9457.
+
+    ``type`` leads to what the contract says of the status.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     instance: str
+
+
+def problem_type(status: int) -> str:
+    """Return the ``type`` of the problems of a status."""
+    return f"{CONTRACT_PATH}#{status}"
 
 
 class Debug(Struct):

@@ -22,6 +22,7 @@ from service.wire import (
     MultiCodeResponse,
     Outcome,
     ProblemDetails,
+    problem_type,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def encode_problem(problem: Problem, instance: str, activity_id: str) -> bytes:
         Envelope(
             data=None,
             error=ProblemDetails(
-                type="about:blank",
+                type=problem_type(problem.status),
                 title=HTTPStatus(problem.status).phrase,
                 status=problem.status,
                 # It may quote a header, whose bytes need not be UTF-8.

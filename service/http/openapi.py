@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document, derived from the structs of the wire (contract sections 1 and 4)."""
 
 import json
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -9,17 +8,17 @@ from aiohttp import hdrs
 
 from service import __version__
 from service.config import Server
+from service.http import examples
 from service.http.envelope import MEDIA_TYPES
 from service.wire import (
     ACTIVITY_HEADER,
     API_KEY_HEADER,
     BATCH_PATH,
+    CONTRACT_PATH,
     DATABASE_HEADER,
     IDEMPOTENCY_HEADER,
-    KEY_FIELD,
     RATE_LIMIT_HEADER,
     RATE_LIMIT_POLICY_HEADER,
-    SAMPLE,
     Envelope,
     Item,
     StrictItem,
@@ -35,45 +34,48 @@ _PUBLIC_NAMES = {
     "ProblemDetails": "VBAProblemDetails",
 }
 
-_OUTCOMES = """\
-One outcome for each item, in request order; each goes out when its row is committed.
+_ITEM_STATUSES = {
+    201: ("`Created`", "inserted and committed"),
+    200: ("`Updated`", "replaced and committed"),
+    400: (
+        "names the field and the reason",
+        "the item is invalid, or PostgreSQL refused a value",
+    ),
+    403: ("message", "privilege, row-level security"),
+    409: (
+        "message",
+        "foreign key, unique or exclusion constraint; a trigger kept the record out",
+    ),
+    503: (
+        "message",
+        "the database could not be reached or was overloaded; send the item again",
+    ),
+    500: ("`Internal error` and the activity ID", "anything else"),
+}
 
-| status | body | when |
-|---|---|---|
-| 201 | `Created` | inserted and committed |
-| 200 | `Updated` | replaced and committed |
-| 400 | names the field and the reason | the item is invalid, or PostgreSQL refused a value |
-| 403 | message | privilege, row-level security |
-| 409 | message | foreign key, unique or exclusion constraint; a trigger kept the record out |
-| 503 | message | the database could not be reached or was overloaded; send the item again |
-| 500 | `Internal error` and the activity ID | anything else |
-"""
+_OUTCOMES = "\n".join(
+    [
+        "One outcome for each item, in request order; each goes out when its row is committed.",
+        "",
+        "| status | body | when |",
+        "|---|---|---|",
+        *(f"| {status} | {body} | {when} |" for status, (body, when) in _ITEM_STATUSES.items()),
+    ]
+)
 
 _DESCRIPTION = f"""\
 Creates or updates many records: one that exists is replaced as a whole, one that does not is
 created. Records are independent: one bad record never spoils another. A batch means its items one
 after another. Items that name their key may always be sent again; those with key 0 with their
 whole batch, under its `{IDEMPOTENCY_HEADER}`, which is the `activityID` where it came without one.
-"""
 
-_PROBLEMS = {
-    400: f"The database is not named, the {IDEMPOTENCY_HEADER} is none, or the body is not a JSON"
-    " array in UTF-8.",
-    401: "The API key or the token is missing or not valid.",
-    403: "The caller may not use this database, or it does not exist.",
-    409: f"A request with the same {IDEMPOTENCY_HEADER} is still at work; try again later.",
-    413: "The body is too large, or the batch has too many items.",
-    415: "The media type, charset or content coding is not supported.",
-    422: f"The same {IDEMPOTENCY_HEADER} came before with another body; nothing was applied.",
-    429: "The API key has made too many requests.",
-    500: "Internal error.",
-    503: "The service is overloaded or shutting down; send the batch again.",
-}
+A client that sends no `Accept` gets the JSON as `text/plain`; ask for `application/json` if your
+client chooses its parser by the media type.
+"""
 
 
 def document(server: Server) -> dict[str, Any]:
     """Return the document, with the limits and the base path of these settings."""
-    sample = json.loads(SAMPLE.read_text())
     return {
         "openapi": "3.1.0",
         "info": {
@@ -82,11 +84,16 @@ def document(server: Server) -> dict[str, Any]:
             "description": "Batch upserts of clinical-trial records of care cases.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        "externalDocs": {
+            # From the document's own address on.
+            "url": CONTRACT_PATH.lstrip("/"),
+            "description": "What the service promises, to the last status code",
+        },
         "servers": [{"url": server.base_path or "/"}],
         "tags": [
             {"name": "Care Case Clinical Trials", "description": "Clinical trials of care cases."}
         ],
-        "paths": {BATCH_PATH: {"put": _operation(server, sample[6])}},
+        "paths": {BATCH_PATH: {"put": _operation(server)}},
         "components": {
             "schemas": _schemas(server),
             "headers": _HEADERS,
@@ -99,13 +106,14 @@ def document(server: Server) -> dict[str, Any]:
     }
 
 
-def _operation(server: Server, example: dict[str, Any]) -> dict[str, Any]:
+def _operation(server: Server) -> dict[str, Any]:
     batch = {
         "type": "array",
         "items": {"$ref": _REFERENCE.format(name="CareCaseClinicalTrial")},
         "maxItems": server.max_batch_items,
     }
-    body = {"schema": batch, "example": [example]}
+    # One type, since generators choose among several; the others are accepted all the same.
+    body = {"schema": batch, "examples": examples.of_batches()}
     return {
         "operationId": "UpdateBatchCareCaseClinicalTrial",
         "tags": ["Care Case Clinical Trials"],
@@ -126,14 +134,14 @@ def _operation(server: Server, example: dict[str, Any]) -> dict[str, Any]:
                 "in": "header",
                 "required": False,
                 "description": "Names the batch, so that it may be sent again as a whole: records"
-                " that were created under the key answer 201 with the key they got then.",
+                " that were created under the key answer 201 with the key they got then. Any text"
+                " of yours, such as `trials-2025-01-02-part-7`; another batch needs another.",
                 "schema": {
                     "type": "string",
                     "minLength": 1,
                     "maxLength": 255,
                     "pattern": "^[!-~]+$",
                 },
-                "example": "trials-2025-01-02-part-7",
             },
             {
                 "name": str(hdrs.TRACEPARENT),
@@ -147,52 +155,36 @@ def _operation(server: Server, example: dict[str, Any]) -> dict[str, Any]:
             "required": True,
             "description": f"At most {server.max_batch_items} items and {server.max_body_bytes}"
             " bytes after decompression; `Content-Encoding` may be `gzip` or `deflate`.",
-            "content": {"application/json": body, "text/json": body, "application/*+json": body},
+            "content": {"application/json": body},
         },
         "responses": {
             "207": {
                 "description": _OUTCOMES,
                 "headers": _headers(ACTIVITY_HEADER, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
-                "content": _content(_success(example[KEY_FIELD])),
+                "content": _content(examples.of_outcomes()),
             },
-            **{str(status): _problem(status, server) for status in _PROBLEMS},
+            **{str(status): _problem(status, server) for status in examples.PROBLEMS},
         },
     }
-
-
-def _success(key: int) -> dict[str, Any]:
-    response = {"id": [{"key": KEY_FIELD, "value": str(key)}]}
-    data = [{**response, "status": 201, "body": "Created"}]
-    return {"data": data, "error": None, "debug": {"activityID": _ACTIVITY_ID}}
 
 
 def _problem(status: int, server: Server) -> dict[str, Any]:
     names = [ACTIVITY_HEADER]
     names += [hdrs.WWW_AUTHENTICATE] if status == 401 else []
     names += [hdrs.RETRY_AFTER] if status in (409, 429, 503) else []
-    error = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": _PROBLEMS[status],
-        "instance": server.base_path + BATCH_PATH,
-    }
-    example = {"data": None, "error": error, "debug": {"activityID": _ACTIVITY_ID}}
     return {
-        "description": _PROBLEMS[status],
+        "description": examples.PROBLEMS[status],
         "headers": _headers(*names),
-        "content": _content(example),
+        "content": _content(examples.of_problems(status, server)),
     }
 
 
-def _content(example: dict[str, Any]) -> dict[str, Any]:
+def _content(named: dict[str, Any]) -> dict[str, Any]:
     schema = {"$ref": _REFERENCE.format(name="MultiCodeResponseListVBAResponse")}
     # JSON first, since generated clients ask for the first; the default is text/plain.
     names = sorted(MEDIA_TYPES)
-    return {name: {"schema": schema, "example": example} for name in names}
+    return {name: {"schema": schema, "examples": named} for name in names}
 
-
-_ACTIVITY_ID = "0d4c1f0e-6f0a-4f0c-9d0b-2a4a3c0f7b11"
 
 _HEADERS = {
     ACTIVITY_HEADER: {
@@ -238,6 +230,9 @@ def _schemas(server: Server) -> dict[str, Any]:
     for name in ("entry_Date", "update_Date"):
         # None stands for a date that was not sent; null is refused.
         del record["properties"][name]["default"]
+    for name, value in examples.RECORD.items():
+        record["properties"][name]["examples"] = [value]
+    schemas["MultiCodeResponse"]["properties"]["status"]["enum"] = sorted(_ITEM_STATUSES)
     return schemas
 
 

@@ -9,9 +9,14 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from service.wire import DOCS_PATH
+from service.wire import CONTRACT_PATH, DOCS_PATH
 
 PAGE = Path(__file__).with_name("page_files")
+
+_PACKAGE = Path(__file__).parents[1]
+_INSTALLED = _PACKAGE / "contract.md"
+CONTRACT = _INSTALLED if _INSTALLED.exists() else _PACKAGE.parent / "docs" / "contract.md"
+"""Inside the package in a wheel, among the documents in a checkout."""
 
 # Nothing from elsewhere; Swagger UI sets styles from its script, and has pictures in its styles.
 CONTENT_SECURITY_POLICY = (
@@ -36,12 +41,14 @@ def add_routes(app: web.Application, openapi: Callable[[], Mapping[str, Any]]) -
     app.router.add_get("/openapi.json", openapi_json)
     _add_file(app, DOCS_PATH, PAGE / "index.html")
     _add_file(app, f"{DOCS_PATH}/page.js", PAGE / "page.js")
+    # As plain text, which browsers show; they would save Markdown to a file.
+    _add_file(app, CONTRACT_PATH, CONTRACT, "text/plain; charset=utf-8")
     for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
         _add_file(app, f"{DOCS_PATH}/{name}", swagger_ui / name)
 
 
-def _add_file(app: web.Application, path: str, file: Path) -> None:
-    media_type = mimetypes.guess_type(file)[0] or "application/octet-stream"
+def _add_file(app: web.Application, path: str, file: Path, media_type: str = "") -> None:
+    media_type = media_type or mimetypes.guess_type(file)[0] or "application/octet-stream"
     headers = {
         hdrs.CONTENT_TYPE: media_type,
         hdrs.CONTENT_SECURITY_POLICY: CONTENT_SECURITY_POLICY,

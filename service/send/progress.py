@@ -1,165 +1,135 @@
-"""How far a file is sent, kept so that a later run can go on."""
+"""How far a file is sent, and what became of its records, kept beside it."""
 
+import csv
+import hashlib
+import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from service.send.records import FailedRecord, Fate, Record, failed_line
+from service.client import Outcome
+from service.send.records import Record, Unreadable, failed_line
 
 STORED = (200, 201)
 
 
-class NotTheSame(Exception):
-    """The kept progress belongs to another file, address or database, or to other batches."""
-
-
 class _State(Struct):
-    """The kept progress: all batches before number ``until`` are finished, and those ``beyond``."""
+    """The kept progress: the first ``done`` records are finished, and have this digest.
 
-    size: int
-    modified: int
-    url: str
-    database: str
-    batch_size: int
-    failed: str
-    until: int
-    beyond: set[int]
-    counts: dict[str, int]
+    ``way``: to which service and database they went, and where it is told what became of them.
+    """
 
-
-_IDENTITY = {
-    "size": "the file's size",
-    "modified": "the file's time",
-    "url": "the URL",
-    "database": "the database",
-    "batch_size": "the batch size",
-    "failed": "the file of failed records",
-}
+    way: list[str]
+    done: int
+    digest: str
+    counts: dict[int, int]
+    keyless: int
+    sizes: list[int]
 
 
 class Progress:
-    """Keeps which batches are finished and which records failed.
+    """Keeps how many of a file's records are finished, which failed, and the outcome of each.
 
-    Without a source path (standard input) only the failed records are kept.
+    Without a source path (standard input) only the outcomes and the failed records are kept.
     """
 
     def __init__(
-        self, source: Path | None, failed: Path, url: str, database: str, batch_size: int
+        self, source: Path | None, failed: Path, outcomes: Path, url: str, database: str
     ) -> None:
         self._path = source and source.with_name(source.name + ".progress")
-        self._failed = failed
-        status = source.stat() if source else None
-        size, modified = (status.st_size, status.st_mtime_ns) if status else (0, 0)
-        self.source = f"{size} {modified}"
-        """What tells one file from another, as long as nobody edits it."""
-        self._state = _State(
-            size, modified, url, database, batch_size, os.path.abspath(failed), 0, set(), {}
-        )
-        self.counts: Counter[str] = Counter()
+        self._outputs = [failed, outcomes]
+        self._digest = hashlib.sha256()
+        way = [url, database, *map(os.path.abspath, self._outputs)]
+        self._state = _State(way, 0, "", {}, 0, [])
 
-    def load(self) -> bool:
-        """Go on where an earlier run ended; tell whether there was one. Raises NotTheSame."""
+    @property
+    def counts(self) -> Counter[int]:
+        """How many records have which status."""
+        return Counter(self._state.counts)
+
+    @property
+    def has_keyless(self) -> bool:
+        """Whether a record had no key, so that its outcome tells the one that it got."""
+        return self._state.keyless > 0
+
+    def resume(self, records: Iterator[Record]) -> int:
+        """Pass over the records that an earlier run finished; return how many of them it sent.
+
+        Passes over none if they went another way. Raises Unreadable where they are no longer
+        those of the earlier run.
+        """
         if self._path is None or not self._path.exists():
-            return False
+            return 0
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_State)
-        except msgspec.DecodeError:
-            raise NotTheSame(f"{self._path} is not a progress file") from None
-        for name, meaning in _IDENTITY.items():
-            if getattr(kept, name) != getattr(self._state, name):
-                raise NotTheSame(f"{self._path} is of another run: {meaning} differs")
+            kept = msgspec.json.decode(self._path.read_bytes(), type=_State, strict=False)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Unreadable(f"{self._path} is of another version; delete it") from None
+        if kept.way != self._state.way:
+            return 0
+        sent = 0
+        for record in islice(records, kept.done):
+            self._digest.update(record.item)
+            sent += not record.refusal
+        if self._digest.hexdigest() != kept.digest:
+            raise Unreadable(
+                f"its first {kept.done:,} records were sent already, and are no longer the same;"
+                f" delete {self._path} to send all anew (those without a key are created again)"
+            )
         self._state = kept
-        self.counts.update(kept.counts)
-        self._forget_unfinished_failures()
-        return True
+        for path, size in zip(self._outputs, kept.sizes, strict=True):
+            # What a killed run wrote after it had noted its progress will be told again.
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+        return sent
 
-    def start_anew(self) -> None:
-        """Forget earlier runs, but keep their failed records, as FILE.old."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-        if self._failed.exists():
-            self._failed.replace(self._failed.with_name(self._failed.name + ".old"))
-
-    def unfinished(self, records: Iterable[Record]) -> Iterator[list[Record]]:
-        """Cut a file into batches, in every run the same, and yield those to be sent."""
-        records = iter(records)
-        while batch := list(islice(records, self._state.batch_size)):
-            if not self._is_finished(batch[0].number):
-                yield batch
-
-    def begin(self) -> None:
-        """Note, before anything is sent, how the file is cut into batches."""
-        if self._path is not None and not self._path.exists():
-            self._save()
-
-    def finish(self, batch: list[Record], fates: Mapping[int, Fate]) -> None:
-        """Note that a batch is finished, and the fates of its records by their numbers."""
-        self.counts.update(str(fates[record.number].status) for record in batch)
-        failures = b"".join(
-            failed_line(record, fates[record.number])
-            for record in batch
-            if fates[record.number].status not in STORED
-        )
-        if failures:
-            with open(self._failed, "ab", opener=_private) as file:
-                file.write(failures)
+    def finish(self, finished: Sequence[tuple[Record, Outcome]]) -> None:
+        """Note the next records as finished, with their outcomes."""
+        if not self._state.done:
+            self._start_anew()
+        failed, outcomes = io.BytesIO(), io.StringIO()
+        rows = csv.writer(outcomes)
+        for record, outcome in finished:
+            self._digest.update(record.item)
+            rows.writerow([record.number, outcome.key, outcome.status])
+            if outcome.status not in STORED:
+                failed.write(failed_line(record, outcome.status, outcome.body))
         state = self._state
-        state.beyond.add(self._batch_of(batch[0].number))
-        while state.until in state.beyond:
-            state.beyond.remove(state.until)
-            state.until += 1
-        self._save()
+        state.counts = self.counts + Counter(outcome.status for _, outcome in finished)
+        state.keyless += sum(record.key == 0 for record, _ in finished)
+        state.done += len(finished)
+        state.digest = self._digest.hexdigest()
+        texts = [failed.getvalue(), outcomes.getvalue().encode()]
+        state.sizes = [_append(*each) for each in zip(self._outputs, texts, strict=True)]
+        if self._path is not None:
+            new = self._path.with_name(self._path.name + ".new")
+            new.unlink(missing_ok=True)
+            _append(new, msgspec.json.encode(state))
+            new.replace(self._path)
+
+    def _start_anew(self) -> None:
+        """Keep what earlier runs told, as FILE.old."""
+        for path in self._outputs:
+            if path.exists():
+                path.replace(path.with_name(path.name + ".old"))
+        _append(self._outputs[1], b"record,key,status\r\n")
 
     def remove(self) -> None:
         """Forget the progress: the file is sent to its end."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _is_finished(self, number: int) -> bool:
-        batch = self._batch_of(number)
-        return batch < self._state.until or batch in self._state.beyond
 
-    def _batch_of(self, number: int) -> int:
-        return (number - 1) // self._state.batch_size
-
-    def _forget_unfinished_failures(self) -> None:
-        """Drop the failures of a batch that a killed run did not note as finished any more.
-
-        They will be told again: corrected and sent twice, they would be stored twice.
-        """
-        lines = self._failed.read_bytes().splitlines(True) if self._failed.exists() else []
-        kept = [line for line in lines if self._is_finished(_number_in(line))]
-        if len(kept) < len(lines):
-            _replace(self._failed, b"".join(kept))
-
-    def _save(self) -> None:
-        if self._path is not None:
-            self._state.counts = dict(self.counts)
-            _replace(self._path, msgspec.json.encode(self._state))
-
-
-def _number_in(line: bytes) -> int:
-    """Return the number of a failed record, 0 of a line that is not ours."""
-    try:
-        return msgspec.json.decode(line, type=FailedRecord).record
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return 0
-
-
-def _replace(path: Path, content: bytes) -> None:
-    new = path.with_name(path.name + ".new")
-    with open(new, "wb", opener=_private) as file:
+def _append(path: Path, content: bytes) -> int:
+    """Write to the end of a file that only its owner may read; return the file's size."""
+    if not content:
+        return path.stat().st_size if path.exists() else 0
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(path)
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that only its owner may read."""
-    return os.open(path, flags, 0o600)
+        return file.tell()

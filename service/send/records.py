@@ -1,34 +1,34 @@
 """The records of a file as JSON, NDJSON or CSV, one after the other."""
 
 import csv
-import io
+import gzip
 import json
-import re
+import os
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
-from service.wire import KEY_FIELD, Item, Keyed
+from service.client import key_of
+from service.wire import KEY_FIELD, Item, StrictItem
 
 FORMATS = {".json": "json", ".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 """The format that a file's extension tells."""
 
-MAX_CELL_CHARACTERS = 2**27
-"""Of a CSV file; csv's own limit is 128 kB."""
+DELIMITERS = ",;\t|"
+"""Those of a CSV file that its header is tried with."""
+
+csv.field_size_limit(2**27)  # characters of a cell; csv's own limit is 128 kB
 
 
 class Unreadable(Exception):
     """The file as a whole is not what its format says."""
-
-
-class Fate(NamedTuple):
-    """What became of a record."""
-
-    status: int
-    reason: str
 
 
 class Record(NamedTuple):
@@ -40,12 +40,7 @@ class Record(NamedTuple):
     number: int
     item: bytes
     key: int | None
-    refusal: Fate | None = None
-
-    @property
-    def is_named(self) -> bool:
-        """Tell whether it names its key, so that it may be sent again in any company."""
-        return self.key is not None and self.key != 0
+    refusal: str = ""
 
 
 class FailedRecord(Struct, forbid_unknown_fields=True):
@@ -57,86 +52,114 @@ class FailedRecord(Struct, forbid_unknown_fields=True):
     item: Raw
 
 
-class Records:
-    """Yields a file's records; ``position`` is how many of its bytes they were read from.
+def format_of(path: Path) -> str | None:
+    """Return the format that the file's extension tells, None where it tells none."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return FORMATS.get(name.suffix.lower())
 
-    The iteration raises Unreadable.
+
+class Records:
+    """Yields the records of a source, plain or compressed by gzip. Raises Unreadable.
+
+    A CSV header is read, and checked, at once.
     """
 
-    def __init__(self, source: BinaryIO, format_name: str) -> None:
-        self.position = 0
+    def __init__(
+        self, source: "BufferedReader[Any]", format_name: str, delimiter: str = ""
+    ) -> None:
         self._source = source
-        self._read = {"json": self._json, "ndjson": self._ndjson, "csv": self._csv}[format_name]
+        is_compressed = source.peek(2)[:2] == b"\x1f\x8b"
+        # Its head names the encoding, and is not to be lost.
+        self._plain = gzip.GzipFile(fileobj=source) if is_compressed else source
+        with _readable():
+            head = self._plain.peek(4)[:4]
+        if b"\0" in head or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise Unreadable("it is in UTF-16; save it in UTF-8 (Excel: CSV UTF-8)")
+        self._size = os.fstat(source.fileno()).st_size if source.seekable() else 0
+        self._share_of_json: float | None = None
+        if format_name == "csv":
+            self._records = self._csv(delimiter)
+        else:
+            self._records = self._json() if format_name == "json" else self._ndjson()
+
+    @property
+    def share(self) -> float:
+        """How much of the source has been read, from 0 to 1; 0 where nobody knows."""
+        if self._share_of_json is not None:
+            return self._share_of_json
+        return self._source.tell() / self._size if self._size else 0
 
     def __iter__(self) -> Iterator[Record]:
-        return self._read()
+        with _readable():
+            yield from self._records
 
     def _json(self) -> Iterator[Record]:
         """Read the whole array first, so that nothing is sent of one that is cut short."""
-        body = self._source.read().removeprefix(_BYTE_ORDER_MARK)
+        body = self._plain.read().removeprefix(_BYTE_ORDER_MARK)
         try:
             items = msgspec.json.decode(body, type=list[Raw])
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreadable(f"expected a JSON array: {error}") from None
         for number, item in enumerate(items, 1):
-            self.position += len(bytes(item)) + 1
+            self._share_of_json = number / len(items)
             yield _record(number, bytes(item))
 
     def _ndjson(self) -> Iterator[Record]:
         """Read line by line; empty lines are no records."""
         number = 0
-        for line in self._source:
-            self.position += len(line)
+        for line in self._plain:
             item = line.removeprefix(_BYTE_ORDER_MARK if number == 0 else b"").strip()
             if item:
                 number += 1
                 yield _unwrapped(_record(number, item))
 
-    def _csv(self) -> Iterator[Record]:
-        """Read row by row; the header names the fields, an empty cell is a field not sent."""
-        csv.field_size_limit(MAX_CELL_CHARACTERS)
+    def _csv(self, delimiter: str) -> Iterator[Record]:
+        """Read the header, which names the fields; return an iterator of the rows."""
         # What is not UTF-8 goes on as lone surrogates, which the service refuses by record.
-        text = io.TextIOWrapper(self._source, "utf-8-sig", "surrogateescape", newline="")
-        rows = csv.reader(text, strict=True)
-        try:
-            header = _checked_header(next(rows, []))
-            number = 0
-            for row in rows:
-                if row:
-                    number += 1
-                    self.position = self._source.tell() if self._source.seekable() else 0
-                    yield _row(number, header, row)
-        except csv.Error as error:
-            raise Unreadable(f"line {rows.line_num} is not CSV: {error}") from None
-        finally:
-            text.detach()
+        lines = (line.decode(errors="surrogateescape") for line in self._plain)
+        with _readable():
+            line = next(lines, "").removeprefix("\ufeff")
+            for each in delimiter or DELIMITERS:
+                header = next(csv.reader([line], delimiter=each), [])
+                if KEY_FIELD in map(_FIELDS.get, header):
+                    return _rows(csv.reader(lines, delimiter=each, strict=True), _checked(header))
+        seen = line.strip()[:100].encode(errors="replace").decode()
+        raise Unreadable(
+            f"expected a CSV header row that names {KEY_FIELD}, got {seen!r} (separators tried:"
+            f" {' '.join(map(repr, delimiter or DELIMITERS))}; --delimiter names another)"
+        )
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def format_of(path: Path) -> str | None:
-    """Return the format that the file's extension tells, None where it tells none."""
-    return FORMATS.get(path.suffix.lower())
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise Unreadable("its gzip data are cut short or damaged") from None
+    except csv.Error as error:
+        raise Unreadable(f"it is not CSV: {error}") from None
 
 
 def _record(number: int, item: bytes) -> Record:
     """Return a record of JSON text; one that is not JSON would spoil the whole batch."""
     try:
         msgspec.json.decode(item)
-        return Record(number, item, _key(item))
+        return Record(number, item, key_of(item))
     except UnicodeDecodeError:
         refusal = "the record is not UTF-8"
     except msgspec.DecodeError as error:
         refusal = f"the record is not JSON: {error}"
     except RecursionError:
         refusal = "the record is nested too deep"
-    return Record(number, item, None, Fate(400, refusal))
+    return Record(number, item, None, refusal)
 
 
 def _unwrapped(record: Record) -> Record:
     """Return the record within a line of a file of failed records; others as they are."""
-    if b'"item"' not in record.item or record.refusal is not None:
+    if b'"item"' not in record.item or record.refusal:
         return record
     try:
         failed = msgspec.json.decode(record.item, type=FailedRecord)
@@ -145,64 +168,95 @@ def _unwrapped(record: Record) -> Record:
     return _record(record.number, bytes(failed.item))
 
 
-def _key(item: bytes) -> int | None:
-    """Return the record's key, read as the service reads it."""
+_NAMES = Item.__struct_encode_fields__
+_FIELDS = dict(zip((*Item.__struct_fields__, *_NAMES), _NAMES * 2, strict=True))
+"""The fields by their names on the wire and by those of their columns, as COPY writes them."""
+
+_INTEGERS = {KEY_FIELD, "case_Key"}
+
+
+def _checked(header: list[str]) -> list[str]:
+    """Return the fields that a CSV header names. Raises Unreadable."""
+    for number, name in enumerate(header, 1):
+        if not name:
+            raise Unreadable(f"column {number} has no name")
+        if name not in _FIELDS:
+            close = get_close_matches(name, _NAMES, 1)
+            hint = f"did you mean {close[0]}?" if close else "a record has no such field"
+            raise Unreadable(f"column {name}: {hint}")
+    fields = [_FIELDS[name] for name in header]
+    for field in set(fields):
+        if fields.count(field) > 1:
+            raise Unreadable(f"more than one column is {field}")
+    return fields
+
+
+def _rows(rows: Iterator[list[str]], fields: list[str]) -> Iterator[Record]:
+    """Yield the rows as records; an empty cell is a field that is not sent."""
+    number = 0
     try:
-        return msgspec.json.decode(item, type=Keyed).key
-    except msgspec.ValidationError:
-        return None
+        for row in filter(None, rows):
+            number += 1
+            # Omitted, not null: the same, save for dates, whose default null would refuse.
+            values = {
+                name: _whole(cell) if name in _INTEGERS else cell
+                for name, cell in zip(fields, row, strict=False)
+                if cell
+            }
+            if len(row) != len(fields):
+                refusal = f"the row has {len(row)} cells, the header has {len(fields)}"
+                # As cells: with the fields that are left it would be a record, and erase the rest.
+                yield Record(number, _encode(row), None, refusal)
+            else:
+                item = _encode(values)
+                yield Record(number, item, key_of(item))
+    except csv.Error as error:
+        raise Unreadable(f"after record {number} it is not CSV: {error}") from None
 
 
-def _checked_header(header: list[str]) -> list[str]:
-    if KEY_FIELD not in header:
-        raise Unreadable(f"expected a CSV header row that names {KEY_FIELD} and other fields")
-    if "" in header or len(set(header)) < len(header):
-        raise Unreadable("expected a CSV header row in which every column has its own name")
-    return header
-
-
-def _integer_fields() -> frozenset[str]:
-    """Return the JSON names of the item's fields that hold an integer."""
-    info = msgspec.inspect.type_info(Item)
-    assert isinstance(info, msgspec.inspect.StructType)
-    return frozenset(field.encode_name for field in info.fields if _is_integer(field.type))
-
-
-def _is_integer(kind: msgspec.inspect.Type) -> bool:
-    if isinstance(kind, msgspec.inspect.Metadata):
-        return _is_integer(kind.type)
-    if isinstance(kind, msgspec.inspect.UnionType):
-        return any(map(_is_integer, kind.types))
-    return isinstance(kind, msgspec.inspect.IntType)
-
-
-_INTEGER_FIELDS = _integer_fields()
-_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
-
-
-def _row(number: int, header: list[str], row: list[str]) -> Record:
-    values = {
-        name: int(cell) if name in _INTEGER_FIELDS and _INTEGER.fullmatch(cell) else cell
-        for name, cell in zip(header, row, strict=False)
-        # Omitted, not null: the same, save for dates, whose default null would refuse.
-        if cell
-    }
+def _whole(text: str, otherwise: object = None) -> object:
+    """Return a whole number as an integer, however it is written; else the text, or otherwise."""
     try:
-        item = msgspec.json.encode(values)
+        number = float(text)
+    except ValueError:
+        return text
+    if number.is_integer() and abs(number) < 2**53 and "_" not in text:
+        return int(number)
+    return text if otherwise is None else otherwise
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        item = json.dumps(values).encode()
-    key = values.get(KEY_FIELD)
-    refusal = None
-    if len(row) > len(header):
-        refusal = Fate(400, f"the row has {len(row)} cells, the header has {len(header)}")
-    return Record(number, item, key if isinstance(key, int) else None, refusal)
+        return json.dumps(value).encode()
 
 
-def failed_line(record: Record, fate: Fate) -> bytes:
-    """Return the record as a line of the file of failed records."""
+class _Checked(StrictItem):
+    """An item but for the forms of its dates, which the service judges."""
+
+    entry_date: Any = msgspec.field(name="entry_Date", default=None)
+    update_date: Any = msgspec.field(name="update_Date", default=None)
+
+
+_ANY = msgspec.json.Decoder(float_hook=lambda text: _whole(text, float(text)))
+
+
+def fault_of(record: Record) -> str:
+    """Return why a record would be refused, as far as it can be told without the service."""
+    if not record.refusal:
+        try:
+            msgspec.convert(_ANY.decode(record.item), _Checked)
+        except msgspec.ValidationError as error:
+            return str(error)
+    return record.refusal
+
+
+def failed_line(record: Record, status: int, reason: str) -> bytes:
+    """Return a record as a line of the file of failed records."""
     try:
         item = msgspec.json.format(record.item, indent=-1)
         msgspec.json.decode(item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         item = msgspec.json.encode(record.item.decode(errors="replace"))
-    return msgspec.json.encode(FailedRecord(record.number, *fate, Raw(item))) + b"\n"
+    return msgspec.json.encode(FailedRecord(record.number, status, reason, Raw(item))) + b"\n"

@@ -60,6 +60,29 @@ api
   });
 """
 
+RUBY_PROGRAM = """
+require "trials_client"
+
+url, key, bearer = ARGV
+settings = TrialsClient::Configuration.new do |settings|
+  settings.scheme, settings.host = url.split("://")
+  settings.server_index = nil
+  settings.api_key["x-api-key"] = key
+  settings.access_token = bearer
+end
+api = TrialsClient::CareCaseClinicalTrialsApi.new(TrialsClient::ApiClient.new(settings))
+trial = TrialsClient::CareCaseClinicalTrial.new(
+  care_case_clinical_trial_key: 17, study_title: "Étude", entry_date: Time.now
+)
+answer = api.update_batch_care_case_clinical_trial("acme", [trial, trial])
+answer.data.each { |outcome| puts [outcome.id[0].value, outcome.status, outcome.body].join(" ") }
+begin
+  api.update_batch_care_case_clinical_trial("nowhere", [trial])
+rescue TrialsClient::ApiError => error
+  puts "#{error.code} #{JSON.parse(error.response_body)["error"]["detail"]}"
+end
+"""
+
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
@@ -120,6 +143,32 @@ async def test_a_generated_typescript_client_sends_a_batch_and_reads_typed_outco
     )
 
     assert printed.splitlines() == ["17 201 Created", "17 200 Updated"]
+
+
+async def test_a_generated_ruby_client_sends_a_batch_and_reads_typed_outcomes(
+    make_service: MakeService, generate: Callable[..., Path]
+) -> None:
+    if not (
+        shutil.which("ruby")
+        and run("ruby", "-e", "begin; require 'typhoeus'; puts 1; rescue LoadError; end")
+    ):
+        pytest.skip("the generated client needs Ruby and its typhoeus")
+    service = await make_service()
+    folder = generate("ruby", "--additional-properties=gemName=trials_client")
+    program = folder / "program.rb"
+    program.write_text(RUBY_PROGRAM)
+
+    printed = await asyncio.to_thread(
+        run, "ruby", "-I", folder / "lib", program, service.url, API_KEY, token()
+    )
+
+    assert printed.splitlines() == [
+        "17 201 Created",
+        "17 200 Updated",
+        "403 The caller may not use this database.",
+    ]
+    (row,) = await service.fetch("select study_title from care_case_clinical_trial")
+    assert row["study_title"] == "Étude"
 
 
 SCHEMATHESIS = """

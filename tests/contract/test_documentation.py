@@ -3,27 +3,32 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import (
-    element_to_be_clickable,
+    presence_of_element_located,
     text_to_be_present_in_element,
 )
 from selenium.webdriver.support.wait import WebDriverWait
 
 from service.config import Server
+from service.engine import sqlstates
 from service.http import openapi
-from service.wire import Item
+from service.wire import IDEMPOTENCY_HEADER, SAMPLE, Item
 from tests.harness.running import MakeService
 from tests.harness.service import API_KEY, KEY, PATH, token
+from tests.harness.source import ROOT
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -65,7 +70,9 @@ def test_the_document_names_everything_as_the_public_api_does() -> None:
     assert "Retry-After" in operation["responses"]["503"]["headers"]
     body = operation["requestBody"]["content"]["application/json"]
     assert body["schema"]["maxItems"] == 7
-    assert len(msgspec.convert(body["example"], list[Item])) == 1
+    assert list(operation["requestBody"]["content"]) == ["application/json"]
+    assert list(body["examples"]) == ["created", "key-0", "refused"]
+    assert len(msgspec.convert(body["examples"]["created"]["value"], list[Item])) == 1
 
 
 def test_every_field_has_its_limit_and_a_description() -> None:
@@ -84,6 +91,101 @@ def test_every_field_has_its_limit_and_a_description() -> None:
     assert "additionalProperties" not in lenient["CareCaseClinicalTrial"]
 
 
+def examples_of(status: int, **limits: Any) -> dict[str, Any]:
+    """Return the document's examples of an answer by their names."""
+    document = openapi.document(Server(**limits))
+    content = document["paths"][PATH]["put"]["responses"][str(status)]["content"]
+    assert content["text/plain"] == content["application/json"] == content["text/json"]
+    return {name: each["value"] for name, each in content["application/json"]["examples"].items()}
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "batch", "headers"),
+    [
+        (400, "database-missing", b"[]", {"vbasoftware-database": None}),
+        (400, "key", b"[]", {IDEMPOTENCY_HEADER: "ü"}),
+        (400, "empty", b"", {}),
+        (400, "no-array", b"{}", {}),
+        (401, "credentials", b"[]", {"x-api-key": None}),
+        (403, "database", b"[]", {"vbasoftware-database": "elsewhere"}),
+        (413, "bytes", b"[" + b" " * 100 + b"]", {}),
+        (413, "items", b"[1,2,3]", {}),
+        (415, "media-type", b"[]", {"Content-Type": "text/plain"}),
+        (415, "charset", b"[]", {"Content-Type": "application/json; charset=latin-1"}),
+        (415, "coding", b"[]", {"Content-Encoding": "br"}),
+        (422, "another-body", b"[1]", {IDEMPOTENCY_HEADER: "used"}),
+    ],
+)
+async def test_the_examples_of_refusals_are_what_the_service_says(
+    make_service: MakeService,
+    status: int,
+    cause: str,
+    batch: bytes,
+    headers: dict[str, str | None],
+) -> None:
+    limits: Any = {"max_body_bytes": 100, "max_batch_items": 2}
+    service = await make_service(**limits)
+    await service.put([], headers={IDEMPOTENCY_HEADER: "used"})
+
+    answer = await service.put(batch, headers=headers)
+
+    assert answer.status == status
+    assert answer.envelope | {"debug": {}} == examples_of(status, **limits)[cause] | {"debug": {}}
+
+
+async def test_the_type_of_every_problem_leads_to_a_row_of_the_contract(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    statuses = [*openapi.document(Server())["paths"][PATH]["put"]["responses"], "404", "405"]
+    statuses.remove("207")
+    answer = await service.put([], path="/elsewhere")
+
+    place, _, row = answer.envelope["error"]["type"].partition("#")
+    async with service.session.get(service.url + place) as response:
+        contract = await response.text()
+
+    assert row == "404"
+    for status in statuses:
+        assert f'<a id="{status}"></a>{status} |' in contract
+    assert openapi.document(Server())["externalDocs"]["url"] == place.lstrip("/")
+
+
+async def test_the_examples_of_batches_get_the_outcomes_that_are_shown(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    operation = openapi.document(Server())["paths"][PATH]["put"]
+    batches = operation["requestBody"]["content"]["application/json"]["examples"]
+    outcomes = examples_of(207)
+
+    assert batches.keys() == outcomes.keys()
+    for name, batch in batches.items():
+        answer = await service.put(batch["value"])
+        shown = outcomes[name]["data"]
+        if name == "key-0":
+            shown[0]["id"][0]["value"] = str(answer.keys[0])
+        assert answer.envelope["data"] == shown
+
+
+def test_the_statuses_of_an_item_are_an_enumeration() -> None:
+    schemas = openapi.document(Server())["components"]["schemas"]
+    told = {entry.status for entry in (*sqlstates.BY_CODE.values(), *sqlstates.BY_CLASS.values())}
+
+    enumerated = schemas["MultiCodeResponse"]["properties"]["status"]["enum"]
+
+    assert enumerated == [200, 201, 400, 403, 409, 500, 503]
+    assert told <= {*enumerated}
+
+
+def test_every_field_has_an_example_that_is_valid() -> None:
+    fields = openapi.document(Server())["components"]["schemas"]["CareCaseClinicalTrial"]
+    record = {name: field["examples"][0] for name, field in fields["properties"].items()}
+
+    assert msgspec.convert(record, Item).care_case_clinical_trial_arm_id
+    assert all(value is not None for value in record.values())
+
+
 async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_from_elsewhere(
     make_service: MakeService,
 ) -> None:
@@ -98,14 +200,38 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
     assert "//" not in page.replace("<!doctype", "")
     for name, media_type in {
+        "contract.md": "text/plain; charset=utf-8",
         "swagger-ui.css": "text/css",
         "swagger-ui-bundle.js": "javascript",
         "page.js": "javascript",
     }.items():
-        assert f"docs/{name}" in page
+        assert name == "contract.md" or f"docs/{name}" in page
         async with service.session.get(f"{service.url}/docs/{name}") as response:
             assert response.status == 200
             assert media_type in response.headers["Content-Type"]
+
+
+async def test_the_ten_lines_of_python_in_the_readme_send_the_sample(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "http://127.0.0.1:8080" in program
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program.replace("http://127.0.0.1:8080", service.url)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "KEY": API_KEY, "TOKEN": token()},
+    )
+    printed, _ = await process.communicate()
+
+    sample = json.loads(SAMPLE.read_text())
+    assert printed.decode().splitlines() == [
+        f"201 Created {record['study_Title']}" for record in sample
+    ]
+    assert len(list(filter(None, program.splitlines()))) == 10
+    assert len(await service.comments()) == len(sample)
 
 
 @pytest.fixture
@@ -118,7 +244,7 @@ def browser() -> Iterator[webdriver.Chrome]:
     for option in (
         *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
         *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-        *("--disable-sync", "--disable-quic", "--window-size=1200,2400"),
+        *("--disable-sync", "--disable-quic", "--window-size=1200,1000"),
     ):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -127,33 +253,62 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.quit()
 
 
-def execute(browser: webdriver.Chrome, address: str) -> tuple[str, str]:
+def execute(browser: webdriver.Chrome) -> tuple[str, str]:
     """Press "Execute" on the page; return the status and the body that it shows."""
-    browser.get(address)
     wait = WebDriverWait(browser, 20)
-    button = wait.until(element_to_be_clickable((By.CSS_SELECTOR, "button.execute")))
-    browser.execute_script("arguments[0].click()", button)
+    # The credentials are filled in after the page is drawn, which draws it once more.
+    wait.until(presence_of_element_located((By.CSS_SELECTOR, ".authorize.locked")))
     live = (By.CSS_SELECTOR, ".live-responses-table tr.response td.response-col_status")
-    wait.until(text_to_be_present_in_element(live, "2"))
+
+    def press(_: webdriver.Chrome) -> bool:
+        browser.find_element(By.CSS_SELECTOR, "button.execute").click()
+        try:
+            return bool(WebDriverWait(browser, 2).until(text_to_be_present_in_element(live, "2")))
+        except TimeoutException:
+            return False
+
+    wait.until(press)
     status = browser.find_element(*live).text
     body = browser.find_element(By.CSS_SELECTOR, ".live-responses-table .highlight-code").text
     return status, body
 
 
+IS_IN_VIEW = """
+const box = document.querySelector(".live-responses-table tr.response").getBoundingClientRect();
+return box.top >= 0 && box.top < innerHeight - 200;
+"""
+
+
 @pytest.mark.slow
-async def test_the_page_sends_its_example_when_execute_is_pressed(
+async def test_the_page_sends_its_example_and_shows_the_answer_also_after_a_reload(
     make_service: MakeService, browser: webdriver.Chrome
 ) -> None:
     service = await make_service()
-    address = f"{service.url}/docs#key={API_KEY}&token={token()}&database=acme"
 
-    status, body = await asyncio.to_thread(execute, browser, address)
+    def look() -> list[tuple[str, str]]:
+        browser.get(f"{service.url}/docs#key={API_KEY}&token={token()}&database=acme")
+        first = execute(browser)
+        WebDriverWait(browser, 10).until(lambda _: browser.execute_script(IS_IN_VIEW))
+        if picture := os.environ.get("DOCS_PICTURE"):
+            # With what was sent above it; for the README.
+            browser.set_window_size(1000, 1500)
+            operation = browser.find_element(By.CSS_SELECTOR, ".opblock-section-request-body")
+            browser.execute_script("arguments[0].scrollIntoView()", operation)
+            browser.save_screenshot(picture)
+            browser.set_window_size(1200, 1000)
+        browser.refresh()
+        return [first, execute(browser)]
+
+    (status, body), (status_again, body_again) = await asyncio.to_thread(look)
 
     assert status.startswith("207")
     assert '"Created"' in body
+    assert status_again.startswith("207")
+    assert '"Updated"' in body_again
     document = openapi.document(Server())
     content = document["paths"][PATH]["put"]["requestBody"]["content"]
-    assert list(await service.comments()) == [content["application/json"]["example"][0][KEY]]
+    example = content["application/json"]["examples"]["created"]["value"]
+    assert list(await service.comments()) == [example[0][KEY]]
     complaints = [line["message"] for line in browser.get_log("browser")]  # type: ignore[no-untyped-call]
     assert complaints == []
     assert API_KEY not in browser.current_url

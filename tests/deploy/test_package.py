@@ -79,6 +79,8 @@ def installed() -> Iterator[Installed]:
         folder.chmod(0o755)
         for file in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / file, folder)
+        (folder / "docs").mkdir()
+        shutil.copy(ROOT / "docs" / "contract.md", folder / "docs")
         for package in ("service", "sql"):
             shutil.copytree(ROOT / package, folder / package)
         venv.create(folder / "venv", symlinks=True)
@@ -151,6 +153,14 @@ def test_the_sql_lies_inside_the_package(installed: Installed) -> None:
         for top in (ROOT / "sql", folder)
     )
     assert packed == files
+
+
+def test_the_contract_lies_inside_the_package(installed: Installed) -> None:
+    found = installed.run("python", "-c", "import service.http.page as p; print(p.CONTRACT)")
+
+    path = installed.packages / "service/contract.md"
+    assert found == f"{path}\n"
+    assert path.read_bytes() == (ROOT / "docs" / "contract.md").read_bytes()
 
 
 def test_the_command_tells_its_version_and_its_document(installed: Installed) -> None:

@@ -36,7 +36,11 @@ class Command:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def start(self, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    async def start(
+        self,
+        *arguments: str,
+        stderr: int = asyncio.subprocess.PIPE,
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
@@ -44,22 +48,24 @@ class Command:
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
             cwd=self._folder,
             env={
                 **os.environ,
                 "PYTHONPATH": str(Path(__file__).parents[2]),
                 "SERVICE_API_KEY": API_KEY,
                 "SERVICE_TOKEN": TOKEN,
-                **environment,
             },
         )
 
-    async def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Run:
-        return await self.end(await self.start(*arguments, **environment), stdin)
+    async def run(self, *arguments: str, stdin: bytes = b"", seconds: float = 20) -> Run:
+        process = await self.start(*arguments)
+        return await self.end(process, stdin, seconds)
 
-    async def end(self, process: asyncio.subprocess.Process, stdin: bytes = b"") -> Run:
-        stdout, stderr = await asyncio.wait_for(process.communicate(stdin), 20)
+    async def end(
+        self, process: asyncio.subprocess.Process, stdin: bytes = b"", seconds: float = 20
+    ) -> Run:
+        stdout, stderr = await asyncio.wait_for(process.communicate(stdin), seconds)
         assert process.returncode is not None
         for credential in (API_KEY, TOKEN):
             assert credential.encode() not in stdout + stderr
@@ -120,7 +126,7 @@ class Front:
         if self.answers:
             return await self.answers.pop(0)(request, batch)
         if self._service is None:
-            return web.Response(status=207, body=envelope((item[KEY], 200) for item in batch))
+            return web.Response(status=207, body=envelope((int(item[KEY]), 200) for item in batch))
         answer = await self._service.put(body, headers={IDEMPOTENCY_HEADER: key})
         if is_cut:
             return await cut(request, batch)
@@ -166,9 +172,9 @@ def problem(status: int, retry_after: str | None = None) -> Callable[..., Any]:
 
 
 async def cut(request: web.Request, _batch: list[Any]) -> web.StreamResponse:
-    """Cut off the connection instead of an answer."""
-    assert request.transport is not None
-    request.transport.abort()
+    """Cut off the connection instead of an answer, if the client has not done so."""
+    if request.transport is not None:
+        request.transport.abort()
     return web.Response()
 
 

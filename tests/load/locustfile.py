@@ -12,6 +12,10 @@ is known to be stored. Anything else is a failure by its own name, and the exit 
 A 503 or 429 of the whole request is a row of its own; the batch is sent again after what
 Retry-After asks for. The rows ITEM of the statistics count items, not requests: their RPS is
 items/s. They are no part of the row Aggregated.
+
+``--fail-if "p95>200ms" --fail-if "failures>0.1%"`` sets what else makes the exit status 1.
+``--arrival-rate 50`` lets 50 batches arrive each second, however fast the service is; response
+times then count from the moment at which a batch was due. ``--users`` is how many may wait at once.
 """
 
 import argparse
@@ -27,6 +31,7 @@ import gevent
 from locust import FastHttpUser, events, task
 from locust.runners import WorkerRunner
 
+from tests.load.arrivals import Arrivals
 from tests.load.batches import (
     FIRST_KEY,
     PATH,
@@ -40,6 +45,7 @@ from tests.load.batches import (
     verify,
     verify_refusal,
 )
+from tests.load.thresholds import Measured, broken, threshold
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +103,10 @@ def add_arguments(parser: Any) -> None:
     # From the environment rather than the command line, where every account can read them.
     add("--api-key", env_var="LOAD_API_KEY", default="", help="default: $LOAD_API_KEY")
     add("--token", env_var="LOAD_TOKEN", default="", help="default: $LOAD_TOKEN")
+    add("--fail-if", type=threshold, action="append", default=[], metavar="THRESHOLD",
+        help="p95>200ms, max>2s, failures>0.1%%, refused>5%%; may be given again")  # fmt: skip
+    add("--arrival-rate", type=number(float, 0.001), default=None,
+        help="batches a second that arrive, however fast they are answered (none)")  # fmt: skip
     add("--insecure", action="store_true", help="do not check the server's certificate")
 
 
@@ -123,6 +133,7 @@ class Sender(FastHttpUser):
     def send(self) -> None:
         """Send one batch, and again as long as the service asks to wait."""
         database = next(self._databases)
+        due = self._wait_until_due()
         batch = build(
             RECORDS,
             self.environment.load_keys.draw(self._size, self._chance),
@@ -130,15 +141,27 @@ class Sender(FastHttpUser):
             bad_share=self._bad_share,
             existing=LEDGER.stored[database],
         )
-        while (wait := self._put(batch, database)) is not None:
+        while (wait := self._put(batch, database, due)) is not None:
             gevent.sleep(wait)
 
-    def _put(self, batch: Batch, database: str) -> float | None:
+    def _wait_until_due(self) -> float | None:
+        """Return when the batch is due, None where it is whenever this user is free."""
+        arrivals: Arrivals | None = self.environment.load_arrivals
+        if arrivals is None:
+            return None
+        due = arrivals.next(time.perf_counter())
+        gevent.sleep(max(0.0, due - time.perf_counter()))
+        return due
+
+    def _put(self, batch: Batch, database: str, due: float | None) -> float | None:
         """Send a batch; return the seconds to wait before it is sent again, or None."""
         headers = {**self._headers, "vbasoftware-database": database}
         with self.client.put(
             PATH, data=batch.body, headers=headers, name="batch", catch_response=True
         ) as response:
+            if due is not None:
+                # Also the time in which no user was free, or the service asked to wait.
+                response.request_meta["response_time"] = (time.perf_counter() - due) * 1000
             try:
                 if response.status_code in TELL_TO_WAIT:
                     response.request_meta["name"] = f"batch refused with {response.status_code}"
@@ -192,6 +215,8 @@ def prepare(environment: Any, **_: Any) -> None:
     """Weigh the keys once for all users."""
     options = environment.parsed_options
     environment.load_keys = Keys(options.keys, options.key_skew)
+    rate = options.arrival_rate
+    environment.load_arrivals = None if rate is None else Arrivals(rate, random.Random())
 
 
 @events.quitting.add_listener
@@ -212,5 +237,17 @@ def report(environment: Any, **_: Any) -> None:
     print(f"  {total:>12,} items {'in all':<12} {rate:>10,.0f} items/s")
     for error in stats.errors.values():
         print(f"  FAILED {error.occurrences:,} times: {error.name}: {error.error}")
-    if stats.errors or LEDGER.mismatches or not total:
-        environment.process_exit_code = 1
+    measured = Measured(
+        answered=batches.num_requests - batches.num_failures,
+        failed=sum(error.occurrences for error in stats.errors.values()),
+        refused=sum(
+            entry.num_requests for (name, _), entry in stats.entries.items() if "refused" in name
+        ),
+        percentile=lambda share: float(
+            batches.max_response_time if share == 1 else batches.get_response_time_percentile(share)
+        ),
+    )
+    missed = broken(environment.parsed_options.fail_if, measured)
+    for words in missed:
+        print(f"  FAILED: {words}")
+    environment.process_exit_code = 1 if missed or not total else 0

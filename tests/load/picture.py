@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-PAGE, PICTURE = RESULTS / "report.html", RESULTS / "report.png"
+PAGE, PICTURE = RESULTS / "report.html", Path(__file__).parents[1] / "pictures" / "load.png"
 BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome")
 
 

@@ -2,12 +2,13 @@
 
     make load LOAD="--users 20 --run-time 30s --bad-share 0.01"
     make load LOAD="--stages 10s:4,20s:16 --key-skew 1.1"
+    make load LOAD="--arrival-rate 20 --fail-if 'p95>200ms'"
     make load LOAD="--host https://service.example/vbasoftware --tenants acme"
 
 Every argument goes to Locust (see locustfile.py). Without ``--host`` a demo is started in a
 folder that is deleted afterwards; with it, LOAD_API_KEY and LOAD_TOKEN must be set. Writes
 report.html and Locust's CSV files into tests/load/results/, where git ignores them. Exits with
-Locust's status: 1 if any response was not as it must be.
+Locust's status: 1 if any response was not as it must be, or a threshold was not kept.
 """
 
 import os
@@ -23,6 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
 DEFAULTS = ("--users", "8", "--spawn-rate", "2", "--run-time", "60s")
+AT_A_RATE = ("--users", "100", "--spawn-rate", "100", "--run-time", "60s")
 STOP_SECONDS = 60
 
 
@@ -70,13 +72,15 @@ def _announced(process: "subprocess.Popen[str]", log: Path) -> dict[str, str]:
 
 def locust(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run Locust without a screen; return its exit status."""
-    has_stages = any(argument.partition("=")[0] == "--stages" for argument in arguments)
+    given = {argument.partition("=")[0] for argument in arguments}
+    has_stages = "--stages" in given
+    defaults = AT_A_RATE if "--arrival-rate" in given else DEFAULTS
     files = [HERE / "locustfile.py", *([HERE / "stages.py"] if has_stages else [])]
     command = [
         sys.executable, "-m", "locust", "--locustfile", ",".join(map(str, files)), "--headless",
         "--only-summary", "--stop-timeout", "10",
         "--html", str(RESULTS / "report.html"), "--csv", str(RESULTS / "locust"),
-        *(() if has_stages else DEFAULTS), *arguments,
+        *(() if has_stages else defaults), *arguments,
     ]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
 

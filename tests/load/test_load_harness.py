@@ -1,16 +1,19 @@
 """The load test's own parts: what it builds, and that it finds every kind of wrong response."""
 
+import argparse
 import json
 import random
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from tests.harness.service import ServiceUnderTest
+from tests.load.arrivals import Arrivals
 from tests.load.batches import (
     KEY,
     Batch,
@@ -24,6 +27,7 @@ from tests.load.batches import (
     verify_refusal,
 )
 from tests.load.make_body import bodies
+from tests.load.thresholds import Measured, broken, threshold
 
 EXPECTED = [Expected("7", (201, 200)), Expected(None, (400,)), Expected("7", (200,))]
 
@@ -218,3 +222,52 @@ def test_stages_are_read() -> None:
     from tests.load.stages import Stage, stages
 
     assert stages("10s:4,1m:16") == [Stage(10, 4), Stage(70, 16)]
+
+
+def measured(answered: int, failed: int = 0, refused: int = 0) -> Measured:
+    """Return what a load test found whose slowest 10% of the batches took 300 ms, others 100 ms."""
+    return Measured(answered, failed, refused, lambda share: 300 if share > 0.9 else 100)
+
+
+@pytest.mark.parametrize(
+    ("texts", "found", "failed"),
+    [
+        ([], measured(10), []),
+        ([], measured(10, failed=1), ["failures>0%: it was 9.09%"]),
+        (["failures>10%"], measured(10, failed=1), []),
+        (["failures > 9%"], measured(10, failed=1), ["failures > 9%: it was 9.09%"]),
+        (["refused>50%"], measured(10, refused=10), []),
+        (["refused>49.5%"], measured(10, refused=10), ["refused>49.5%: it was 50.00%"]),
+        (["p90>100ms", "p95>300ms", "max>0.3s"], measured(10), []),
+        (["p50>99.9ms"], measured(10), ["p50>99.9ms: it was 100 ms"]),
+        (
+            ["p95>200ms", "max>0.2s", "p50>1s"],
+            measured(10),
+            ["p95>200ms: it was 300 ms", "max>0.2s: it was 300 ms"],
+        ),
+    ],
+)
+def test_a_threshold_that_is_not_kept_is_told(
+    texts: list[str], found: Measured, failed: list[str]
+) -> None:
+    assert broken(list(map(threshold, texts)), found) == failed
+
+
+@pytest.mark.parametrize("text", ["p95", "p95>200", "p101>1s", "p95<1s", "failures>1", "rate>1%"])
+def test_a_threshold_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="p95>200ms"):
+        threshold(text)
+
+
+def test_arrivals_keep_their_rate_whatever_the_service_does() -> None:
+    arrivals = Arrivals(50, random.Random(1))
+
+    # Asked late: the clock of who asks has no part in it after the first.
+    due = [arrivals.next(now=100.0 + asked * 7) for asked in range(5001)]
+
+    assert due[0] == 100
+    assert due == sorted(due)
+    assert 98 < due[-1] - due[0] < 102
+    gaps = [later - earlier for earlier, later in pairwise(due)]
+    assert min(gaps) < 0.001
+    assert max(gaps) > 0.1

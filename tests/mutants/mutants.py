@@ -9,6 +9,8 @@ WRITER = "tests/engine/test_writer.py::"
 SHARING = "tests/engine/test_sharing.py::"
 FUNCTION_TEST = "tests/engine/test_function.py::"
 RETRYING = "tests/engine/test_retrying.py::"
+CLIENT = "tests/send/test_client.py::"
+STORED_ONCE = "tests/send/test_stored_once.py::"
 
 
 class Mutant(NamedTuple):
@@ -192,5 +194,40 @@ MUTANTS = [
         "if batch.is_gone():",
         "if False:",
         (WRITER + "test_a_batch_whose_caller_is_gone_starts_nothing",),
+    ),
+    Mutant(
+        "the client names a batch anew each time",
+        "service/client.py",
+        'key = hashlib.sha256(f"{place}\\n".encode() + body).hexdigest()',
+        "key = str(uuid4())",
+        (STORED_ONCE + "test_when_two_hosts_send_copies_at_once",),
+    ),
+    Mutant(
+        "the client sends batches of one key at once",
+        "service/client.py",
+        "any(keys & k for _, k, _ in at_work)",
+        "False",
+        (CLIENT + "test_batches_that_share_a_key_are_never_sent_at_once",),
+    ),
+    Mutant(
+        "the client sends an item without key again alone",
+        "service/client.py",
+        "if all(items[index].key for index in again):",
+        "if True:",
+        (CLIENT + "test_items_without_key_that_got_503_are_sent_again_with_their_whole_batch",),
+    ),
+    Mutant(
+        "a run goes on without the place it ended at",
+        "service/send/run.py",
+        "self._client.batches(items, NAME, place)",
+        "self._client.batches(items, NAME)",
+        (STORED_ONCE + "test_after_an_interrupt_the_next_run_goes_on_where_it_ended",),
+    ),
+    Mutant(
+        "a row that is cut short is a record",
+        "service/send/records.py",
+        "if len(row) != len(fields):",
+        "if len(row) > len(fields):",
+        ("tests/send/test_files.py::test_a_row_with_another_number_of_cells_erases_nothing",),
     ),
 ]

@@ -1,14 +1,21 @@
 """``python -m service send``: what a person with a file relies on."""
 
+import asyncio
+import gzip
 import os
-import signal
+import pty
+import re
 import stat
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from service.send import display
 from service.send.command import send_command
+from service.send.display import Display
 from tests.harness.running import MakeService
 from tests.harness.senders import (
     Command,
@@ -16,8 +23,9 @@ from tests.harness.senders import (
     as_csv,
     as_json,
     as_ndjson,
-    batches_of,
     failures,
+    outcomes,
+    problem,
     serving,
 )
 from tests.harness.service import KEY
@@ -70,6 +78,27 @@ async def test_standard_input_is_sent(make_service: MakeService, command: Comman
     assert len(await service.comments()) == 3
 
 
+async def test_a_stream_is_read_once_and_its_results_may_be_there_already(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ["--url", service.url, "--database", "acme", "--format", "ndjson"]
+    content = as_ndjson([*RECORDS, {KEY: "x"}])
+
+    for _ in range(2):
+        await command.run("-", *arguments, stdin=content)
+    process = await command.start("pipe", *arguments)
+    await asyncio.to_thread((tmp_path / "pipe").write_bytes, content)
+    piped = await command.end(process)
+
+    assert piped.stdout.splitlines()[1] == "updated   3"
+    assert sorted(os.listdir(tmp_path)) == [
+        *("pipe", "stdin.failed.ndjson", "stdin.failed.ndjson.old")
+    ]
+    assert len(await service.comments()) == 3
+
+
 async def test_records_that_fail_are_written_down_with_reasons_and_can_be_sent_again(
     make_service: MakeService, command: Command, tmp_path: Path
 ) -> None:
@@ -100,8 +129,7 @@ async def test_records_that_fail_are_written_down_with_reasons_and_can_be_sent_a
     assert "UTF-8" in reasons[6]
     assert (2, {KEY: "x", "comment": "b"}) in [(number, item) for number, *_, item in written]
     assert second.status == 1
-    # The fields of the row with too many cells are themselves in order.
-    assert await service.comments() == {1: "a", 2: "b", 4: "d", 5: "e"}
+    assert await service.comments() == {1: "a", 2: "b", 4: "d"}
 
 
 async def test_a_line_that_is_not_json_spoils_no_other(
@@ -119,20 +147,6 @@ async def test_a_line_that_is_not_json_spoils_no_other(
     written = failures(tmp_path / "r.ndjson.failed.ndjson")
     assert [(number, status) for number, status, _, _ in written] == [(2, 400), (3, 400)]
     assert written[0][3] == "not JSON"
-
-
-async def test_batches_beyond_the_limits_of_the_service_are_halved(
-    make_service: MakeService, command: Command, tmp_path: Path
-) -> None:
-    service = await make_service(max_batch_items=3, max_body_bytes=1000)
-    records = [{KEY: key, "comment": "x" * (2000 if key == 5 else 1)} for key in range(1, 12)]
-    (tmp_path / "r.json").write_bytes(as_json(records))
-
-    result = await command.run("r.json", "--url", service.url, "--database", "acme")
-
-    assert result.status == 1
-    assert set(await service.comments()) == set(range(1, 12)) - {5}
-    assert [failure[:2] for failure in failures(tmp_path / "r.json.failed.ndjson")] == [(5, 413)]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +177,7 @@ async def test_a_refusal_ends_the_run_with_what_the_service_says(
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["--retries", "0"], 3, "the service cannot be reached; repeat the command"),
+        (["--retries", "0"], 3, "cannot connect to 127.0.0.1:1: Connection refused; repeat"),
         (["--url", "http://me:marker@x"], 2, "no credentials"),
         (["--url", "marker"], 2, "http://host:port"),
         (["--api-key", "marker\n."], 2, "visible ASCII"),
@@ -189,29 +203,230 @@ def test_what_cannot_be_sent_is_told_without_credentials(
     assert "Traceback" not in result.stderr
 
 
-async def test_an_interrupted_run_finishes_what_it_began_and_the_next_goes_on(
+@pytest.mark.parametrize("harm", ["url", "database", "token", "none listens"])
+async def test_nothing_is_left_where_nothing_was_sent_and_the_corrected_command_goes(
+    make_service: MakeService, command: Command, tmp_path: Path, harm: str
+) -> None:
+    service = await make_service()
+    (tmp_path / "r.json").write_bytes(as_json(RECORDS))
+    arguments = ["r.json", "--url", service.url, "--database", "acme", "--retries", "0"]
+    wrong = {
+        "url": ["--url", f"{service.url}/elsewhere"],
+        "database": ["--database", "elsewhere"],
+        "token": ["--token", "wrong"],
+        "none listens": ["--url", "http://127.0.0.1:1"],
+    }[harm]
+
+    refused = await command.run(*arguments, *wrong)
+    left = os.listdir(tmp_path)
+    corrected = await command.run(*arguments)
+
+    assert refused.status == 3
+    assert left == ["r.json"]
+    assert (corrected.status, corrected.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "advice"),
+    [
+        (problem(401), "; check SERVICE_API_KEY and SERVICE_TOKEN"),
+        (problem(403), "; check --database\n"),
+        (problem(404), "; check --url"),
+        (problem(422), "the service answered 422: x\n"),
+        (problem(503), "; repeat the command\n"),
+    ],
+    ids=["401", "403", "404", "422", "503"],
+)
+async def test_the_advice_fits_what_happened(
+    command: Command, tmp_path: Path, answer: Any, advice: str
+) -> None:
+    (tmp_path / "r.json").write_bytes(as_json(RECORDS))
+
+    async with serving(Front()) as front:
+        front.answers = [answer]
+        arguments = ["r.json", "--url", front.url, "--database", "acme", "--retries", "0"]
+        ended = await command.run(*arguments)
+
+    assert ended.status == 3
+    assert advice in ended.stderr
+    assert ended.stderr.count("repeat") == advice.count("repeat")
+
+
+async def test_the_first_retry_is_told_with_its_reason_its_pause_and_its_number(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson([{KEY: 0}] * 4000))
+
+    async with serving(Front()) as front:
+        front.answers = [problem(503, "0")] * 4
+        ended = await command.run("r.ndjson", "--url", front.url, "--database", "acme")
+
+    assert ended.status == 0
+    assert re.fullmatch(
+        r"the service answered 503: x; attempt 2 in 0\.[3-5] s\n", ended.stderr
+    )  # once for four batches
+
+
+async def test_https_to_a_plain_port_is_told_at_once_as_that(
     make_service: MakeService, command: Command, tmp_path: Path
 ) -> None:
     service = await make_service()
-    (tmp_path / "r.ndjson").write_bytes(as_ndjson([{KEY: 0, "comment": "x"}] * 30))
+    (tmp_path / "r.json").write_bytes(as_json(RECORDS))
+    url = service.url.replace("http:", "https:")
 
-    async with serving(Front(service)) as front:
-        front.seconds = 0.2
-        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "5"]
-        process = await command.start(*arguments, "--concurrency", "2")
-        await batches_of(front, 3)
-        process.send_signal(signal.SIGINT)
-        interrupted = await command.end(process)
-        stored = len(await service.comments())
-        elsewhere = await command.run(*arguments, "--database", "globex")
-        front.seconds = 0
-        resumed = await command.run(*arguments)
+    ended = await command.run("r.json", "--url", url, "--database", "acme")
 
-    assert interrupted.status == 130
-    assert 10 <= stored < 30
-    assert elsewhere.status == 2
-    assert "the database differs" in elsewhere.stderr
-    assert resumed.status == 0
-    assert resumed.stdout.startswith("created   30\n")
-    assert len(await service.comments()) == 30
-    assert os.listdir(tmp_path) == ["r.ndjson"]
+    assert ended.status == 3
+    assert "does not speak TLS, as https:// asks for" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+async def test_a_record_without_key_whose_503_lasts_ends_the_run_and_is_not_called_failed(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r.json").write_bytes(as_json([{KEY: 1}, {KEY: 0}]))
+
+    async with serving(Front()) as front:
+        front.answers = [outcomes((1, 200), (0, 503))]
+        arguments = ["r.json", "--url", front.url, "--database", "acme"]
+        ended = await command.run(*arguments, "--retries", "0")
+        left = os.listdir(tmp_path)
+        again = await command.run(*arguments)
+
+    assert ended.status == 3
+    assert "record 2 got 503: told; repeat the command\n" in ended.stderr
+    assert left == ["r.json"]
+    assert again.status == 0
+    assert front.keys[0] == front.keys[1]
+
+
+async def test_a_record_with_a_key_whose_503_lasts_goes_to_the_failed_ones(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r.json").write_bytes(as_json([{KEY: 1}, {KEY: 2}]))
+
+    async with serving(Front()) as front:
+        front.answers = [outcomes((1, 200), (2, 503))]
+        arguments = ["r.json", "--url", front.url, "--database", "acme", "--retries", "0"]
+        ended = await command.run(*arguments)
+
+    assert ended.status == 1
+    assert failures(tmp_path / "r.json.failed.ndjson") == [(2, 503, "told", {KEY: 2})]
+
+
+async def test_outcomes_are_written_if_a_record_has_no_key_or_if_they_are_asked_for(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    (tmp_path / "named.json").write_bytes(
+        as_json([{KEY: 7}, {KEY: "x"}, {KEY: 8, "case_Key": "x"}])
+    )
+    (tmp_path / "keyless.json").write_bytes(as_json([{KEY: 7}, {KEY: 0}]))
+    address = ["--url", service.url, "--database", "acme"]
+
+    await command.run("named.json", *address)
+    assert not (tmp_path / "named.json.outcomes.csv").exists()
+    await command.run("named.json", *address, "--outcomes", "told.csv")
+    await command.run("keyless.json", *address)
+
+    told = (tmp_path / "told.csv").read_text()
+    assert told.split() == ["record,key,status", "1,7,200", "2,,400", "3,8,400"]
+    (key,) = set(await service.comments()) - {7}
+    told = (tmp_path / "keyless.json.outcomes.csv").read_text()
+    assert told.split() == ["record,key,status", "1,7,200", f"2,{key},201"]
+
+
+async def test_several_files_are_sent_one_after_the_other_each_with_its_own_results(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(as_ndjson([{KEY: 1}, {KEY: "x"}])))
+    (tmp_path / "b.csv").write_bytes(as_csv([{KEY: 1, "comment": "later"}, {KEY: 0}]))
+
+    ended = await command.run(*("a.ndjson.gz", "b.csv", "--url", service.url, "--database", "acme"))
+
+    assert (ended.status, ended.stderr) == (1, "")
+    assert [line.split() for line in ended.stdout.splitlines()] == [
+        ["created", "2"],
+        ["updated", "1"],
+        ["failed", "1", "(400)"],
+        ["sent", "4", "in", ended.stdout.split()[-6], "s"],
+        ["reasons", "a.ndjson.gz.failed.ndjson"],
+        ["outcomes", "b.csv.outcomes.csv"],
+    ]
+    assert (await service.comments())[1] == "later"
+
+
+async def test_a_file_that_cannot_be_read_ends_the_command_before_the_first_is_sent(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_bytes(as_json(RECORDS))
+    (tmp_path / "b.csv").write_text("commnt\n")
+
+    async with serving(Front()) as front:
+        ended = await command.run("a.json", "b.csv", "--url", front.url, "--database", "acme")
+
+    assert ended.status == 2
+    assert "cannot read b.csv: " in ended.stderr
+    assert front.batches == []
+
+
+async def test_check_tells_what_would_fail_and_sends_nothing(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "good.json").write_bytes(as_json([*RECORDS, {KEY: 0, "case_Key": 5.0}]))
+    bad = [{KEY: 1, "commnt": "x"}, {KEY: 2}, {KEY: 3, "case_Key": 1.5}, {KEY: 2**31}, [], "x"]
+    (tmp_path / "bad.ndjson").write_bytes(as_ndjson(bad) + b"no JSON\n")
+
+    async with serving(Front()) as front:
+        address = ["--check", "--url", front.url, "--database", "acme"]
+        good = await command.run("good.json", *address)
+        ended = await command.run("good.json", "bad.ndjson", *address)
+
+    assert good.status == 0
+    assert good.stdout == "good.json: 4 records, 1 without a key, 0 bad\n"
+    assert ended.status == 1
+    assert "bad.ndjson: 7 records, 0 without a key, 6 bad\n" in ended.stdout
+    told = {line.partition(":")[0].strip(): line for line in ended.stdout.splitlines()}
+    assert "commnt" in told["record 1"]
+    assert "case_Key" in told["record 3"]
+    assert {f"record {number}" for number in (1, 3, 4, 5, 6, 7)} <= told.keys()
+    assert front.batches == []
+    assert sorted(os.listdir(tmp_path)) == ["bad.ndjson", "good.json"]
+
+
+async def test_a_run_that_takes_long_is_told_of_in_plain_lines_where_there_is_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(display, "PLAIN_SECONDS", 0)
+    shown = Display()
+    shown.begin("r.csv", Counter({200: 1000}), 0.25)
+    await asyncio.sleep(0.1)
+
+    shown.advance(Counter({200: 1900, 400: 100}), 0.5)
+
+    line = capsys.readouterr().err
+    found = re.fullmatch(r"r\.csv: 2,000 records, 100 failed, ([\d,]+)/s, 50%, 0:00 left\n", line)
+    assert found
+    assert 5_000 < int(found[1].replace(",", "")) <= 10_000
+
+
+async def test_on_a_terminal_the_progress_is_one_line_that_changes(tmp_path: Path) -> None:
+    (tmp_path / "r.ndjson").write_bytes(as_ndjson([{KEY: 1}] * 5000))
+
+    async with serving(Front()) as front:
+        front.seconds = 0.3
+        terminal, other = pty.openpty()
+        process = await Command(tmp_path).start(
+            *("r.ndjson", "--url", front.url, "--database", "acme"), stderr=other
+        )
+        os.close(other)
+        await asyncio.wait_for(process.wait(), 20)
+    shown = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+
+    assert shown.count("\n") == 0
+    assert shown.endswith("\r\x1b[K")
+    assert re.search(
+        r"\r\x1b\[Kr\.ndjson: 2,000 records, 0 failed, [\d,]+/s, \d+%, 0:\d\d left", shown
+    )

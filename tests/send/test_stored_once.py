@@ -1,6 +1,9 @@
 """Every record of a file is stored once, whatever happens to the command and to its answers."""
 
 import asyncio
+import csv
+import json
+import os
 import random
 import shutil
 import signal
@@ -10,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.harness.running import MakeService
-from tests.harness.senders import Command, Front, as_ndjson, batches_of, failures, serving
+from tests.harness.senders import Command, Front, Run, as_ndjson, batches_of, failures, serving
 from tests.harness.service import KEY, ServiceUnderTest
 
 RECORDS = [
     {KEY: 0, "comment": str(number)}
     if number % 10 < 3
-    else {KEY: 1_000_000 + number % 100, "comment": str(number)}
+    else {KEY: 1_000_000 + number % 4_000, "comment": str(number)}
     if number % 20 != 19
     else {KEY: 0, "comment": str(number), "case_Key": "x"}
-    for number in range(200)
+    for number in range(10_000)
 ]
 
 
@@ -28,8 +31,11 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-async def assert_stored_once(service: ServiceUnderTest) -> None:
-    """Compare the table with the file: keyless records once, of each key the last."""
+async def assert_stored_once(service: ServiceUnderTest, told: Path | None = None) -> None:
+    """Compare the table with the file: keyless records once, of each key the last.
+
+    And what was told of each record with the table.
+    """
     rows = await service.fetch(
         "select care_case_clinical_trial_key, comment from care_case_clinical_trial"
     )
@@ -39,10 +45,21 @@ async def assert_stored_once(service: ServiceUnderTest) -> None:
     assert {key: comment for key, comment in rows if key in wanted} == wanted
     assert Counter(comment for key, comment in rows if key not in wanted) == keyless
     assert set(keyless.values()) == {1}
+    if told is not None:
+        with told.open(newline="") as file:
+            lines = list(csv.reader(file))
+        assert lines[0] == ["record", "key", "status"]
+        assert [int(line[0]) for line in lines[1:]] == [*range(1, len(RECORDS) + 1)]
+        comments = {key: comment for key, comment in rows if key not in wanted}
+        assert {
+            int(key): RECORDS[int(number) - 1]["comment"]
+            for number, key, status in lines[1:]
+            if status == "201" and not RECORDS[int(number) - 1][KEY]
+        } == comments
 
 
 def assert_each_failure_told_once(folder: Path) -> None:
-    told = sorted(number for number, *_ in failures(folder / "r.ndjson.failed.ndjson"))
+    told = [number for number, *_ in failures(folder / "r.ndjson.failed.ndjson")]
     assert told == [place for place, record in enumerate(RECORDS, 1) if "case_Key" in record]
 
 
@@ -56,7 +73,7 @@ async def test_after_any_number_of_kills(
 
     async with serving(Front(service)) as front:
         front.seconds = 0.05
-        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme"]
         arguments += ["--concurrency", concurrency]
         for _ in range(5):
             process = await command.start(*arguments)
@@ -67,33 +84,39 @@ async def test_after_any_number_of_kills(
         ended = await command.run(*arguments)
 
     assert ended.status == 1
-    assert "sent      200 " in ended.stdout
-    await assert_stored_once(service)
+    assert "sent      10,000 " in ended.stdout
+    await assert_stored_once(service, tmp_path / "r.ndjson.outcomes.csv")
     assert_each_failure_told_once(tmp_path)
 
 
-async def test_after_a_second_interrupt(
-    make_service: MakeService, command: Command, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_after_an_interrupt_the_next_run_goes_on_where_it_ended(
+    make_service: MakeService, command: Command, tmp_path: Path, number: signal.Signals
 ) -> None:
     service = await make_service()
     (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
 
     async with serving(Front(service)) as front:
-        front.seconds = 0.3
-        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        front.seconds = 0.2
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--concurrency", "2"]
         process = await command.start(*arguments)
-        await batches_of(front, 2)
-        for _ in range(2):
-            process.send_signal(signal.SIGINT)
-            await asyncio.sleep(0.05)
+        await batches_of(front, 5)
+        process.send_signal(number)
         interrupted = await command.end(process)
+        first_batch, sent = front.batches[0], len(front.batches)
         front.seconds = 0
         ended = await command.run(*arguments)
 
     assert interrupted.status == 130
-    assert interrupted.stderr == "Ended at once; repeat the command to go on\n"
+    assert interrupted.stderr == "Error: interrupted; repeat the command to go on\n"
     assert ended.status == 1
-    await assert_stored_once(service)
+    assert "sent      10,000 " in ended.stdout
+    assert first_batch not in front.batches[sent:]
+    await assert_stored_once(service, tmp_path / "r.ndjson.outcomes.csv")
+    assert_each_failure_told_once(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [
+        "r.ndjson", "r.ndjson.failed.ndjson", "r.ndjson.outcomes.csv",
+    ]  # fmt: skip
 
 
 async def test_when_a_finished_command_is_repeated(
@@ -101,14 +124,14 @@ async def test_when_a_finished_command_is_repeated(
 ) -> None:
     service = await make_service()
     (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
-    arguments = ["r.ndjson", "--url", service.url, "--database", "acme", "--batch-size", "20"]
+    arguments = ["r.ndjson", "--url", service.url, "--database", "acme"]
 
     first = await command.run(*arguments)
     again = await command.run(*arguments)
 
     assert (first.status, again.status) == (1, 1)
-    assert "failed    10 (400)" in again.stdout
-    await assert_stored_once(service)
+    assert "failed    500 (400)" in again.stdout
+    await assert_stored_once(service, tmp_path / "r.ndjson.outcomes.csv")
     assert_each_failure_told_once(tmp_path)
 
 
@@ -132,7 +155,7 @@ async def test_when_the_command_is_started_twice_at_once(
 
     async with serving(Front(service)) as front:
         front.seconds = 2
-        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme"]
         first = await command.start(*arguments)
         await batches_of(front, 1)
         second = await command.start(*arguments)
@@ -141,9 +164,9 @@ async def test_when_the_command_is_started_twice_at_once(
         front.seconds = 0
         runs = await asyncio.gather(command.end(first), command.end(second))
 
-    assert told == b"Waiting for another command, which sends FILE\n"
+    assert told == b"Waiting for another command, which sends r.ndjson\n"
     assert [(run.status, run.stderr) for run in runs] == [(1, ""), (1, "")]
-    await assert_stored_once(service)
+    await assert_stored_once(service, tmp_path / "r.ndjson.outcomes.csv")
     assert_each_failure_told_once(tmp_path)
 
 
@@ -157,7 +180,7 @@ async def test_when_two_hosts_send_copies_at_once(
     (folders[0] / "r.ndjson").write_bytes(as_ndjson(RECORDS))
     shutil.copy2(folders[0] / "r.ndjson", folders[1])
 
-    arguments = ["r.ndjson", "--url", service.url, "--database", "acme", "--batch-size", "20"]
+    arguments = ["r.ndjson", "--url", service.url, "--database", "acme"]
     runs = await asyncio.gather(*(Command(folder).run(*arguments) for folder in folders))
 
     assert [(run.status, run.stderr) for run in runs] == [(1, ""), (1, "")]
@@ -172,12 +195,12 @@ async def test_when_answers_are_cut(
 
     async with serving(Front(service)) as front:
         front.cut_every = 3
-        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme"]
         ended = await command.run(*arguments)
 
     assert len(front.batches) > 10
-    assert (ended.status, ended.stderr) == (1, "")
-    await assert_stored_once(service)
+    assert ended.status == 1
+    await assert_stored_once(service, tmp_path / "r.ndjson.outcomes.csv")
     assert_each_failure_told_once(tmp_path)
 
 
@@ -201,10 +224,57 @@ async def test_when_some_items_of_a_batch_get_503_for_a_while(
     (tmp_path / "r.ndjson").write_bytes(as_ndjson(RECORDS))
 
     async with serving(Front(service)) as front:
-        arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--batch-size", "20"]
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme"]
         ended = await command.run(*arguments)
 
     assert len(front.batches) > 10
-    assert (ended.status, ended.stderr) == (1, "")
-    await assert_stored_once(service)
+    assert ended.status == 1
+    await assert_stored_once(service, tmp_path / "r.ndjson.outcomes.csv")
     assert_each_failure_told_once(tmp_path)
+
+
+@pytest.mark.slow
+async def test_of_a_large_file_under_everything_at_once(
+    make_service: MakeService, tmp_path: Path
+) -> None:
+    """Interrupted five times, sent from two hosts at once, every tenth answer cut."""
+    service = await make_service()
+    count = 200_000
+    with (tmp_path / "r.ndjson").open("wb") as file:
+        for number in range(count):
+            record: dict[str, object] = {KEY: 0 if number % 10 == 3 else 1_000_000_000 + number}
+            record |= {"case_Key": "x"} if number % 100 == 50 else {"case_Key": number}
+            file.write(json.dumps(record).encode() + b"\n")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(tmp_path / "r.ndjson", folder)
+
+    async with serving(Front(service)) as front:
+        front.cut_every = 10
+        arguments = ["r.ndjson", "--url", front.url, "--database", "acme"]
+
+        async def send(folder: Path) -> Run:
+            for _ in range(5):
+                process = await Command(folder).start(*arguments)
+                await batches_of(front, len(front.batches) + 25)
+                process.send_signal(signal.SIGINT)
+                interrupted = await Command(folder).end(process)
+                assert interrupted.status in (1, 130)
+            return await Command(folder).run(*arguments, seconds=300)
+
+        ends = await asyncio.gather(*map(send, folders))
+
+    assert [end.status for end in ends] == [1, 1]
+    assert [line for line in ends[0].stdout.splitlines() if line.startswith("failed")] == [
+        "failed    2,000 (400)"
+    ]
+    ((stored, distinct, keyless),) = await service.fetch(
+        """
+        select count(*), count(distinct case_key), count(*) filter (
+            where care_case_clinical_trial_key < 1000000000
+        )
+        from care_case_clinical_trial
+        """
+    )
+    assert (stored, distinct, keyless) == (count - 2000, count - 2000, count // 10)

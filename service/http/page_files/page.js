@@ -1,15 +1,19 @@
 // Shows the document; fills in what the address has after "#", which browsers do not send:
-// #key=…&token=…&database=… (the demo prints such an address).
-const given = new URLSearchParams(location.hash.slice(1));
+// #key=…&token=…&database=… (the demo prints such an address). What was given, or sent last, is
+// kept over a reload, and forgotten when the tab is closed.
+const keep = (name, value) => value && sessionStorage.setItem(name, value);
+const kept = (name) => sessionStorage.getItem(name);
+
+new URLSearchParams(location.hash.slice(1)).forEach((value, name) => keep(name, value));
 history.replaceState(null, "", location.pathname);
 
 fetch("openapi.json")
   .then((response) => response.json())
   .then((spec) => {
-    if (given.has("database")) {
-      for (const parameter of spec.paths[Object.keys(spec.paths)[0]].put.parameters) {
+    for (const operation of Object.values(spec.paths).flatMap(Object.values)) {
+      for (const parameter of operation.parameters ?? []) {
         if (parameter.name === "vbasoftware-database") {
-          parameter.example = given.get("database");
+          parameter.example = kept("database") ?? parameter.example;
         }
       }
     }
@@ -22,12 +26,23 @@ fetch("openapi.json")
       tryItOutEnabled: true,
       syntaxHighlight: { activated: false },
       validatorUrl: null,
+      requestInterceptor: (request) => {
+        keep("key", request.headers["x-api-key"]);
+        keep("token", request.headers.Authorization?.replace("Bearer ", ""));
+        keep("database", request.headers["vbasoftware-database"]);
+        return request;
+      },
+      // The answer stands below the example: bring it into view.
+      responseInterceptor: (response) => {
+        const show = () => document.querySelector(".live-responses-table")?.scrollIntoView();
+        setTimeout(show, 100);
+        return response;
+      },
       onComplete: () => {
-        if (given.has("key")) {
-          page.preauthorizeApiKey("apiKeyAuth", given.get("key"));
-        }
-        if (given.has("token")) {
-          page.preauthorizeApiKey("bearerAuth", given.get("token"));
+        for (const [scheme, name] of [["apiKeyAuth", "key"], ["bearerAuth", "token"]]) {
+          if (kept(name)) {
+            page.preauthorizeApiKey(scheme, kept(name));
+          }
         }
       },
     });
