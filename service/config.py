@@ -33,6 +33,7 @@ class Server(_Settings, frozen=True):
     reuse_port: bool = False
     base_path: BasePath = ""
     max_body_bytes: PositiveInt = 134_217_728
+    max_item_bytes: PositiveInt = 4_194_304
     max_batch_items: PositiveInt = BATCH_ITEMS
     max_batches_in_flight: PositiveInt = 256
     max_bytes_in_flight: PositiveInt = 536_870_912

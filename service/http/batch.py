@@ -18,7 +18,7 @@ from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claimed, digest_of, idempotency_key, request_id
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
-from service.items.split import Chunk, MalformedBody, TooManyItems, split_batch
+from service.items.split import Chunk, ItemTooLarge, MalformedBody, TooManyItems, split_batch
 from service.telemetry import metrics
 from service.wire import DATABASE_HEADER, Outcome
 
@@ -43,6 +43,7 @@ class BatchHandler:
         write_seconds: float,
     ) -> None:
         self._max_items = settings.max_batch_items
+        self._max_item_bytes = settings.max_item_bytes
         self._patience = settings.max_queue_seconds
         self._authenticator = authenticator
         self._rate_limiter = rate_limiter
@@ -142,12 +143,13 @@ class BatchHandler:
         """Return the chunks of a body that is valid JSON to its end, before any is applied."""
         chunks: list[Chunk] = []
         try:
-            for chunk in split_batch(body, self._max_items):
-                chunks.append(chunk)
+            for chunk in split_batch(body, self._max_items, self._max_item_bytes):
+                if chunk is not None:
+                    chunks.append(chunk)
                 await asyncio.sleep(0)
         except MalformedBody as error:
             raise Problem(400, str(error)) from None
-        except TooManyItems as error:
+        except (TooManyItems, ItemTooLarge) as error:
             raise Problem(413, str(error)) from None
         return chunks
 

@@ -366,3 +366,20 @@ async def test_a_client_that_waits_for_100_continue_sends_its_body_only_when_adm
     assert admitted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 207 ")
     assert b'{"data":[]' in admitted
     assert refused.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("padding", ["x", '\\"', "},{", "\\ud800", "\u00e9"])
+async def test_an_item_beyond_the_limit_is_413_naming_its_place_and_none_is_applied(
+    make_service: MakeService, padding: str
+) -> None:
+    service = await make_service(max_item_bytes=100_000)
+    text = padding * (110_000 // len(padding.encode()))
+    large = b'{"%b":3,"comment":"%b"}' % (KEY.encode(), text.encode("utf-8"))
+
+    fits = await service.put([{KEY: 1, "comment": "x" * 90_000}, {KEY: 2, "comment": "x" * 90_000}])
+    exceeds = await service.put(b'[{"%b":3},{"%b":4},%b]' % (KEY.encode(), KEY.encode(), large))
+
+    assert fits.statuses == [201, 201]
+    assert exceeds.status == 413
+    assert "Item 2, counted from 0, is larger than 100000 bytes" in exceeds.detail
+    assert set(await service.comments()) == {1, 2}
