@@ -114,6 +114,9 @@ class Tuning(Struct, frozen=True):
     silence_seconds: float = 30
     """How long a client may pause in the middle of its body."""
 
+    body_bytes_per_second: float = 16_384
+    """How fast a body must come on the whole, but for what the longest pause makes up for."""
+
     write_seconds: float = 60
     """How long a client may keep an outcome waiting before it counts as gone."""
 

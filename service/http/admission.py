@@ -26,8 +26,12 @@ class Admission:
     def __init__(self, settings: Server) -> None:
         self._max_batches = settings.max_batches_in_flight
         self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
+        # Whatever one database has in work, the largest body of another fits in beside it.
+        self._max_bytes_of_one = max(
+            self._max_bytes - settings.max_body_bytes, settings.max_body_bytes
+        )
         self._batches: Counter[str] = Counter()
-        self._bytes = 0
+        self._bytes: Counter[str] = Counter()
 
     @contextmanager
     def batch(self, database: str) -> Iterator[None]:
@@ -45,32 +49,39 @@ class Admission:
             self._batches[database] -= 1
 
     @contextmanager
-    def body(self) -> Iterator["BodyBytes"]:
+    def body(self, database: str) -> Iterator["BodyBytes"]:
         """Count the bytes of a body while it is in memory."""
-        body = BodyBytes(self)
+        body = BodyBytes(self, database)
         try:
             yield body
         finally:
-            self._bytes -= body.counted
+            self._bytes[database] -= body.counted
 
-    def take(self, size: int) -> None:
-        """Count bytes. Raises Problem 503 when all bodies together would be too large."""
-        if self._bytes + size > self._max_bytes:
+    def take(self, database: str, size: int) -> None:
+        """Count bytes. Raises Problem 503 when bodies together would be too large.
+
+        Those of one database may be smaller together than those of all.
+        """
+        if (
+            self._bytes[database] + size > self._max_bytes_of_one
+            or self._bytes.total() + size > self._max_bytes
+        ):
             raise _overloaded("Too many bytes of other batches are in work")
-        self._bytes += size
+        self._bytes[database] += size
 
 
 class BodyBytes:
     """The part of one body in the count."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, database: str) -> None:
         self._admission = admission
+        self._database = database
         self.counted = 0
 
     def grow_to(self, size: int) -> None:
         """Count the body as this large, if it was less. Raises Problem 503."""
         if size > self.counted:
-            self._admission.take(size - self.counted)
+            self._admission.take(self._database, size - self.counted)
             self.counted = size
 
 

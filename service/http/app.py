@@ -18,6 +18,7 @@ from service.http.admission import Admission, RateLimiter
 from service.http.batch import RATE_LIMIT, BatchHandler
 from service.http.body import BodyReader
 from service.http.envelope import RECORD, Problem, problem_response
+from service.http.expectation import Router
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.telemetry import metrics, tracing
 from service.telemetry.logs import RequestRecord, trace_id
@@ -41,7 +42,7 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
         RateLimiter(settings.auth.api_keys),
         Admission(server),
         writers,
-        BodyReader(server.max_body_bytes, tuning.silence_seconds),
+        BodyReader(server.max_body_bytes, tuning),
         tuning.write_seconds,
     )
     app = web.Application(middlewares=[_Surround(tuning.hold_seconds).handle])
@@ -62,16 +63,11 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
 
     app.cleanup_ctx.append(watch_and_close)
     app.on_response_prepare.append(_add_headers)
-    app.router.add_put(
-        server.base_path + BATCH_PATH, batch.handle, expect_handler=_expect_nothing_yet
-    )
+    app.router.__class__ = Router
+    app.router.add_put(server.base_path + BATCH_PATH, batch.handle)
     probes.add_routes(app, databases)
     page.add_routes(app, openapi.document(server))
     return app
-
-
-async def _expect_nothing_yet(_request: web.Request) -> None:
-    """Leave "100 Continue" to the handler, which first looks at the credentials."""
 
 
 class _Surround:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from uuid import UUID
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import web
 from msgspec.structs import astuple
 
 from service.config import Server
@@ -62,8 +62,7 @@ class BatchHandler:
         record.database = database = self._database(request, caller)
         check_media_type(request)
         key = idempotency_key(request)
-        with self._admission.batch(database), self._admission.body() as counted:
-            await _continue(request)
+        with self._admission.batch(database), self._admission.body(database) as counted:
             body = await self._reader.read(request, counted)
             metrics.BODY_BYTES.labels(database).inc(len(body))
             chunks = await self._chunks(body)
@@ -181,12 +180,3 @@ class BatchHandler:
         finally:
             batch.give_up("The client hung up")
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
-
-
-async def _continue(request: web.Request) -> None:
-    """Ask for the body, now that the headers are accepted (RFC 9110 section 10.1.1)."""
-    is_expecting = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
-    if is_expecting and request.version >= HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # Not part of the response, which has not begun.
-        request.writer.output_size = 0
