@@ -126,6 +126,9 @@ class Tuning(Struct, frozen=True):
     key_set_refresh_seconds: float = 300
     """Age at which the keys behind a JWKS URL are fetched again."""
 
+    key_set_first_seconds: float = 1
+    """Least time between two fetches as long as none has succeeded."""
+
     key_set_retry_seconds: float = 10
     """Least time between two fetches for the sake of tokens that name an unknown key."""
 

@@ -52,6 +52,7 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
         tasks = [
             asyncio.create_task(metrics.watch_event_loop(databases.sample)),
             asyncio.create_task(databases.report_unsupported()),
+            asyncio.create_task(authenticator.fetch_keys()),
         ]
         yield
         for task in tasks:
@@ -162,11 +163,16 @@ def _activity_id(request: web.Request) -> str:
     return record.activity_id if record else ""
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.pop(hdrs.SERVER, None)
+def add_headers(response: web.StreamResponse, activity_id: str) -> None:
+    """Add the headers that every answer has."""
     response.headers[hdrs.X_CONTENT_TYPE_OPTIONS] = "nosniff"
     response.headers[hdrs.CACHE_CONTROL] = "no-store"
-    response.headers[ACTIVITY_HEADER] = _activity_id(request)
+    response.headers[ACTIVITY_HEADER] = activity_id
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.pop(hdrs.SERVER, None)
+    add_headers(response, _activity_id(request))
     response.headers.update(request.get(RATE_LIMIT, {}))
     if request.app[LIFECYCLE].is_stopping:
         response.force_close()

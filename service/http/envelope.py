@@ -68,6 +68,12 @@ MEDIA_TYPES = {
 }
 
 
+def accepted(request: web.BaseRequest) -> str:
+    """Return what the client accepts; several lines are one list (RFC 9110 section 5.3)."""
+    # Of a malformed request aiohttp tells the headers as an empty dict.
+    return ",".join(request.headers.getall(hdrs.ACCEPT)) if hdrs.ACCEPT in request.headers else ""
+
+
 def negotiate(accept: str) -> str:
     """Return the Content-Type that the Accept header prefers (RFC 9110 section 12.5.1).
 
@@ -111,7 +117,7 @@ def problem_response(request: web.BaseRequest, problem: Problem, activity_id: st
         body=encode_problem(problem, request.path, activity_id),
         headers={
             **problem.headers,
-            hdrs.CONTENT_TYPE: negotiate(request.headers.get(hdrs.ACCEPT, "")),
+            hdrs.CONTENT_TYPE: negotiate(accepted(request)),
         },
     )
 
@@ -161,7 +167,7 @@ class EnvelopeResponse:
         self._write_seconds = write_seconds
         self._has_outcomes = False
         self.is_read = True
-        self._headers = {hdrs.CONTENT_TYPE: negotiate(request.headers.get(hdrs.ACCEPT, ""))}
+        self._headers = {hdrs.CONTENT_TYPE: negotiate(accepted(request))}
         self.stream = web.StreamResponse(status=207, headers=self._headers)
 
     async def send(self, outcomes: list[Outcome], *, is_last: bool) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import uvloop
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from service.config import Settings, Tuning
-from service.http.app import build_app
+from service.http.app import add_headers, build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
 
@@ -145,9 +145,22 @@ class _RequestHandler(RequestHandler):
         logger.info("malformed HTTP", extra={"activityID": activity_id, "status": status})
         detail = "Internal error." if status == 500 else "The request is not valid HTTP."
         problem = Problem(status, detail)
-        response = problem_response(request, problem, activity_id)
+        answer = problem_response(request, problem, activity_id)
+        response = _Unannounced(status=answer.status, body=answer.body, headers=answer.headers)
+        add_headers(response, activity_id)
         response.force_close()
         return response
+
+
+class _Unannounced(web.Response):
+    """A response whose ``Server`` line aiohttp does not write: it would name versions.
+
+    Those of handlers lose it in a signal, which is not sent for malformed HTTP.
+    """
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.pop(hdrs.SERVER, None)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
