@@ -6,6 +6,7 @@ Contract section 1, "Response: 207" and "Whole-request errors".
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from operator import attrgetter
 
@@ -18,8 +19,6 @@ from service.wire import (
     KEY_FIELD,
     Debug,
     Envelope,
-    KeyValuePair,
-    MultiCodeResponse,
     Outcome,
     ProblemDetails,
 )
@@ -145,9 +144,14 @@ def encode_outcomes(outcomes: Iterable[Outcome]) -> bytes:
 
 
 def _encode_failure(outcome: Outcome) -> str:
-    value = None if outcome.key is None else str(outcome.key)
-    response = MultiCodeResponse([KeyValuePair(KEY_FIELD, value)], outcome.status, outcome.body)
-    return msgspec.json.encode(response).decode()
+    value = "null" if outcome.key is None else f'"{outcome.key}"'
+    return f'{_BEFORE_VALUE}{value}}}],"status":{outcome.status},"body":{_quoted(outcome.body)}}}'
+
+
+@lru_cache
+def _quoted(message: str) -> str:
+    """Return a message as JSON; of many bad items most have the same."""
+    return msgspec.json.encode(message).decode()
 
 
 def envelope_end(activity_id: str) -> bytes:

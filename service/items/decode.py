@@ -79,7 +79,7 @@ class BatchDecoder:
                 return DecodedChunk(items, {})
         decoded = DecodedChunk([], {})
         for position, raw in enumerate(_items_of(array)):
-            item = self._decode_item(raw)
+            item = _NO_OBJECT.get(raw[0]) or self._decode_item(raw)
             if isinstance(item, Outcome):
                 decoded.refusals[position] = item
             else:
@@ -125,6 +125,19 @@ class BatchDecoder:
                 raise
         return _settled_alone(self._lenient_item.decode(raw))
 
+
+# What no object begins with, by the first byte: such items need no decoding.
+_NO_OBJECT = {
+    ord(first): Outcome(None, 400, f"Expected an object, got {kind}")
+    for firsts, kind in (
+        ('"', "a string"),
+        ("[", "an array"),
+        ("tf", "a boolean"),
+        ("n", "null"),
+        ("-0123456789", "a number"),
+    )
+    for first in firsts
+}
 
 _NUL = b"\\u0000"
 _UNSTORABLE = (
@@ -244,6 +257,11 @@ def keys_of(body: bytes | bytearray, chunk: Chunk) -> list[int]:
 
 def _key_of(raw: bytes) -> int | None:
     try:
-        return _KEY.decode(masked(raw)).key
+        try:
+            return _KEY.decode(raw).key
+        except ValidationError:
+            return None
+        except msgspec.DecodeError:
+            return _KEY.decode(masked(raw)).key
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

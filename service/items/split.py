@@ -28,10 +28,6 @@ CHUNK_ITEMS = 500
 SPACE_BYTES = 512 * 1024
 """White space that is passed over in one step."""
 
-NESTED = 24
-"""How much deeper an item may be nested while it is decoded than while it is cut: the interpreter
-counts calls and nesting together, and decoding may be called from deeper."""
-
 
 class MalformedBody(Exception):
     """The body is not a JSON array in UTF-8; the message says why (400)."""
@@ -70,7 +66,7 @@ _END_OF = {
 }
 _END_OF_OTHERS = re.compile(rb"[0-9el][ \t\r\n]*+,")
 _TRUNCATED = "Input data was truncated"
-_PLACE = re.compile(r"(?:JSON is malformed: )?(.*?)(?: \(byte (\d+)\))?")
+_MALFORMED = "JSON is malformed: "
 _BEHIND_VALUE = "trailing characters"
 _LONGEST_TOKEN = 12
 """Bytes of an escaped surrogate pair, the longest that is malformed when it is cut."""
@@ -221,7 +217,8 @@ def _walked(
             if reason != _BEHIND_VALUE:
                 break
             behind += position
-            if len(segment[position:behind].strip(_WHITE)) > max_item_bytes:
+            is_large = behind - position > max_item_bytes
+            if is_large and len(segment[position:behind].strip(_WHITE)) > max_item_bytes:
                 raise _too_large(place + count, max_item_bytes)
             count += 1
             if segment[behind] == ord("]"):
@@ -264,11 +261,10 @@ def _first_value(json: memoryview) -> tuple[str, int]:
     try:
         _VALUE.decode(json)
     except msgspec.DecodeError as error:
-        match = _PLACE.fullmatch(str(error))
-        assert match is not None
-        reason, place = match.groups()
+        # "JSON is malformed: trailing characters (byte 17)"; nothing but truncation has no place.
+        reason, _, place = str(error).removeprefix(_MALFORMED).partition(" (byte ")
         # Of what is behind a value msgspec counts from 1.
-        return reason, int(place or 0) - (reason == _BEHIND_VALUE)
+        return reason, int(place[:-1] or 0) - (reason == _BEHIND_VALUE)
     except RecursionError:
         raise MalformedBody(_NESTED_TOO_DEEP) from None
     return "", 0

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Raw
 
 _NO_LONE_SURROGATE = re.compile(
-    rb"(?:[^\\]++|\\u[dD][89abAB]..\\u[dD][c-fC-F]|\\(?:[^u]|u(?:[^dD]|[dD][0-7])))*+", re.DOTALL
+    rb"(?:[^\\]++|(?:\\u[dD][89abAB]..\\u[dD][c-fC-F]..)++|\\(?:[^u]|u(?:[^dD]|[dD][0-7])))*+",
+    re.DOTALL,
 )
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
@@ -30,16 +31,15 @@ def unstorable_field(item: bytes) -> str | None:
 
     None where it stands elsewhere: in a name, or deeper.
     """
+    end = len(item)
     try:
         item.decode()
     except UnicodeDecodeError as error:
-        start = error.start
-    else:
-        match = _NO_LONE_SURROGATE.match(item)
-        assert match is not None
-        start = match.end()
+        end = error.start
+    match = _NO_LONE_SURROGATE.match(item, 0, end)
+    assert match is not None
     try:
         # Up to here, and with its text and itself closed, it is an object that ends in the field.
-        return next(reversed(_FIELDS.decode(masked(item[:start]) + b'"}')), None)
+        return next(reversed(_FIELDS.decode(item[: match.end()] + b'"}')), None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
