@@ -450,3 +450,18 @@ async def test_an_item_beyond_the_limit_is_413_naming_its_place_and_none_is_appl
     assert exceeds.status == 413
     assert "Item 2, counted from 0, is larger than 100000 bytes" in exceeds.detail
     assert set(await service.comments()) == {1, 2}
+
+
+@pytest.mark.parametrize("count", [1, 1200])
+@pytest.mark.parametrize("other", ["1", f'{{"{KEY}":0}}', f'{{"{KEY}":0,"comment":"\\ud800"}}'])
+async def test_what_is_nested_as_deep_as_can_be_is_decoded_or_refused_as_a_whole(
+    make_service: MakeService, count: int, other: str
+) -> None:
+    service = await make_service(ignore_unknown_fields=True)
+    statuses = set()
+    for depth in range(900, 1000, 2):
+        nested = f'{{"{KEY}":0,"x":{"[" * depth}{"]" * depth},"comment":"\\u0000"}}'
+        answer = await service.put(f"[{'1,' * (count - 1)}{nested},{other}]".encode())
+        statuses.add(answer.status)
+
+    assert statuses <= {207, 400}
