@@ -52,6 +52,7 @@ class Server(_Settings, frozen=True):
     reuse_port: bool = False
     base_path: BasePath = ""
     max_body_bytes: PositiveInt = 134_217_728
+    max_item_bytes: PositiveInt = 4_194_304
     max_batch_items: PositiveInt = BATCH_ITEMS
     max_batches_in_flight: PositiveInt = 256
     max_bytes_in_flight: PositiveInt = 536_870_912
@@ -183,6 +184,9 @@ class Tuning(Struct, frozen=True):
     silence_seconds: float = 30
     """How long a client may pause in the middle of its body."""
 
+    body_bytes_per_second: float = 16_384
+    """How fast a body must come on the whole, but for what the longest pause makes up for."""
+
     write_seconds: float = 60
     """How long a client may keep an outcome waiting before it counts as gone."""
 
@@ -191,6 +195,9 @@ class Tuning(Struct, frozen=True):
 
     key_set_refresh_seconds: float = 300
     """Age at which the keys behind a JWKS URL are fetched again."""
+
+    key_set_first_seconds: float = 1
+    """Least time between two fetches as long as none has succeeded."""
 
     key_set_retry_seconds: float = 10
     """Least time between two fetches for the sake of tokens that name an unknown key."""

@@ -30,10 +30,14 @@ CODE_LENGTH = 64
 CONTRACT_PATH = f"{DOCS_PATH}/contract.md"
 """Where each service shows its copy of docs/contract.md."""
 
+MESSAGE_LENGTH = 500
+"""Characters that an outcome's message has at most: it may quote a field's name or a trigger."""
+
 SAMPLE = Path(__file__).with_name("sample.json")
 """Registered trials, a batch to try the service with."""
 
-Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+INT32 = range(-(2**31), 2**31)
+Int32 = Annotated[int, Meta(ge=INT32[0], le=INT32[-1])]
 Code = Annotated[str, Meta(max_length=CODE_LENGTH)]
 AwareDateTime = Annotated[datetime, Meta(tz=True)]
 UserName = Annotated[str, Meta(max_length=USER_NAME_LENGTH)]
@@ -73,7 +77,7 @@ class Item(Struct, gc=False):
         Meta(
             description="When the record was created; set once. Default: now. RFC 3339, an offset"
             " is optional (UTC); also `2025-01-02 03:04:05 UTC`, `2025-01-02 03:04:05 -0500`,"
-            " `2025-01-02`."
+            " `2025-01-02 03:04:05+00`, `2025-01-02T03:04Z`, `2025-01-02`."
         ),
     ] = field(name="entry_Date", default=None)  # type: ignore[assignment]
     entry_user: Annotated[
@@ -115,7 +119,15 @@ class StrictItem(Item, gc=False, forbid_unknown_fields=True):
 class Keyed(Struct):
     """All that is read of an item which is no valid record: its key, where it has one."""
 
-    key: int | None = field(name=KEY_FIELD, default=None)
+    # As a float, because an integer of thousands of digits takes long to read.
+    number: float | None = field(name=KEY_FIELD, default=None)
+
+    @property
+    def key(self) -> int | None:
+        """The key; a number whose value is whole is an integer, however it is written."""
+        if self.number is None or not self.number.is_integer() or abs(self.number) > 2**53:
+            return None
+        return int(self.number)
 
 
 class Outcome(Struct, gc=False, frozen=True):
@@ -128,6 +140,11 @@ class Outcome(Struct, gc=False, frozen=True):
     key: int | None
     status: int
     body: str
+
+
+def shortened(message: str) -> str:
+    """Return a message as an outcome carries it."""
+    return message if len(message) <= MESSAGE_LENGTH else message[: MESSAGE_LENGTH - 1] + "…"
 
 
 class KeyValuePair(Struct):

@@ -5,11 +5,7 @@ Codes and classes: PostgreSQL documentation, appendix A "PostgreSQL Error Codes"
 
 from typing import NamedTuple
 
-from service.wire import Item
-
-MESSAGE_LENGTH = 500
-"""Characters of PostgreSQL's message that an outcome carries at most: a trigger writes
-what it likes."""
+from service.wire import Item, shortened
 
 
 class Meaning(NamedTuple):
@@ -135,5 +131,4 @@ def message_of(message: str, column: str | None) -> str:
     """Return an outcome's message: the JSON field, where PostgreSQL names it, and the reason."""
     if column in _JSON_NAMES:
         message = f"{_JSON_NAMES[column]}: {message}"
-    message = message or "The database refused the item."
-    return message if len(message) <= MESSAGE_LENGTH else message[: MESSAGE_LENGTH - 1] + "…"
+    return shortened(message or "The database refused the item.")

@@ -98,7 +98,10 @@ class Authenticator:
         return found
 
     async def _claims(self, values: list[str]) -> dict[str, Any] | None:
-        if len(values) != 1 or len(values[0]) > TOKEN_LENGTH:
+        if len(values) != 1:
+            return None
+        if len(values[0]) > TOKEN_LENGTH:
+            logger.info("token refused", extra={"cause": f"longer than {TOKEN_LENGTH} characters"})
             return None
         scheme, _, token = values[0].partition(" ")
         if scheme.lower() != "bearer":
@@ -118,7 +121,13 @@ class Authenticator:
                 issuer=self._jwt.issuer,
                 audience=self._jwt.audience,
                 leeway=self._jwt.leeway_seconds,
-                options={"require": ["exp"], "verify_aud": self._jwt.audience is not None},
+                options={
+                    "require": ["exp"],
+                    "verify_aud": self._jwt.audience is not None,
+                    # A subject that is no text is no user name, but no reason to refuse.
+                    "verify_sub": False,
+                    "verify_jti": False,
+                },
             )
         # PyJWT lets ValueError and its kin through for some hostile tokens.
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -139,7 +148,8 @@ class Authenticator:
     async def _verification_key(self, token: str) -> Any:
         if self._key_set is None:
             return self._key
-        return await self._key_set.key(jwt.get_unverified_header(token).get("kid"))
+        header = jwt.get_unverified_header(token)
+        return await self._key_set.key(header.get("kid"), header.get("alg"))
 
     def _user(self, claims: dict[str, Any]) -> str:
         for name in self._jwt.user_claims:
@@ -148,6 +158,11 @@ class Authenticator:
             if isinstance(value, str) and value and value.isprintable():
                 return value[:USER_NAME_LENGTH]
         return ""
+
+    async def fetch_keys(self) -> None:
+        """Fetch the keys behind a URL, if there is one, before a token needs them."""
+        if self._key_set is not None:
+            await self._key_set.fetch_first()
 
     async def close(self, others: Sequence[Self] = ()) -> None:
         """Let go of the connection to the key server, unless others use it, too."""

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
@@ -24,13 +25,17 @@ class Admission:
 
     def __init__(self, settings: Server) -> None:
         self._begun: dict[str, dict[object, float]] = {}
-        self._bytes = 0
+        self._bytes: Counter[str] = Counter()
         self.limit(settings)
 
     def limit(self, settings: Server) -> None:
         """Set the limits; what is in work counts on."""
         self._max_batches = settings.max_batches_in_flight
         self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
+        # Whatever one database has in work, the largest body of another fits in beside it.
+        self._max_bytes_of_one = max(
+            self._max_bytes - settings.max_body_bytes, settings.max_body_bytes
+        )
 
     @contextmanager
     def batch(self, database: str) -> Iterator[None]:
@@ -57,32 +62,39 @@ class Admission:
             metrics.OLDEST_BATCH_SECONDS.labels(database).set(now - oldest)
 
     @contextmanager
-    def body(self) -> Iterator["BodyBytes"]:
+    def body(self, database: str) -> Iterator["BodyBytes"]:
         """Count the bytes of a body while it is in memory."""
-        body = BodyBytes(self)
+        body = BodyBytes(self, database)
         try:
             yield body
         finally:
-            self._bytes -= body.counted
+            self._bytes[database] -= body.counted
 
-    def take(self, size: int) -> None:
-        """Count bytes. Raises Problem 503 when all bodies together would be too large."""
-        if self._bytes + size > self._max_bytes:
+    def take(self, database: str, size: int) -> None:
+        """Count bytes. Raises Problem 503 when bodies together would be too large.
+
+        Those of one database may be smaller together than those of all.
+        """
+        if (
+            self._bytes[database] + size > self._max_bytes_of_one
+            or self._bytes.total() + size > self._max_bytes
+        ):
             raise _overloaded("Too many bytes of other batches are in work", "bytes_in_flight")
-        self._bytes += size
+        self._bytes[database] += size
 
 
 class BodyBytes:
     """The part of one body in the count."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, database: str) -> None:
         self._admission = admission
+        self._database = database
         self.counted = 0
 
     def grow_to(self, size: int) -> None:
         """Count the body as this large, if it was less. Raises Problem 503."""
         if size > self.counted:
-            self._admission.take(size - self.counted)
+            self._admission.take(self._database, size - self.counted)
             self.counted = size
 
 

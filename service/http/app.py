@@ -13,6 +13,7 @@ from service.config import Settings, Tuning
 from service.http import openapi, page, probes
 from service.http.batch import RATE_LIMIT
 from service.http.envelope import RECORD, Problem, problem_response
+from service.http.expectation import Router
 from service.http.generation import Generations
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.http.probes import Probes
@@ -45,7 +46,7 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
         with generation.in_use():
             return await generation.batch.handle(request)
 
-    app.router.add_put(server.base_path + BATCH_PATH, batch, expect_handler=_expect_nothing_yet)
+    app.router.add_put(server.base_path + BATCH_PATH, batch)
     page.add_routes(app, lambda: openapi.document(generations.current.settings.server))
     probed = app
     if server.management_port is not None:
@@ -58,21 +59,22 @@ def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
     """Return an application whose every answer is as the contract has it."""
     app = web.Application(middlewares=[_Surround(tuning.hold_seconds).handle])
     app[LIFECYCLE] = lifecycle
+    app.router.__class__ = Router
     app.on_response_prepare.append(_add_headers)
     return app
 
 
 async def _watch_and_close(app: web.Application) -> AsyncIterator[None]:
     generations = app[GENERATIONS]
-    watching = asyncio.create_task(metrics.watch_event_loop(generations.sample))
+    tasks = [
+        asyncio.create_task(metrics.watch_event_loop(generations.sample)),
+        asyncio.create_task(generations.current.authenticator.fetch_keys()),
+    ]
     yield
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     await generations.close()
-
-
-async def _expect_nothing_yet(_request: web.Request) -> None:
-    """Leave "100 Continue" to the handler, which first looks at the credentials."""
 
 
 class _Surround:
@@ -200,11 +202,16 @@ def _activity_id(request: web.Request) -> str:
     return record.activity_id if record else ""
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.pop(hdrs.SERVER, None)
+def add_headers(response: web.StreamResponse, activity_id: str) -> None:
+    """Add the headers that every answer has."""
     response.headers[hdrs.X_CONTENT_TYPE_OPTIONS] = "nosniff"
     response.headers[hdrs.CACHE_CONTROL] = "no-store"
-    response.headers[ACTIVITY_HEADER] = _activity_id(request)
+    response.headers[ACTIVITY_HEADER] = activity_id
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.pop(hdrs.SERVER, None)
+    add_headers(response, _activity_id(request))
     response.headers.update(request.get(RATE_LIMIT, {}))
     if request.app[LIFECYCLE].is_stopping:
         response.force_close()

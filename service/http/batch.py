@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from uuid import UUID
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import web
 from msgspec.structs import astuple
 
 from service.config import Server
@@ -18,7 +18,7 @@ from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claimed, digest_of, idempotency_key, request_id
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
-from service.items.split import Chunk, MalformedBody, TooManyItems, split_batch
+from service.items.split import Chunk, ItemTooLarge, MalformedBody, TooManyItems, split_batch
 from service.telemetry import metrics
 from service.wire import DATABASE_HEADER, Outcome
 
@@ -43,6 +43,7 @@ class BatchHandler:
         write_seconds: float,
     ) -> None:
         self._max_items = settings.max_batch_items
+        self._max_item_bytes = settings.max_item_bytes
         self._patience = settings.max_queue_seconds
         self._authenticator = authenticator
         self._rate_limiter = rate_limiter
@@ -61,8 +62,7 @@ class BatchHandler:
         record.database = database = self._database(request, caller)
         check_media_type(request)
         key = idempotency_key(request)
-        with self._admission.batch(database), self._admission.body() as counted:
-            await _continue(request)
+        with self._admission.batch(database), self._admission.body(database) as counted:
             body = await self._reader.read(request, counted)
             record.bytes = len(body)
             metrics.BODY_BYTES.labels(database).inc(len(body))
@@ -149,13 +149,16 @@ class BatchHandler:
         """Return the chunks of a body that is valid JSON to its end, before any is applied."""
         chunks: list[Chunk] = []
         try:
-            for chunk in split_batch(body, self._max_items):
-                chunks.append(chunk)
+            for chunk in split_batch(body, self._max_items, self._max_item_bytes):
+                if chunk is not None:
+                    chunks.append(chunk)
                 await asyncio.sleep(0)
         except MalformedBody as error:
             raise Problem(400, str(error), reason="json") from None
         except TooManyItems as error:
             raise Problem(413, str(error), reason="items") from None
+        except ItemTooLarge as error:
+            raise Problem(413, str(error), reason="item_bytes") from None
         return chunks
 
     async def _outcomes(
@@ -186,12 +189,3 @@ class BatchHandler:
         finally:
             batch.give_up("The client hung up")
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
-
-
-async def _continue(request: web.Request) -> None:
-    """Ask for the body, now that the headers are accepted (RFC 9110 section 10.1.1)."""
-    is_expecting = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
-    if is_expecting and request.version >= HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # Not part of the response, which has not begun.
-        request.writer.output_size = 0

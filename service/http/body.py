@@ -2,13 +2,16 @@
 
 import asyncio
 import zlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
+from service.config import Tuning
 from service.http.admission import BodyBytes
 from service.http.envelope import Problem
+from service.http.expectation import ask_for_body
 
 _JSON_TYPES = ("application/json", "text/json")
 
@@ -16,44 +19,55 @@ _JSON_TYPES = ("application/json", "text/json")
 class BodyReader:
     """Reads bodies, as long as they are declared right, come steadily and are not too large."""
 
-    def __init__(self, max_bytes: int, silence_seconds: float) -> None:
+    def __init__(self, max_bytes: int, tuning: Tuning) -> None:
         self._max_bytes = max_bytes
-        self._silence_seconds = silence_seconds
+        self._silence_seconds = tuning.silence_seconds
+        self._bytes_per_second = tuning.body_bytes_per_second
 
     async def read(self, request: web.Request, counted: BodyBytes) -> bytearray:
-        """Return the decompressed body.
+        """Ask for the body where the client waits for that, and return it decompressed.
 
         Raises Problem 413 as soon as it is longer than ``max_body_bytes``, 400 when it cannot be
-        decompressed, is cut short or stops coming, and 503 when there is no room for it.
+        decompressed, is cut short, stops coming or comes too slowly, and 503 when there is no
+        room for it.
         """
-        max_bytes, silence_seconds = self._max_bytes, self._silence_seconds
-        if (request.content_length or 0) > max_bytes:
-            raise _too_large(max_bytes)
+        if (request.content_length or 0) > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        await ask_for_body(request)
         encoding = _encoding(request)
         inflater = _Inflater(encoding) if encoding in ("gzip", "deflate") else None
         body = bytearray()
-        loop = asyncio.get_running_loop()
 
         def add(data: bytes) -> None:
             nonlocal body
-            body += data if inflater is None else inflater.inflate(data, max_bytes + 1 - len(body))
-            if len(body) > max_bytes:
-                raise _too_large(max_bytes)
+            body += data
+            if len(body) > self._max_bytes:
+                raise _too_large(self._max_bytes)
             counted.grow_to(len(body))
+
+        async def take(data: bytes) -> None:
+            if inflater is None:
+                add(data)
+                return
+            # Compressed, too, it may not be larger: members may be empty.
+            if inflater.taken + len(data) > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            for piece in inflater.inflate(data):
+                add(piece)
+                # A few bytes may become many, and take long: others get a turn.
+                await asyncio.sleep(0)
 
         try:
             if request.content.is_eof():
                 # A small body came with the headers; a timer would cost more than reading it.
-                add(request.content.read_nowait())
+                await take(request.content.read_nowait())
             else:
-                async with asyncio.timeout(silence_seconds) as silence:
-                    async for data in request.content.iter_any():
-                        add(data)
-                        silence.reschedule(loop.time() + silence_seconds)
+                await self._read_steadily(request.content, take)
         except TimeoutError:
             raise Problem(
                 400,
-                f"The body stopped coming for {silence_seconds:g} seconds.",
+                f"The body stopped coming for {self._silence_seconds:g} seconds, or came at less"
+                f" than {self._bytes_per_second:g} bytes a second.",
                 {hdrs.CONNECTION: "close"},
                 reason="body_incomplete",
             ) from None
@@ -61,9 +75,10 @@ class BodyReader:
             raise Problem(
                 400, "The body ended before it was complete.", reason="body_incomplete"
             ) from None
-        except zlib.error:
+        except zlib.error as error:
+            why = f": {error}" if error.args == (_TOO_MANY_MEMBERS,) else ""
             raise Problem(
-                400, f"The body is not valid {encoding} data.", reason="content_encoding"
+                400, f"The body is not valid {encoding} data{why}.", reason="content_encoding"
             ) from None
         if inflater is not None and not inflater.is_complete:
             raise Problem(
@@ -72,6 +87,19 @@ class BodyReader:
                 reason="content_encoding",
             )
         return body
+
+    async def _read_steadily(
+        self, content: StreamReader, take: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        """Take a body as it comes. Raises TimeoutError if it comes too slowly."""
+        loop, received = asyncio.get_running_loop(), 0
+        slowest = loop.time() + self._silence_seconds
+        async with asyncio.timeout_at(slowest) as limit:
+            async for data in content.iter_any():
+                received += len(data)
+                await take(data)
+                at_this_rate = slowest + received / self._bytes_per_second
+                limit.reschedule(min(loop.time() + self._silence_seconds, at_this_rate))
 
 
 def check_media_type(request: web.Request) -> None:
@@ -121,32 +149,63 @@ def _too_large(max_bytes: int) -> Problem:
     )
 
 
+SLICE_BYTES = 16 * 1024
+"""Of compressed data, taken at a time: what is left of it is copied for each member."""
+
+PIECE_BYTES = 256 * 1024
+"""Of decompressed data at most, between two turns for others."""
+
+MEMBERS = 4096
+"""Of a gzip body at most; enough for 128 MiB in the blocks of bgzip."""
+
+_TOO_MANY_MEMBERS = f"more than {MEMBERS} members; compress it as one"
+
+
 class _Inflater:
-    """Decompresses gzip with any number of members (RFC 1952), and deflate in both of its
+    """Decompresses gzip with several members (RFC 1952), and deflate in both of its
     forms: zlib's (RFC 1950), and the bare one (RFC 1951) that some clients send."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
         self._decompressor: Any = None
+        self._members = 0
+        self.taken = 0
         self.is_complete = True
 
-    def inflate(self, data: bytes, limit: int) -> bytes:
-        """Return at most ``limit`` bytes, however much the data would expand to."""
-        inflated = bytearray()
-        while data and len(inflated) < limit:
-            if self._decompressor is None:
-                self._decompressor = zlib.decompressobj(self._window(data))
-            inflated += self._decompressor.decompress(data, limit - len(inflated))
-            self.is_complete = self._decompressor.eof
-            if not self.is_complete:
-                break
-            data = self._decompressor.unused_data
-            if self._encoding == "deflate" and data:
-                raise zlib.error("trailing data")
-            self._decompressor = None
-        return bytes(inflated)
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        """Yield what the data expands to, in pieces, each after a bounded amount of work.
 
-    def _window(self, data: bytes) -> int:
+        Raises zlib.error.
+        """
+        self.taken += len(data)
+        for start in range(0, len(data), SLICE_BYTES):
+            yield from self._pieces(data[start : start + SLICE_BYTES])
+            yield b""
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        piece = b""
+        # A full piece may have left something behind although all data was taken in.
+        while data or len(piece) == PIECE_BYTES:
+            if self._decompressor is None:
+                if not data:
+                    return
+                self._decompressor = self._next_member(data)
+            piece = self._decompressor.decompress(data, PIECE_BYTES)
+            self.is_complete = self._decompressor.eof
+            if self.is_complete:
+                data = self._decompressor.unused_data
+                if self._encoding == "deflate" and data:
+                    raise zlib.error("trailing data")
+                self._decompressor = None
+            else:
+                data = self._decompressor.unconsumed_tail
+            if piece:
+                yield piece
+
+    def _next_member(self, data: bytes) -> Any:
+        self._members += 1
+        if self._members > MEMBERS:
+            raise zlib.error(_TOO_MANY_MEMBERS)
         if self._encoding == "gzip":
-            return 16 + zlib.MAX_WBITS
-        return zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS
+            return zlib.decompressobj(16 + zlib.MAX_WBITS)
+        return zlib.decompressobj(zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS)

@@ -150,11 +150,11 @@ async def _key_set(url: str) -> Finding:
     keys = KeySet(url, Tuning())
     host = urlsplit(url).hostname
     try:
-        await keys.key(None)
+        await keys.key(None, "")
     except KeySetUnavailable:
         return Finding("failed", "auth.jwt.jwks_url", f"no usable keys came from {host}")
     except jwt.InvalidKeyError:
-        # Several keys, and each token names its own.
+        # None for a token without an algorithm; but there are keys.
         pass
     finally:
         await keys.close()

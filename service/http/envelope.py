@@ -6,6 +6,7 @@ Contract section 1, "Response: 207" and "Whole-request errors".
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from operator import attrgetter
 
@@ -18,8 +19,6 @@ from service.wire import (
     KEY_FIELD,
     Debug,
     Envelope,
-    KeyValuePair,
-    MultiCodeResponse,
     Outcome,
     ProblemDetails,
     problem_type,
@@ -80,6 +79,12 @@ MEDIA_TYPES = {
 }
 
 
+def accepted(request: web.BaseRequest) -> str:
+    """Return what the client accepts; several lines are one list (RFC 9110 section 5.3)."""
+    # Of a malformed request aiohttp tells the headers as an empty dict.
+    return ",".join(request.headers.getall(hdrs.ACCEPT)) if hdrs.ACCEPT in request.headers else ""
+
+
 def negotiate(accept: str) -> str:
     """Return the Content-Type that the Accept header prefers (RFC 9110 section 12.5.1).
 
@@ -123,7 +128,7 @@ def problem_response(request: web.BaseRequest, problem: Problem, activity_id: st
         body=encode_problem(problem, request.path, activity_id),
         headers={
             **problem.headers,
-            hdrs.CONTENT_TYPE: negotiate(request.headers.get(hdrs.ACCEPT, "")),
+            hdrs.CONTENT_TYPE: negotiate(accepted(request)),
         },
     )
 
@@ -151,9 +156,14 @@ def encode_outcomes(outcomes: Iterable[Outcome]) -> bytes:
 
 
 def _encode_failure(outcome: Outcome) -> str:
-    value = None if outcome.key is None else str(outcome.key)
-    response = MultiCodeResponse([KeyValuePair(KEY_FIELD, value)], outcome.status, outcome.body)
-    return msgspec.json.encode(response).decode()
+    value = "null" if outcome.key is None else f'"{outcome.key}"'
+    return f'{_BEFORE_VALUE}{value}}}],"status":{outcome.status},"body":{_quoted(outcome.body)}}}'
+
+
+@lru_cache
+def _quoted(message: str) -> str:
+    """Return a message as JSON; of many bad items most have the same."""
+    return msgspec.json.encode(message).decode()
 
 
 def envelope_end(activity_id: str) -> bytes:
@@ -173,7 +183,7 @@ class EnvelopeResponse:
         self._write_seconds = write_seconds
         self._has_outcomes = False
         self.is_read = True
-        self._headers = {hdrs.CONTENT_TYPE: negotiate(request.headers.get(hdrs.ACCEPT, ""))}
+        self._headers = {hdrs.CONTENT_TYPE: negotiate(accepted(request))}
         self.stream = web.StreamResponse(status=207, headers=self._headers)
 
     async def send(self, outcomes: list[Outcome], *, is_last: bool) -> None:

@@ -55,7 +55,7 @@ _CAUSES = {
         "database-missing": f"Name the target database in one {DATABASE_HEADER} header.",
         "key": f"Expected one {IDEMPOTENCY_HEADER} of 1 to 255 visible ASCII characters.",
         "empty": "The body is empty; expected a JSON array of objects.",
-        "no-array": "Expected a JSON array of objects, got an object.",
+        "no-array": "Expected the body to be a JSON array of objects in UTF-8, got an object.",
     },
     401: {
         "credentials": f"Valid credentials are required: an API key in {API_KEY_HEADER}, and a"

@@ -49,7 +49,7 @@ class Generation:
             self._rate_limiter,
             admission,
             self.writers,
-            BodyReader(server.max_body_bytes, tuning.silence_seconds),
+            BodyReader(server.max_body_bytes, tuning),
             tuning.write_seconds,
         )
         self.in_flight = 0

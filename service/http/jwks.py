@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import jwt
@@ -22,6 +22,24 @@ class KeySetUnavailable(Exception):
     """No keys have been fetched yet, and the key server does not answer."""
 
 
+class _Key(NamedTuple):
+    """A key that can verify signatures, and what the key set tells of it."""
+
+    id: str | None
+    algorithm: str | None
+    type: str | None
+    key: Any
+
+    def verifies(self, algorithm: str) -> bool:
+        """Tell whether it may be meant for this algorithm; it need not name one."""
+        if self.algorithm is not None:
+            return self.algorithm == algorithm
+        return self.type == _TYPES.get(algorithm[:2])
+
+
+_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+
+
 class _Document(msgspec.Struct):
     keys: list[Any]
 
@@ -36,41 +54,58 @@ class KeySet:
     def __init__(self, url: str, tuning: Tuning) -> None:
         self._url = url
         self._tuning = tuning
-        self._keys: dict[str | None, Any] = {}
+        self._keys: list[_Key] = []
         self._fetched_at: float | None = None
         self._tried_at = float("-inf")
         self._lock = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
-    async def key(self, key_id: object) -> Any:
-        """Return the key of this id, the only key where the token names none.
+    async def key(self, key_id: object, algorithm: object) -> Any:
+        """Return the key of this id for this algorithm, the only one where the token names no id.
 
         Raises jwt.InvalidKeyError for an unknown one, KeySetUnavailable without any keys.
         """
-        if key_id is not None and not isinstance(key_id, str):
-            raise jwt.InvalidKeyError("kid is not a string")
+        if not isinstance(key_id, str | None) or not isinstance(algorithm, str):
+            raise jwt.InvalidKeyError("kid or alg is not a string")
         # While the keys are fetched again, those who can do without go on with the old ones.
-        is_waiting = key_id not in self._keys or not self._lock.locked()
-        if is_waiting and self._is_due(key_id):
+        is_waiting = not self._found(key_id, algorithm) or not self._lock.locked()
+        if is_waiting and self._is_due(key_id, algorithm):
             async with self._lock:
-                if self._is_due(key_id):
+                if self._is_due(key_id, algorithm):
                     await self._fetch()
         if self._fetched_at is None:
             raise KeySetUnavailable
-        if key_id is None and len(self._keys) == 1:
-            return next(iter(self._keys.values()))
-        if key_id not in self._keys:
+        found = self._found(key_id, algorithm)
+        if not found:
             raise jwt.InvalidKeyError("unknown kid")
-        return self._keys[key_id]
+        if key_id is None and len(found) > 1:
+            raise jwt.InvalidKeyError("no kid, and several keys")
+        return found[-1].key
 
-    def _is_due(self, key_id: str | None) -> bool:
-        now = time.monotonic()
-        if now - self._tried_at < self._tuning.key_set_retry_seconds:
+    async def fetch_first(self) -> None:
+        """Fetch the keys before anybody asks for one, again and again until there are some."""
+        while self._fetched_at is None:
+            async with self._lock:
+                if self._fetched_at is None:
+                    await self._fetch()
+            await asyncio.sleep(self._tuning.key_set_first_seconds)
+
+    def _found(self, key_id: str | None, algorithm: str) -> list[_Key]:
+        return [
+            key
+            for key in self._keys
+            if (key_id is None or key.id == key_id) and key.verifies(algorithm)
+        ]
+
+    def _is_due(self, key_id: str | None, algorithm: str) -> bool:
+        since = time.monotonic() - self._tried_at
+        if self._fetched_at is None:
+            return since >= self._tuning.key_set_first_seconds
+        if since < self._tuning.key_set_retry_seconds:
             return False
-        is_unknown = key_id is not None and key_id not in self._keys
-        if self._fetched_at is None or is_unknown:
-            return True
-        return now - self._fetched_at > self._tuning.key_set_refresh_seconds
+        is_unknown = key_id is not None and not self._found(key_id, algorithm)
+        age = time.monotonic() - self._fetched_at
+        return is_unknown or age > self._tuning.key_set_refresh_seconds
 
     async def _fetch(self) -> None:
         if self._session is None:
@@ -103,9 +138,9 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     return document
 
 
-def _usable_keys(document: bytes) -> dict[str | None, Any]:
-    """Return the keys that can verify a signature, by id. Raises ValueError if there is none."""
-    keys: dict[str | None, Any] = {}
+def _usable_keys(document: bytes) -> list[_Key]:
+    """Return the keys that can verify a signature. Raises ValueError if there is none."""
+    keys: list[_Key] = []
     for entry in msgspec.json.decode(document, type=_Document).keys:
         try:
             key = jwt.PyJWK(entry)
@@ -115,7 +150,9 @@ def _usable_keys(document: bytes) -> dict[str | None, Any]:
         if key.public_key_use in (None, "sig"):
             # PyJWK guesses an algorithm where the key names none; the token's, which has to
             # be a configured one, counts then.
-            keys[key.key_id] = key if "alg" in entry else key.key
+            is_named = "alg" in entry
+            algorithm = key.algorithm_name if is_named else None
+            keys.append(_Key(key.key_id, algorithm, key.key_type, key if is_named else key.key))
     if not keys:
         raise ValueError("no usable key")
     return keys

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 import uvloop
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from service import __version__
 from service.config import ConfigurationError, Server, Settings, Tuning
 from service.http import certificate, check
-from service.http.app import GENERATIONS, MANAGEMENT, build_app
+from service.http.app import GENERATIONS, MANAGEMENT, add_headers, build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
 from service.http.reload import Reload
@@ -192,6 +192,19 @@ class _RequestHandler(RequestHandler):
         metrics.REFUSALS.labels("http").inc()
         detail = "Internal error." if status == 500 else "The request is not valid HTTP."
         problem = Problem(status, detail, reason="http")
-        response = problem_response(request, problem, activity_id)
+        answer = problem_response(request, problem, activity_id)
+        response = _Unannounced(status=answer.status, body=answer.body, headers=answer.headers)
+        add_headers(response, activity_id)
         response.force_close()
         return response
+
+
+class _Unannounced(web.Response):
+    """A response whose ``Server`` line aiohttp does not write: it would name versions.
+
+    Those of handlers lose it in a signal, which is not sent for malformed HTTP.
+    """
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.pop(hdrs.SERVER, None)

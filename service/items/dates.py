@@ -2,33 +2,58 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 
-
-class AnyDateTime(datetime):
-    """A date-time in one of the forms of the contract that are not RFC 3339."""
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 _DATE_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d:)(\d\d)(\.\d+)?(?: ?(Z|z|UTC|[+-]\d\d:?\d\d))?)?"
+    r"(\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](\d\d:\d\d)(?::(\d\d)(\.\d+)?)?(?: ?(?:(Z|z|UTC)|([+-]\d\d)(?::?(\d\d))?))?)?",
+    re.ASCII,
 )
+_MOMENTS = msgspec.json.Decoder(list[datetime])
+# Behind its quote, where re finds it many times as fast.
+_HOURS_ALONE = re.compile(r'"(?<=[0-9][+-][0-9][0-9]")')
+_NO_SECONDS = re.compile(r'(?<=[Tt ][0-9][0-9]:[0-9][0-9])(?=["Z+-])')
+_EDGES = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 
 
-def parse_date_time(kind: type, value: Any) -> Any:
-    """msgspec's ``dec_hook``: a date-time in any of the contract's forms, in UTC."""
-    text = value if isinstance(value, str) else ""
-    match = _DATE_TIME.fullmatch(text) if text.isascii() else None
+def parse_date_times(texts: list[str]) -> list[datetime]:
+    """Return the moments of date-times in any of the contract's forms, all of them aware.
+
+    What PostgreSQL and Java write is made RFC 3339 in one go, and then read by msgspec: ten
+    times as fast as one by one. Raises ValueError for a text in no such form.
+    """
+    joined = '["' + '","'.join(texts) + '"]'
+    if texts and "\\" not in joined and joined.count('"') == 2 * len(texts):
+        joined = _HOURS_ALONE.sub(':00"', joined)
+        for is_without_seconds in (False, True):
+            if is_without_seconds:
+                joined = _NO_SECONDS.sub(":00", joined)
+            try:
+                moments = _MOMENTS.decode(joined)
+            except msgspec.DecodeError:
+                continue
+            moments = [m if m.tzinfo is not None else m.replace(tzinfo=UTC) for m in moments]
+            # At the edges an offset may move a date out of the years 1 to 9999.
+            if _EDGES[0] < min(moments) and max(moments) < _EDGES[1]:
+                return moments
+            break
+    return list(map(parse_date_time, texts))
+
+
+def parse_date_time(text: str) -> datetime:
+    """Return the moment of a date-time in any of the contract's forms, in UTC.
+
+    Raises ValueError.
+    """
+    match = _DATE_TIME.fullmatch(text)
     if match is None:
         raise ValueError("Expected an RFC 3339 date-time such as 2025-01-02T03:04:05Z")
-    day, minutes, seconds, fraction, offset = match.groups()
+    day, minutes, seconds, fraction, _, hours, offset_minutes = match.groups()
     # RFC 3339 allows a leap second; like PostgreSQL, count on into the next minute.
     is_leap_second = seconds == "60"
-    beginning = f"{day}T{minutes or '00:00:'}{'59' if is_leap_second else seconds or '00'}"
-    offset = "Z" if offset in (None, "z", "UTC") else offset
+    beginning = f"{day}T{minutes or '00:00'}:{'59' if is_leap_second else seconds or '00'}"
+    offset = f"{hours}:{offset_minutes or '00'}" if hours else "Z"
     try:
         try:
             moment = msgspec.convert(f"{beginning}{fraction or ''}{offset}", datetime)
@@ -40,4 +65,4 @@ def parse_date_time(kind: type, value: Any) -> Any:
             moment += timedelta(seconds=1)
     except (msgspec.ValidationError, OverflowError):
         raise ValueError("Expected an existing date and time in the years 1 to 9999") from None
-    return AnyDateTime.fromtimestamp(0, UTC) + (moment - _EPOCH)
+    return moment

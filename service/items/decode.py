@@ -1,15 +1,16 @@
 """Chunks to items, or to the outcomes that say why not."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import field
+from msgspec import ValidationError, field
 
-from service.items.dates import AnyDateTime, parse_date_time
+from service.items.dates import parse_date_time, parse_date_times
 from service.items.split import RAW_ITEMS, Chunk
-from service.items.texts import mask_unstorable
-from service.wire import Item, Keyed, Outcome, StrictItem
+from service.items.texts import masked, unstorable_field
+from service.wire import INT32, KEY_FIELD, Int32, Item, Keyed, Outcome, StrictItem, shortened
 
 
 class DecodedChunk(NamedTuple):
@@ -37,15 +38,13 @@ class DecodedChunk(NamedTuple):
         ]
 
 
-class _Refused(Exception):
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.body)
-        self.outcome = outcome
-
-
 class _LenientItem(Item, gc=False):
-    entry_date: AnyDateTime = field(name="entry_Date", default=None)  # type: ignore[assignment]
-    update_date: AnyDateTime = field(name="update_Date", default=None)  # type: ignore[assignment]
+    """An item whose dates and integers are still as they were written."""
+
+    care_case_clinical_trial_key: Int32 | float = field(name=KEY_FIELD)  # type: ignore[assignment]
+    case_key: Int32 | float | None = field(name="case_Key", default=None)  # type: ignore[assignment]
+    entry_date: str = field(name="entry_Date", default=None)  # type: ignore[assignment]
+    update_date: str = field(name="update_Date", default=None)  # type: ignore[assignment]
 
 
 class _StrictLenientItem(_LenientItem, gc=False, forbid_unknown_fields=True):
@@ -56,18 +55,16 @@ class BatchDecoder:
     """Decodes the items of chunks; one for each way of treating unknown fields.
 
     Tries the cheapest way first: the whole chunk by msgspec alone, then the whole chunk
-    with the date-times that msgspec does not know, then item by item.
+    with the dates and integers that msgspec does not know, then item by item.
     """
 
     def __init__(self, *, ignore_unknown_fields: bool) -> None:
         item = Item if ignore_unknown_fields else StrictItem
         lenient = _LenientItem if ignore_unknown_fields else _StrictLenientItem
         self._chunk = msgspec.json.Decoder(list[item])  # type: ignore[valid-type]
-        self._lenient_chunk = msgspec.json.Decoder(
-            list[lenient],  # type: ignore[valid-type]
-            dec_hook=parse_date_time,
-        )
-        self._lenient_item = msgspec.json.Decoder(lenient, dec_hook=parse_date_time)
+        self._lenient_chunk = msgspec.json.Decoder(list[lenient])  # type: ignore[valid-type]
+        self._item = msgspec.json.Decoder(item)
+        self._lenient_item = msgspec.json.Decoder(lenient)
 
     def decode(self, body: bytes | bytearray, chunk: Chunk) -> DecodedChunk:
         """Return the chunk's valid items, and the outcome with status 400 of each other.
@@ -76,50 +73,91 @@ class BatchDecoder:
         """
         array = b"[" + body[chunk.start : chunk.end] + b"]"
         # The search for one byte is many times as fast, and most short texts pass it.
-        if b"\\" not in array or b"\\u0000" not in array:
-            try:
-                items = self._chunk.decode(array)
-                if not any(map(_has_date_to_check, items)):
-                    return DecodedChunk(items, {})
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass
-            try:
-                return DecodedChunk(self._lenient_chunk.decode(array), {})
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass
-        try:
-            raw_items = RAW_ITEMS.decode(array)
-        except msgspec.DecodeError:
-            raw_items = RAW_ITEMS.decode(mask_unstorable(array))
+        if b"\\" not in array or _NUL not in array:
+            items = self._decode_whole(array)
+            if items is not None:
+                return DecodedChunk(items, {})
         decoded = DecodedChunk([], {})
-        for position, raw in enumerate(raw_items):
-            try:
-                decoded.items.append(self._decode_item(bytes(raw)))
-            except _Refused as refused:
-                decoded.refusals[position] = refused.outcome
+        for position, raw in enumerate(_items_of(array)):
+            item = _NO_OBJECT.get(raw[0]) or self._decode_item(raw)
+            if isinstance(item, Outcome):
+                decoded.refusals[position] = item
+            else:
+                decoded.items.append(item)
         return decoded
 
-    def _decode_item(self, raw: bytes) -> Item:
+    def _decode_whole(self, array: bytes) -> list[Item] | None:
+        """Return the items of a chunk, or None if not all are valid."""
         try:
             try:
-                return self._checked(raw)
-            except UnicodeDecodeError:
-                return self._checked(mask_unstorable(raw))
-        except msgspec.ValidationError as error:
-            raise _Refused(_refusal(raw, error)) from None
+                items: list[Item] = self._chunk.decode(array)
+                if not any(map(_has_date_to_check, items)):
+                    return items
+            except ValidationError as error:
+                if not _is_about_form(error):
+                    return None
+            return _settled(self._lenient_chunk.decode(array))
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return None
 
-    def _checked(self, raw: bytes) -> Item:
-        item = self._lenient_item.decode(raw)
-        for name, json_name in zip(
-            item.__struct_fields__, item.__struct_encode_fields__, strict=True
-        ):
-            value = getattr(item, name)
-            if isinstance(value, str) and "\0" in value:
-                raise msgspec.ValidationError(
-                    "Expected text that PostgreSQL can store, got U+0000, a lone surrogate"
-                    f" or bytes that are not UTF-8 - at `$.{json_name}`"
-                )
-        return item
+    def _decode_item(self, raw: bytes) -> Item | Outcome:
+        try:
+            item = self._item_of(raw)
+            if _NUL in raw:
+                _check_texts(item)
+            return item
+        except ValidationError as error:
+            return _refusal(raw, str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            name = unstorable_field(raw)
+            place = f" - at `$.{name}`" if name in Item.__struct_encode_fields__ else ""
+            return _refusal(raw, _UNSTORABLE + place)
+        except RecursionError:
+            return _refusal(raw, "Expected a flat object, got one that is nested too deep")
+
+    def _item_of(self, raw: bytes) -> Item:
+        try:
+            item = self._item.decode(raw)
+            if not _has_date_to_check(item):
+                return item
+        except ValidationError as error:
+            if not _is_about_form(error):
+                raise
+        return _settled_alone(self._lenient_item.decode(raw))
+
+
+# What no object begins with, by the first byte: such items need no decoding.
+_NO_OBJECT = {
+    ord(first): Outcome(None, 400, f"Expected an object, got {kind}")
+    for firsts, kind in (
+        ('"', "a string"),
+        ("[", "an array"),
+        ("tf", "a boolean"),
+        ("n", "null"),
+        ("-0123456789", "a number"),
+    )
+    for first in firsts
+}
+
+_NUL = b"\\u0000"
+_UNSTORABLE = (
+    "Expected text that PostgreSQL can store, got U+0000, a lone surrogate"
+    " or bytes that are not UTF-8"
+)
+_BETWEEN_ITEMS = re.compile(rb"[ \t\r\n]*+,?[ \t\r\n]*+")
+
+
+def _items_of(array: bytes) -> Iterator[bytes]:
+    """Yield the items of an array as they are written."""
+    try:
+        yield from map(bytes, RAW_ITEMS.decode(array))
+    except msgspec.DecodeError:
+        end = len(b"[")
+        for raw in RAW_ITEMS.decode(masked(array)):
+            match = _BETWEEN_ITEMS.match(array, end)
+            assert match is not None
+            end = match.end() + memoryview(raw).nbytes
+            yield array[match.end() : end]
 
 
 def _has_date_to_check(item: Item) -> bool:
@@ -130,33 +168,100 @@ def _has_date_to_check(item: Item) -> bool:
     )
 
 
-def _refusal(raw: bytes, error: msgspec.ValidationError) -> Outcome:
+def _is_about_form(error: ValidationError) -> bool:
+    """Tell whether another form of a date or of an integer may be what msgspec complains of."""
+    reason = str(error)
+    return "RFC3339" in reason or "timezone" in reason or "got `float`" in reason
+
+
+def _whole(number: float) -> int:
+    """Return the integer that a number is, however it is written. Raises ValueError."""
+    if not number.is_integer():
+        raise ValueError("Expected `int`, got `float`")
+    if not INT32[0] <= number <= INT32[-1]:
+        bound = f"<= {INT32[-1]}" if number > 0 else f">= {INT32[0]}"
+        raise ValueError(f"Expected `int` {bound}")
+    return int(number)
+
+
+def _settled(items: list[Any]) -> list[Item]:
+    """Return lenient items with their dates and integers read. Raises ValueError."""
+    moments = iter(
+        parse_date_times(
+            [
+                text
+                for item in items
+                for text in (item.entry_date, item.update_date)
+                if text is not None
+            ]
+        )
+    )
+    for item in items:
+        if item.entry_date is not None:
+            item.entry_date = next(moments)
+        if item.update_date is not None:
+            item.update_date = next(moments)
+        if type(item.care_case_clinical_trial_key) is float:
+            item.care_case_clinical_trial_key = _whole(item.care_case_clinical_trial_key)
+        if type(item.case_key) is float:
+            item.case_key = _whole(item.case_key)
+    return items
+
+
+def _settled_alone(item: Any) -> Item:
+    """Return a lenient item with its dates and integers read; ValidationError names the field."""
+    for name, json_name in _NAMES:
+        value = getattr(item, name)
+        try:
+            if type(value) is float:
+                setattr(item, name, _whole(value))
+            elif name in ("entry_date", "update_date") and value is not None:
+                setattr(item, name, parse_date_time(value))
+        except ValueError as error:
+            raise ValidationError(f"{error} - at `$.{json_name}`") from None
+    settled: Item = item
+    return settled
+
+
+def _check_texts(item: Item) -> None:
+    for name, json_name in _NAMES:
+        value = getattr(item, name)
+        if isinstance(value, str) and "\0" in value:
+            raise ValidationError(f"{_UNSTORABLE} - at `$.{json_name}`")
+
+
+_NAMES = list(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
+
+
+def _refusal(raw: bytes, error: str) -> Outcome:
     """Return the outcome of an invalid item: "field: reason", and its key where it has one."""
-    reason, _, path = str(error).partition(" - at `$.")
+    reason, _, path = error.partition(" - at `$.")
     if path:
         reason = f"{path.rstrip('`')}: {reason}"
-    return Outcome(_key_of(raw), 400, reason)
+    return Outcome(_key_of(raw), 400, shortened(reason))
 
 
 _KEYS = msgspec.json.Decoder(list[Keyed])
+_KEY = msgspec.json.Decoder(Keyed)
 
 
 def keys_of(body: bytes | bytearray, chunk: Chunk) -> list[int]:
     """Return the keys that the items of a chunk name, as far as they can be read."""
-    array = b"[" + body[chunk.start : chunk.end] + b"]"
+    array = masked(b"[" + body[chunk.start : chunk.end] + b"]")
     try:
-        return [item.key for item in _KEYS.decode(array) if item.key]
+        return [key for item in _KEYS.decode(array) if (key := item.key)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    try:
-        raw_items = RAW_ITEMS.decode(array)
-    except msgspec.DecodeError:
-        raw_items = RAW_ITEMS.decode(mask_unstorable(array))
-    return [key for raw in raw_items if (key := _key_of(bytes(raw)))]
+    return [key for raw in _items_of(array) if (key := _key_of(raw))]
 
 
 def _key_of(raw: bytes) -> int | None:
     try:
-        return msgspec.json.decode(raw, type=Keyed).key
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            return _KEY.decode(raw).key
+        except ValidationError:
+            return None
+        except msgspec.DecodeError:
+            return _KEY.decode(masked(raw)).key
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -1,26 +1,45 @@
-"""Text that PostgreSQL cannot hold: U+0000, lone surrogates, bytes that are not UTF-8."""
+"""Text that PostgreSQL cannot hold: lone surrogates, and bytes that are not UTF-8.
 
-import codecs
+(The third kind, U+0000, decodes, so that it is found in the decoded item.)
+"""
+
 import re
 
-# An escape sequence, or two that together are a surrogate pair.
-_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD]([89a-fA-F])..|.)", re.DOTALL)
-_NUL_ESCAPE = b"\\u0000"
+import msgspec
+from msgspec import Raw
+
+_NO_LONE_SURROGATE = re.compile(
+    rb"(?:[^\\]++|(?:\\u[dD][89abAB]..\\u[dD][c-fC-F]..)++|\\(?:[^u]|u(?:[^dD]|[dD][0-7])))*+",
+    re.DOTALL,
+)
+_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 
-def _nul_escapes(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    return _NUL_ESCAPE.decode(), error.end
+def masked(json: bytes) -> bytes:
+    """Return JSON of the same length and structure whose escapes all decode.
 
-
-codecs.register_error("nul-escapes", _nul_escapes)
-
-
-def mask_unstorable(json: bytes | bytearray) -> bytes:
-    """Return the JSON with lone surrogates and bytes that are not UTF-8 replaced by U+0000.
-
-    PostgreSQL can store none of the three, but only U+0000 decodes, so that one check
-    finds them all and names the field.
+    msgspec stops at a lone surrogate even where it only looks for the end of a value; so each
+    surrogate becomes another character, also half of a pair.
     """
-    text = json.decode("utf-8", "nul-escapes").encode()
-    return _ESCAPE.sub(lambda escape: _NUL_ESCAPE if escape[1] else escape[0], text)
+    if b"\\" not in json:
+        return json
+    return json.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
+
+
+def unstorable_field(item: bytes) -> str | None:
+    """Return the JSON name of the field that holds the first unstorable text of an item.
+
+    None where it stands elsewhere: in a name, or deeper.
+    """
+    end = len(item)
+    try:
+        item.decode()
+    except UnicodeDecodeError as error:
+        end = error.start
+    match = _NO_LONE_SURROGATE.match(item, 0, end)
+    assert match is not None
+    try:
+        # Up to here, and with its text and itself closed, it is an object that ends in the field.
+        return next(reversed(_FIELDS.decode(item[: match.end()] + b'"}')), None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -171,6 +171,13 @@ ACCEPTED_MOMENTS = {
     "2025-01-02 03:04:05.5 UTC": MOMENT.replace(microsecond=500_000),
     "2025-01-01 22:04:05 -0500": MOMENT,
     "2025-01-02": datetime(2025, 1, 2, tzinfo=UTC),
+    "2025-01-02 03:04:05+00": MOMENT,
+    "2025-01-02 03:04:05.123456+00": MOMENT.replace(microsecond=123_456),
+    "2025-01-02 08:34:05.5+05:30": MOMENT.replace(microsecond=500_000),
+    "2025-01-01 22:04:05-05": MOMENT,
+    "2025-01-02T03:04Z": MOMENT.replace(second=0),
+    "2025-01-02T03:04": MOMENT.replace(second=0),
+    "2025-01-02T04:04+01:00": MOMENT.replace(second=0),
     "2016-12-31T23:59:60Z": datetime(2017, 1, 1, tzinfo=UTC),
     "0001-01-01T00:00:00Z": datetime(1, 1, 1, tzinfo=UTC),
     "9999-12-31T23:59:59.9999999": datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
@@ -200,7 +207,8 @@ async def test_date_times_are_accepted_in_every_form_that_clients_send(
         "today",
         "2025-02-30T00:00:00Z",
         "2025-01-02T25:00:00Z",
-        "2025-01-02T03:04Z",
+        "2025-01-02T03Z",
+        "2025-01-02 03:04:05+0",
         "0000-01-01T00:00:00Z",
         "10000-01-01T00:00:00Z",
         "0001-01-01T00:00:00+01:00",
@@ -234,9 +242,9 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
     "case key is a text": ({KEY: 5, "case_Key": "1"}, "5", "case_Key"),
     "unknown field": ({KEY: 5, "coment": "x"}, "5", "coment"),
     "wrong case": ({KEY: 5, "Comment": "x"}, "5", "Comment"),
-    "array": ([], None, "array"),
-    "text": ("x", None, "str"),
-    "number": (5, None, "int"),
+    "array": ([], None, "an array"),
+    "text": ("x", None, "a string"),
+    "number": (5, None, "a number"),
     "null": (None, None, "null"),
     **{f"{name} is a number": ({KEY: 5, name: 1}, "5", name) for name in TEXT_FIELDS},
     **{f"{name} of 65": ({KEY: 5, name: "x" * 65}, "5", name) for name in CODE_FIELDS},
@@ -384,8 +392,49 @@ async def test_negative_keys_are_keys_like_others(make_service: MakeService) -> 
     ]
 
 
-async def test_a_long_text_is_stored_whole(make_service: MakeService) -> None:
+INTEGERS = {"5.0": 5, "1e3": 1000, "-7E0": -7, "250e-1": 25, "-2147483648.0": -(2**31)}
+
+
+async def test_a_number_whose_value_is_whole_is_an_integer_however_it_is_written(
+    make_service: MakeService,
+) -> None:
     service = await make_service()
+    items = [f'{{"{KEY}":{text},"case_Key":{text}}}' for text in INTEGERS]
+
+    answer = await service.put(f"[{','.join(items)}]".encode())
+
+    assert answer.outcomes == [(str(key), 201, "Created") for key in INTEGERS.values()]
+    assert [(await stored(service, key))["case_Key"] for key in INTEGERS.values()] == list(
+        INTEGERS.values()
+    )
+
+
+@pytest.mark.parametrize("text", ["1.5", "2147483648.0", "1e10", "-1e300", "1e400"])
+async def test_other_numbers_are_400_of_their_item(make_service: MakeService, text: str) -> None:
+    service = await make_service()
+
+    answer = await service.put(
+        f'[{{"{KEY}":{text}}},{{"{KEY}":1e0,"case_Key":{text}}},{{"{KEY}":2}}]'.encode()
+    )
+
+    assert answer.statuses == [400, 400, 201]
+    assert answer.outcomes[1][0] == "1"
+    assert "case_Key: " in answer.outcomes[1][2] or text == "1e400"
+
+
+async def test_a_drawn_key_is_none_that_the_batch_names_as_a_float(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(f'[{{"{KEY}":0.0}},{{"{KEY}":1.0}}]'.encode())
+
+    assert answer.statuses == [201, 201]
+    assert len(set(answer.keys)) == 2
+
+
+async def test_a_long_text_is_stored_whole(make_service: MakeService) -> None:
+    service = await make_service(max_item_bytes=10_000_000)
     text = '},{ \\ " ä漢😀\n' * 300_000
 
     answer = await service.put(

@@ -1,6 +1,7 @@
 """Contract section 1: 503 with Retry-After, at once, for what a process cannot take on."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -63,6 +64,49 @@ async def test_a_body_that_stops_coming_is_refused_and_holds_nothing(
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"stopped coming" in answer
     assert (await service.put([{KEY: 1}])).statuses == [201]
+
+
+@pytest.mark.parametrize("content_length", [200_000, 100_000_000])
+async def test_a_body_that_drips_is_refused_and_keeps_nobody_out(
+    make_service: MakeService, content_length: int
+) -> None:
+    service = await make_service(
+        tuning=Tuning(silence_seconds=0.5, body_bytes_per_second=1000), max_batches_in_flight=2
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(service.head(content_length) + b"[")
+
+    async def drip() -> None:
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    dripping = asyncio.create_task(drip())
+    meanwhile = await service.put([{KEY: 1, "comment": "x" * 200_000}])
+    answer = await asyncio.wait_for(reader.read(65536), 3)
+    dripping.cancel()
+    writer.close()
+
+    assert meanwhile.statuses == [201]
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"less than 1000 bytes a second" in answer
+
+
+async def test_a_body_that_comes_slowly_but_steadily_is_taken(make_service: MakeService) -> None:
+    service = await make_service(tuning=Tuning(silence_seconds=0.3, body_bytes_per_second=1000))
+    body = b"[" + b" " * 2_000 + b"]"
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(service.head(len(body)))
+
+    for start in range(0, len(body), 250):
+        writer.write(body[start : start + 250])
+        await asyncio.sleep(0.1)
+    answer = await asyncio.wait_for(reader.read(65536), 3)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 207 ")
 
 
 async def test_a_connection_that_sends_no_request_is_closed(

@@ -78,6 +78,36 @@ async def test_accept_decides_the_content_type_of_outcomes_and_errors(
     assert error.headers["Content-Type"] == content_type
 
 
+@pytest.mark.parametrize(
+    "lines", [["text/html", "application/json"], ["text/json;q=0.1", "*/*", "application/json"]]
+)
+async def test_several_accept_lines_are_one_list(
+    make_service: MakeService, lines: list[str]
+) -> None:
+    service = await make_service()
+    head = service.head(content_length=2).decode().removesuffix("\r\n")
+    head += "".join(f"Accept: {line}\r\n" for line in lines) + "Connection: close\r\n\r\n"
+
+    outcome, error = [await service.raw(head.encode() + body) for body in (b"[]", b"{}")]
+
+    assert b"\r\nContent-Type: application/json\r\n" in outcome
+    assert b"\r\nContent-Type: application/json\r\n" in error
+
+
+async def test_an_exhausted_sequence_is_not_the_items_fault(
+    make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await make_service()
+    sequence = "care_case_clinical_trial_care_case_clinical_trial_key_seq"
+    await service.execute(f"alter sequence {sequence} maxvalue 2; select setval('{sequence}', 2)")
+
+    answer = await service.put([{KEY: 0}, {KEY: 7}, *[{KEY: 0}] * 9])
+
+    assert answer.statuses == [500, 201, *[500] * 9]
+    assert answer.outcomes[0][2].startswith("Internal error")
+    assert any("the key sequence is at its end; give it" in r.message for r in caplog.records)
+
+
 async def test_outcomes_go_out_while_later_items_still_wait(make_service: MakeService) -> None:
     service = await make_service()
     blocker = await service.connect()

@@ -205,6 +205,48 @@ async def test_a_compression_bomb_is_413(make_service: MakeService) -> None:
     assert answer.status == 413
 
 
+async def test_gzip_may_have_many_members_but_not_any_number(make_service: MakeService) -> None:
+    service = await make_service()
+    headers = {"Content-Encoding": "gzip"}
+    body = json.dumps(BATCH).encode()
+    empty = gzip.compress(b"", mtime=0)
+
+    each_byte = b"".join(gzip.compress(body[i : i + 1], mtime=0) for i in range(len(body)))
+    fits = await service.put(empty * 4_000 + each_byte, headers=headers)
+    exceeds = await service.put(empty * 5_000 + each_byte, headers=headers)
+
+    assert fits.statuses == [201]
+    assert exceeds.status == 400
+    assert "compress it as one" in exceeds.detail
+
+
+async def test_the_body_limit_counts_compressed_bytes_too(make_service: MakeService) -> None:
+    service = await make_service(max_body_bytes=10_000)
+    empty = gzip.compress(b"", mtime=0)
+
+    answer = await service.put(
+        empty * 501 + gzip.compress(b"[]"), headers={"Content-Encoding": "gzip"}, is_chunked=True
+    )
+
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize("encode", [gzip.compress, zlib.compress, raw_deflate])
+async def test_a_body_that_expands_to_many_pieces_comes_out_whole(
+    make_service: MakeService, encode: Callable[[bytes], bytes]
+) -> None:
+    service = await make_service()
+    text = "0123456789" * 100_000
+
+    answer = await service.put(
+        encode(json.dumps([{KEY: 1, "comment": text}, {KEY: 2}]).encode()),
+        headers={"Content-Encoding": "gzip" if encode is gzip.compress else "deflate"},
+    )
+
+    assert answer.statuses == [201, 201]
+    assert (await service.comments())[1] == text
+
+
 async def test_more_items_than_the_limit_are_413_and_none_is_applied(
     make_service: MakeService,
 ) -> None:
@@ -366,3 +408,60 @@ async def test_a_client_that_waits_for_100_continue_sends_its_body_only_when_adm
     assert admitted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 207 ")
     assert b'{"data":[]' in admitted
     assert refused.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize(
+    ("replaced", "status"),
+    [
+        (("Content-Length: 2", "Content-Length: 1001"), 413),
+        ((PATH, "/nowhere"), 404),
+        (("PUT", "POST"), 405),
+        (("PUT", "DELETE"), 405),
+        (("application/json", "text/html"), 415),
+        (("Expect: 100-continue", "Expect: the-unexpected"), 207),
+    ],
+    ids=str,
+)
+async def test_a_body_that_will_be_refused_is_not_asked_for(
+    make_service: MakeService, replaced: tuple[str, str], status: int
+) -> None:
+    service = await make_service(max_body_bytes=1000)
+    head = service.head(content_length=2).decode().removesuffix("\r\n")
+    head += "Expect: 100-continue\r\nConnection: close\r\n\r\n"
+
+    answer = await service.raw(head.replace(*replaced, 1).encode() + b"[]" * (status == 207))
+
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"100 Continue" not in answer
+
+
+@pytest.mark.parametrize("padding", ["x", '\\"', "},{", "\\ud800", "\u00e9"])
+async def test_an_item_beyond_the_limit_is_413_naming_its_place_and_none_is_applied(
+    make_service: MakeService, padding: str
+) -> None:
+    service = await make_service(max_item_bytes=100_000)
+    text = padding * (110_000 // len(padding.encode()))
+    large = b'{"%b":3,"comment":"%b"}' % (KEY.encode(), text.encode("utf-8"))
+
+    fits = await service.put([{KEY: 1, "comment": "x" * 90_000}, {KEY: 2, "comment": "x" * 90_000}])
+    exceeds = await service.put(b'[{"%b":3},{"%b":4},%b]' % (KEY.encode(), KEY.encode(), large))
+
+    assert fits.statuses == [201, 201]
+    assert exceeds.status == 413
+    assert "Item 2, counted from 0, is larger than 100000 bytes" in exceeds.detail
+    assert set(await service.comments()) == {1, 2}
+
+
+@pytest.mark.parametrize("count", [1, 1200])
+@pytest.mark.parametrize("other", ["1", f'{{"{KEY}":0}}', f'{{"{KEY}":0,"comment":"\\ud800"}}'])
+async def test_what_is_nested_as_deep_as_can_be_is_decoded_or_refused_as_a_whole(
+    make_service: MakeService, count: int, other: str
+) -> None:
+    service = await make_service(ignore_unknown_fields=True)
+    statuses = set()
+    for depth in range(900, 1000, 2):
+        nested = f'{{"{KEY}":0,"x":{"[" * depth}{"]" * depth},"comment":"\\u0000"}}'
+        answer = await service.put(f"[{'1,' * (count - 1)}{nested},{other}]".encode())
+        statuses.add(answer.status)
+
+    assert statuses <= {207, 400}

@@ -22,6 +22,7 @@ class ServerSettings(TypedDict, total=False):
     reuse_port: bool
     base_path: str
     max_body_bytes: int
+    max_item_bytes: int
     max_batch_items: int
     max_batches_in_flight: int
     max_bytes_in_flight: int

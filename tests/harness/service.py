@@ -121,6 +121,25 @@ class ServiceUnderTest:
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 
+    async def send(self, body: bytes) -> int:
+        """Send a body of any size with valid credentials, and return the status of the answer.
+
+        The answer is read, and not looked at.
+        """
+        async with self.session.put(
+            self.url + PATH,
+            data=BytesIO(body),
+            headers={
+                "x-api-key": API_KEY,
+                "Authorization": f"Bearer {token()}",
+                "vbasoftware-database": "acme",
+                "Content-Type": "application/json",
+            },
+        ) as response:
+            async for _ in response.content.iter_any():
+                pass
+            return response.status
+
     async def fetch(self, query: str, *arguments: Any, database: str = "acme") -> list[Any]:
         """Return rows of a query on one of the databases, asked behind the service's back."""
         connection = await asyncpg.connect(self.databases[database])

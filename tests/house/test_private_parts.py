@@ -59,6 +59,11 @@ PARTS = [
         "service/http/server.py answers malformed HTTP with an envelope",
     ),
     Part(
+        "web.Response._prepare_headers",
+        lambda: inspect.iscoroutinefunction(getattr(web.Response, "_prepare_headers", None)),
+        "service/http/server.py takes the Server line out of answers to malformed HTTP",
+    ),
+    Part(
         "the arguments of RequestHandler",
         lambda: takes(
             RequestHandler,
@@ -126,7 +131,7 @@ def test_no_other_private_part_is_used() -> None:
     foreign = {name for tree in modules().values() for name in foreign_privates(tree)}
 
     assert foreign == {
-        *("_make_server", "_loop", "_kwargs", "_manager", "_request_count"),
+        *("_make_server", "_prepare_headers", "_loop", "_kwargs", "_manager", "_request_count"),
         "_transport",
         "_replace",  # of named tuples, and documented
     }

@@ -43,8 +43,8 @@ def decode(
     """Return the outcome of each item: Created for those that are valid."""
     decoder = BatchDecoder(ignore_unknown_fields=False)
     entries: list[Outcome] = []
-    chunks = split_batch(body, 1000, probe_bytes=probe_bytes, chunk_items=chunk_items)
-    for chunk in list(chunks):
+    chunks = split_batch(body, 1000, 10_000, probe_bytes=probe_bytes, chunk_items=chunk_items)
+    for chunk in filter(None, list(chunks)):
         decoded = decoder.decode(body, chunk)
         entries += decoded.in_order([stored(item) for item in decoded.items])
     return entries

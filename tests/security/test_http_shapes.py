@@ -118,6 +118,50 @@ async def test_what_could_be_read_in_two_ways_is_400_and_ends_the_connection(
     assert {n: statuses(a) for n, a in answers.items() if statuses(a) != [400]} == {}
     assert {envelope(answer)["error"]["title"] for answer in answers.values()} == {"Bad Request"}
     assert await service.comments() == {}
+    for answer in answers.values():
+        head = answer.partition(b"\r\n\r\n")[0]
+        activity_id = envelope(answer)["debug"]["activityID"]
+        assert f"\r\nX-Activity-ID: {activity_id}\r\n".encode() in head + b"\r\n"
+        assert b"\r\nServer:" not in head
+
+
+HEADERS_READ = [
+    *("Accept", "Authorization", "x-api-key", "vbasoftware-database", "Content-Type", "Expect"),
+    *("Content-Encoding", "Content-Length", "Transfer-Encoding", "Idempotency-Key", "Host"),
+    *("Connection", "traceparent", "Upgrade", "Accept-Encoding", "Cookie", "Range", "Prefer"),
+]
+MALFORMED = [
+    *("", ",", ";", '"', "=", "\xff", "a\tb", "%", "\\", "0", "*/*;q=", ";;q=\xb2", "a" * 9_000),
+    *("application/json; charset", "application/json;charset=%", "application/json; x*=y''%ff"),
+    *("100-continue, x", "chunked;q", "\xc2\xb2", "application/json; x*0*=y''%ff; x*1=z"),
+]
+
+
+@pytest.mark.parametrize("name", HEADERS_READ)
+async def test_every_answer_to_a_header_twice_or_malformed_is_an_envelope(
+    service: ServiceUnderTest, name: str
+) -> None:
+    line = re.compile(rb"\r\n%b: [^\r]*" % name.encode(), re.IGNORECASE)
+    given = line.search(HEAD)
+    requests = {}
+    for value in MALFORMED:
+        added = f"{name}: {value}\r\n".encode("latin-1")
+        requests[f"{value!r} too"] = HEAD + added + SIZED
+        if given is not None:
+            requests[f"{value!r} instead"] = HEAD.replace(given[0], b"\r\n" + added[:-2]) + SIZED
+    if given is not None:
+        requests["twice"] = HEAD + given[0][2:] + b"\r\n" + SIZED
+
+    answers = await answers_to(service, requests)
+
+    for request, answer in answers.items():
+        final = answer[answer.index(b"HTTP/1.1 ", 1) :] if b"100 Continue" in answer else answer
+        head, _, body = final.partition(b"\r\n\r\n")
+        status = int(head.split()[1])
+        assert status < 500, (request, answer)
+        assert b"\r\nX-Activity-ID: " in head, (request, answer)
+        assert b"\r\nServer:" not in head, (request, answer)
+        assert status == 207 or json.loads(body)["error"]["status"] == status
 
 
 OTHER_PATHS = [

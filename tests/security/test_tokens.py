@@ -321,3 +321,29 @@ async def test_no_token_widens_what_its_api_key_may_use(
 
     assert answer.status == 403
     assert await service.comments() == {}
+
+
+@pytest.mark.parametrize("claims", [{"sub": 17}, {"sub": ["x"]}, {"jti": 17}, {"sub": {}}], ids=str)
+async def test_a_subject_or_id_that_is_no_text_is_no_reason_to_refuse(
+    make_service: MakeService, claims: dict[str, Any]
+) -> None:
+    service = await make_service()
+
+    answer = await service.put([{KEY: 1}], headers={"Authorization": f"Bearer {token(**claims)}"})
+
+    assert answer.statuses == [201]
+    (row,) = await service.fetch("select update_user from care_case_clinical_trial")
+    assert row["update_user"] == ("loader" if "sub" in claims else "tester")
+
+
+async def test_a_token_that_is_too_long_is_told_in_the_log(
+    service: ServiceUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        answer = await service.put(
+            [], headers={"Authorization": f"Bearer {token(roles='x' * 9_000)}"}
+        )
+
+    assert answer.status == 401
+    (refused,) = [record for record in caplog.records if record.message == "token refused"]
+    assert vars(refused)["cause"] == "longer than 8192 characters"

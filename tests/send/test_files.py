@@ -198,12 +198,7 @@ DATES = ("entry_date", "update_date")
     "columns",
     [
         [name for name in Item.__struct_fields__ if name not in DATES],
-        pytest.param(
-            list(Item.__struct_fields__),
-            marks=pytest.mark.xfail(
-                reason="issue 14: dates as PostgreSQL writes them", strict=True
-            ),
-        ),
+        list(Item.__struct_fields__),
     ],
     ids=["without dates", "whole"],
 )

@@ -1,0 +1,40 @@
+"""``Expect: 100-continue``: a client's body is asked for only once it is wanted (RFC 9110, 10.1.1).
+
+aiohttp asks for it before any handler runs, also where it then answers 404 or 405.
+"""
+
+from typing import Any
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.web_urldispatcher import UrlDispatcher, UrlMappingMatchInfo
+
+
+async def ask_for_body(request: web.Request) -> None:
+    """Send "100 Continue" to a client that waits for it."""
+    expected = ",".join(request.headers.getall(hdrs.EXPECT, [])).lower().split(",")
+    is_expecting = "100-continue" in map(str.strip, expected)
+    if is_expecting and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Not part of the response, which has not begun.
+        request.writer.output_size = 0
+
+
+async def _leave_it_to_the_handler(_request: web.Request) -> None:
+    pass
+
+
+class _MatchInfo(UrlMappingMatchInfo):
+    @property
+    def expect_handler(self) -> Any:
+        return _leave_it_to_the_handler
+
+
+class Router(UrlDispatcher):
+    """Finds handlers, all of which ask for bodies themselves."""
+
+    async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
+        """Return the match, which asks for no body by itself."""
+        found = await super().resolve(request)
+        if hdrs.EXPECT not in request.headers:
+            return found
+        return _MatchInfo(dict(found), found.route)

@@ -1,0 +1,69 @@
+"""Contract section 2, promise 9: what a body costs, whatever it holds, beside a good one.
+
+CPU and memory are those of the service's process; PostgreSQL's are not counted, which bad items
+do not reach. The good body is the costlier one of two: real records, and as many as a batch of
+the size may hold. The best of some runs counts, because others use the machine as well.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.observed import Cost, Measure, observed
+from tests.harness.postgres import MakeDatabase
+from tests.items.kinds import BAD, GOOD, Body
+
+AT_MOST = 3
+HELD_SECONDS = 0.05
+UNNOTICED = Cost(cpu=0.01, held=0, peak_bytes=16_000_000)
+"""What a request may cost without a comparison: a timer's tick, and the buffers of one item."""
+
+
+@pytest.fixture
+async def measure(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Measure]:
+    """Sends a body to a service that tells the cost."""
+    async with observed({"acme": make_database()}, tmp_path) as measured:
+        yield measured
+
+
+async def cost_of(measure: Measure, body: bytes, runs: int) -> Cost:
+    costs = []
+    for _ in range(runs):
+        status, cost = await measure(body)
+        assert status in (207, 400, 413)
+        costs.append(cost)
+    return Cost(*map(min, zip(*costs, strict=True)))
+
+
+async def excesses(measure: Measure, kinds: dict[str, Body], size: int, runs: int) -> list[str]:
+    """Return, in words, what costs more than it may."""
+    good = [await cost_of(measure, body(size), runs + 1) for body in GOOD.values()]
+    most = Cost(*map(max, zip(*good, strict=True)))
+    found = []
+    for name, make in kinds.items():
+        body = make(size)
+        limit = Cost(
+            AT_MOST * most.cpu + UNNOTICED.cpu,
+            HELD_SECONDS,
+            # A good body of which the memory is there already takes none.
+            AT_MOST * max(most.peak_bytes, len(body)) + UNNOTICED.peak_bytes,
+        )
+        cost = await cost_of(measure, body, runs)
+        if any(spent > allowed for spent, allowed in zip(cost, limit, strict=True)):
+            found.append(f"{name}: {cost} beyond {limit}")
+    return found
+
+
+async def test_no_kind_of_body_of_a_megabyte_costs_three_times_a_good_one(
+    measure: Measure,
+) -> None:
+    assert await excesses(measure, GOOD | BAD, 1_000_000, runs=3) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "runs"), [(10_000_000, 2), (100_000_000, 1)])
+async def test_no_kind_of_large_body_costs_three_times_a_good_one(
+    measure: Measure, size: int, runs: int
+) -> None:
+    assert await excesses(measure, GOOD | BAD, size, runs) == []
