@@ -184,8 +184,8 @@ def _array_start(body: bytes | bytearray) -> Generator[None, None, int]:
         return start + 1
     if not first:
         raise MalformedBody("The body is empty; expected a JSON array of objects.")
-    got = {b"{": "an object", b'"': "a string"}.get(bytes(first), "none")
-    raise MalformedBody(f"Expected the body to be a JSON array of objects in UTF-8, got {got}.")
+    got = {b"{": ", got an object", b'"': ", got a string"}.get(bytes(first), "")
+    raise MalformedBody(f"Expected the body to be a JSON array of objects in UTF-8{got}.")
 
 
 def _guessed(

@@ -5,6 +5,7 @@ do not reach. The good body is the costlier one of two: real records, and as man
 the size may hold. The best of some runs counts, because others use the machine as well.
 """
 
+import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.harness.observed import Cost, Measure, observed
 from tests.harness.postgres import MakeDatabase
-from tests.items.kinds import BAD, GOOD, Body
+from tests.items.kinds import BAD, GOOD, Body, real
 
 AT_MOST = 3
 HELD_SECONDS = 0.05
@@ -67,3 +68,24 @@ async def test_no_kind_of_large_body_costs_three_times_a_good_one(
     measure: Measure, size: int, runs: int
 ) -> None:
     assert await excesses(measure, GOOD | BAD, size, runs) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "plain", "status"),
+    [
+        (gzip.compress(b"[" + b" " * 30_000_000 + b"]", 1), 30_000_000, 207),
+        (gzip.compress(b" " * 140_000_000, 1), 140_000_000, 413),
+        (gzip.compress(b"", mtime=0) * 1_000_000, 20_000_000, 400),
+        (gzip.compress(real(5_000_000), 1), 5_000_000, 207),
+    ],
+    ids=["white space", "a bomb", "a million members", "real records"],
+)
+async def test_compressed_bodies_hold_the_event_loop_as_little(
+    measure: Measure, body: bytes, plain: int, status: int
+) -> None:
+    answered, cost = await measure(body, "gzip")
+
+    assert answered == status
+    assert cost.held <= HELD_SECONDS
+    assert cost.cpu <= 0.01 * plain / 1_000_000 + 0.1
+    assert cost.peak_bytes <= AT_MOST * plain + UNNOTICED.peak_bytes

@@ -10,10 +10,10 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import aiohttp
 
@@ -68,7 +68,11 @@ class _Observer:
         self._begin()
 
 
-Measure = Callable[[bytes], Awaitable[tuple[int, Cost]]]
+class Measure(Protocol):
+    """Sends a body to such a service."""
+
+    async def __call__(self, body: bytes, encoding: str = "identity") -> tuple[int, Cost]:
+        """Return the status of the answer, and what it cost."""
 
 
 @asynccontextmanager
@@ -96,9 +100,9 @@ async def observed(databases: Mapping[str, str], folder: Path) -> AsyncIterator[
             process.send_signal(signal.SIGUSR1)
             return Cost(*json.loads(await asyncio.wait_for(output.readline(), 60)))
 
-        async def measure(body: bytes) -> tuple[int, Cost]:
+        async def measure(body: bytes, encoding: str = "identity") -> tuple[int, Cost]:
             await cost()
-            status = await service.send(body)
+            status = await service.send(body, encoding)
             return status, await cost()
 
         async with asyncio.timeout(30):

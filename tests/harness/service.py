@@ -121,7 +121,7 @@ class ServiceUnderTest:
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 
-    async def send(self, body: bytes) -> int:
+    async def send(self, body: bytes, encoding: str = "identity") -> int:
         """Send a body of any size with valid credentials, and return the status of the answer.
 
         The answer is read, and not looked at.
@@ -134,6 +134,7 @@ class ServiceUnderTest:
                 "Authorization": f"Bearer {token()}",
                 "vbasoftware-database": "acme",
                 "Content-Type": "application/json",
+                "Content-Encoding": encoding,
             },
         ) as response:
             async for _ in response.content.iter_any():

@@ -1,6 +1,6 @@
 """Kinds of bodies, good, mistaken and hostile, in any size: what work must be bounded for.
 
-Of each kind a batch holds as many items as fit; ``MOST`` bodies have more than a batch may.
+Some have more items than a batch may hold.
 """
 
 import json
@@ -104,6 +104,8 @@ BAD: dict[str, Body] = {
     "short records, all unknown": _filled(b'{"%b":1,"x":1}' % _KEY),
     "long names": _filled(b'{"%b":1,"%b":1}' % (_KEY, b"y" * 100_000)),
     "the same field many times": _filled(b'{"%b":1%b}' % (_KEY, b',"comment":"x"' * 10_000)),
+    "records without a key": _filled(b'{"%b":0}' % _KEY),
+    "records with a key and without": _filled(b'{"%b":7},{"%b":0}' % (_KEY, _KEY)),
     "dates of COPY": _filled(_record(b"y" * 600, b',"entry_Date":"2025-01-02 03:04:05.123456+00"')),
     "dates that do not exist": _filled(_record(b"y" * 600, b',"entry_Date":"2025-13-02"')),
 }
