@@ -1,5 +1,6 @@
 """The function that applies items, called directly: where it stops, and what is written then."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -150,6 +151,8 @@ TABLE = "alter table care_case_clinical_trial"
         (TRIGGER.format("") + f"{TABLE} disable trigger t", False),
         (f"{TABLE} add column number integer generated always as identity", False),
         (f"{TABLE} add column number double precision default random()", False),
+        (f"{TABLE} alter column location set default random()", False),
+        (f"create table parent (location text); {TABLE} inherit parent", False),
         ("create domain short as text check (value <> ''); "
          f"{TABLE} alter column comment type short", False),
         ("create function f(text) returns boolean immutable language sql as 'select true';"
@@ -159,13 +162,49 @@ TABLE = "alter table care_case_clinical_trial"
         ("create table child () inherits (care_case_clinical_trial)", False),
         ("create rule r as on update to care_case_clinical_trial do also select 1", False),
     ],
-    ids=range(21),
+    ids=range(23),
 )  # fmt: skip
-async def test_what_commutes(
-    connection: "asyncpg.Connection[asyncpg.Record]", change: str, *, commutes: bool
-) -> None:
+async def test_what_commutes(make_database: MakeDatabase, change: str, *, commutes: bool) -> None:
+    dsn = make_database()
+    connection, planned_before = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    await apply(planned_before, [])
+
     await connection.execute(change)
 
     assert await connection.fetchval(COMMUTES) is commutes
+    assert (await apply(planned_before, [], must_commute=True))["commutes"] is commutes
     # The words for operators name what it is.
     assert bool(await connection.fetch(KEPT_FROM_COMMUTING)) is not commutes
+    await planned_before.close()
+    await connection.close()
+
+
+async def test_ddl_that_a_statement_waited_for_counts(make_database: MakeDatabase) -> None:
+    dsn = make_database()
+    connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    await apply(connection, [1, 2])
+    await other.execute("begin")
+    await other.execute("create unique index on care_case_clinical_trial (comment)")
+    waiting = asyncio.create_task(apply(connection, [3, 4], must_commute=True))
+    await asyncio.sleep(0.3)
+    await other.execute("commit")
+
+    assert (await waiting)["commutes"] is False
+
+    await connection.close()
+    await other.close()
+
+
+async def test_updates_find_room_beside_what_they_replace(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    for _ in range(4):
+        await apply(connection, range(1, 501))
+
+    await connection.execute("select pg_stat_force_next_flush()")
+    ((updates, hot),) = await connection.fetch(
+        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables"
+        " where relname = 'care_case_clinical_trial'"
+    )
+    assert updates == 1500
+    assert hot > 0.95 * updates

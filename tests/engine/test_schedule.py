@@ -1,0 +1,502 @@
+"""Who goes next: the rules of the schedule, under any mixture of batches and of what befalls them.
+
+The writer and its schedule are real, the database is not, and time is virtual.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from service.engine.rows import Batch, Run, Whole
+from service.engine.schedule import (
+    PATIENT_REFUSALS,
+    SLOTS,
+)
+from service.engine.statement import MOST_PLACES, SHORT_PATIENCE
+from service.engine.writer import Writer
+from service.wire import Outcome
+from tests.engine.fake_database import FakeDatabase, Place, Sent, Task, VirtualLoop, row
+
+MOST_LONE = 2
+
+FEW_KEYS = st.integers(1, 6)
+run_keys = st.one_of(
+    st.lists(FEW_KEYS, min_size=1, max_size=5),
+    st.lists(FEW_KEYS | st.just(0), min_size=1, max_size=5),
+    st.integers(1, 20).map(lambda size: list(range(3, 3 + size))),
+)
+states = st.text("cues", min_size=1, max_size=4) | st.text("cuesf", min_size=1, max_size=9)
+PASSING = ["55P03", "40P01", "53100", "XX000"]
+
+
+class NotEncoded(asyncpg.DataError):
+    severity = None
+
+
+ERRORS = {
+    "took too long": asyncpg.QueryCanceledError,
+    "no answer in time": TimeoutError,
+    "cut": ConnectionResetError,
+    "not migrated": asyncpg.UndefinedTableError,
+    "internal error": asyncpg.InternalServerError,
+    "not encodable": NotEncoded,
+    "a fault of ours": RuntimeError,
+}
+
+
+class Runs(deque[Run]):
+    """The runs of a batch that are not dealt with, and all that ever were among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[Run] = []
+
+    def append(self, run: Run) -> None:
+        super().append(run)
+        self.all.append(run)
+
+
+@dataclass(eq=False)
+class Sender:
+    """A client, its batch, and what it was told."""
+
+    number: int
+    batch: Batch
+    later: list[list[int]]
+    """The keys of the runs that are not yet handed over."""
+    tasks: list["asyncio.Task[list[Outcome]]"] = field(default_factory=list)
+    is_gone: bool = False
+    waits_since: int = 0
+    """Its place in the queue: from when it was added, or had its turn last."""
+
+    def __post_init__(self) -> None:
+        self.batch.runs = Runs()
+
+    def __repr__(self) -> str:
+        return f"sender {self.number}"
+
+    @property
+    def runs(self) -> list[Run]:
+        assert isinstance(self.batch.runs, Runs)
+        return self.batch.runs.all
+
+    @property
+    def is_waiting(self) -> bool:
+        return not all(task.done() for task in self.tasks)
+
+    def undealt(self, run: Run) -> list[int]:
+        return run.keys[len(run.outcomes) :]
+
+    def head(self, *, commutes: bool) -> Run | None:
+        """Return the run that may start next."""
+        for run in self.batch.runs:
+            undealt = self.undealt(run)
+            if undealt and not run.at_work:
+                return run
+            if not commutes or run.at_work < len(undealt) or run.has_keyless:
+                return None
+        return None
+
+
+class Beginning(NamedTuple):
+    """What was the case when a statement began."""
+
+    turn: int
+    believed: bool
+    """Whether rows of different keys were believed to commute."""
+    over: set[int]
+    """The batches that were over."""
+    refused: list[frozenset[int]]
+    """By batch, the keys that had got 503."""
+
+
+class Senders(RuleBasedStateMachine):
+    """Clients that send batches, hang up, and a database to which everything happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner(loop_factory=VirtualLoop)
+        self.database = FakeDatabase(max_size=SLOTS + MOST_LONE)
+        self.database.is_asked = self.note_begun  # type: ignore[method-assign]
+        self.database.has_begun = self.look_at  # type: ignore[method-assign]
+        self.writer = self.runner.run(self.made())
+        self.senders: list[Sender] = []
+        self.turns = 0
+        self.begun: dict[Task, Beginning] = {}
+        self.looked_at: set[Task] = set()
+        self.sent_twice: set[Place] = set()
+        self.applied: set[Place] = set()
+        self.violations: list[str] = []
+
+    async def made(self) -> Writer:
+        return Writer(self.database)
+
+    # What happens
+
+    @rule(
+        user=st.sampled_from(["ann", "bob"]),
+        caller=st.sampled_from(["x", "y"]),
+        runs=st.lists(run_keys, min_size=1, max_size=4),
+        handed=st.integers(1, 3),
+    )
+    def send(self, user: str, caller: str, runs: list[list[int]], handed: int) -> None:
+        async def look_whole() -> Whole:
+            return Whole([key for keys in runs for key in keys if key], uuid.uuid4())
+
+        number = len(self.senders)
+        batch = Batch(
+            database="fake",
+            caller=caller,
+            user=user,
+            activity_id=f"{number}",
+            key=f"{number}",
+            request_id=uuid.uuid4(),
+            look_whole=look_whole,
+            is_gone=lambda: sender.is_gone,
+            has_more=len(runs) > 1,
+        )
+        sender = Sender(number, batch, list(runs))
+        self.senders.append(sender)
+        for _ in range(min(handed, len(runs))):
+            self.hand(sender)
+
+    def hand(self, sender: Sender) -> None:
+        """Hand over the next run of a batch."""
+        keys = sender.later.pop(0)
+        places = [Place(sender.number, len(sender.tasks), at) for at in range(len(keys))]
+        rows = [row(key, place) for key, place in zip(keys, places, strict=True)]
+        first = 3000 * len(sender.tasks)
+
+        async def apply() -> None:
+            if not sender.is_waiting:
+                self.turns += 1
+                sender.waits_since = self.turns
+            task = asyncio.create_task(
+                self.writer.apply(sender.batch, rows, range(first, first + len(rows)))
+            )
+            sender.tasks.append(task)
+
+        self.run(apply())
+
+    @precondition(lambda self: any(sender.later for sender in self.senders))
+    @rule(data=st.data())
+    def hand_over_more(self, data: st.DataObject) -> None:
+        sender = data.draw(st.sampled_from([s for s in self.senders if s.later]))
+        self.hand(sender)
+
+    @precondition(lambda self: self.database.at_work)
+    @rule(data=st.data(), states=states)
+    def succeed(self, data: st.DataObject, states: str) -> None:
+        self.finish(data.draw(self.statements), states)
+
+    @precondition(lambda self: self.database.at_work)
+    @rule(data=st.data(), states=states, stopped=st.none() | st.sampled_from(PASSING))
+    def stop(self, data: st.DataObject, states: str, stopped: str | None) -> None:
+        sent = data.draw(self.statements)
+        # Without a reason it stops only after a while, so not before the first.
+        least = 0 if stopped is not None else 1
+        size = data.draw(st.integers(least, max(least, len(sent.rows) - 1)))
+        self.finish(sent, states, size=size, stopped=stopped if size < len(sent.rows) else None)
+
+    @precondition(lambda self: self.database.at_work)
+    @rule(data=st.data(), error=st.sampled_from(sorted(ERRORS)))
+    def fail(self, data: st.DataObject, error: str) -> None:
+        sent = data.draw(self.statements)
+        self.sent_twice.update(sent.places)
+        sent.answer.set_exception(ERRORS[error]("of the test"))
+        self.pass_time()
+
+    @precondition(lambda self: any(sender.is_waiting for sender in self.senders))
+    @rule(data=st.data())
+    def hang_up(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from([s for s in self.senders if s.is_waiting])).is_gone = True
+
+    @rule(refusals=st.integers(1, 8))
+    def be_out_of_reach(self, refusals: int) -> None:
+        self.database.refusals = refusals
+
+    @rule()
+    def change_the_table(self) -> None:
+        self.database.commutes = not self.database.commutes
+
+    @rule()
+    def pass_time(self) -> None:
+        self.run(asyncio.sleep(0.1))
+
+    @property
+    def believes_commuting(self) -> bool:
+        return self.writer._schedule.commutes
+
+    @property
+    def statements(self) -> st.SearchStrategy[Sent]:
+        return st.sampled_from(self.database.at_work)
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        async def settle() -> None:
+            await work
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+        self.runner.run(settle())
+
+    def finish(
+        self, sent: Sent, states: str = "c", *, size: int | None = None, stopped: str | None = None
+    ) -> None:
+        """Answer a statement, and note what it did."""
+        size = self.database.succeed(sent, states, size=size, stopped=stopped)
+        self.note_applied(sent.places[:size])
+        self.run(asyncio.sleep(0))
+
+    def note_applied(self, places: list[Place]) -> None:
+        """Note items that a statement dealt with, before the writer knows."""
+        twice = self.applied.intersection(places) - self.sent_twice
+        self.violations += [f"{place} is applied twice" for place in twice]
+        self.applied.update(places)
+        for run, group in groupby(places, lambda place: place[:2]):
+            sender = self.senders[run[0]]
+            positions = [place.position for place in group]
+            first = len(sender.runs[run[1]].outcomes)
+            if positions != list(range(first, first + len(positions))):
+                self.violations.append(f"{positions} are applied where {first} is next")
+            keys = set(sender.runs[run[1]].keys[first : first + len(positions)]) - {0}
+            for earlier in sender.runs[: run[1]]:
+                undealt = set(sender.undealt(earlier))
+                if not keys.isdisjoint(undealt) or (undealt and not self.database.commutes):
+                    self.violations.append(f"run {run} is applied before another of its batch")
+
+    # What must hold when a statement begins
+
+    def note_begun(self, task: Task) -> None:
+        """A statement wants a connection."""
+        if task in self.begun:
+            return
+        self.turns += 1
+        over = {s.number for s in self.senders if s.is_gone or s.batch.given_up}
+        refused = [frozenset(sender.batch.refused_keys) for sender in self.senders]
+        self.begun[task] = Beginning(self.turns, self.believes_commuting, over, refused)
+
+    def look_at(self, sent: Sent) -> None:
+        """A statement has come, perhaps again."""
+        if sent.task in self.looked_at:
+            return
+        self.looked_at.add(sent.task)
+        beginning = self.begun[sent.task]
+        runs = {place[:2]: self.senders[place.batch].runs[place.run] for place in sent.places}
+        senders = [self.senders[number] for number in dict.fromkeys(b for b, _ in runs)]
+        self.violations += self.broken_rules(sent, beginning, senders, list(runs.values()))
+        for sender in senders:
+            sender.waits_since = beginning.turn
+
+    @property
+    def some_are_away(self) -> bool:
+        """Whether some statements are at work that the database does not see."""
+        seen = {sent.task for sent in self.database.at_work}
+        return any(not task.done() for task in self.begun.keys() - seen)
+
+    def broken_rules(
+        self, sent: Sent, beginning: Beginning, senders: list[Sender], runs: list[Run]
+    ) -> Iterator[str]:
+        """Yield what is wrong with a statement that begins."""
+        if len(sent.rows) > self.database.run_items:
+            yield f"{len(sent.rows)} rows in one statement"
+        if len(senders) != len(runs):
+            yield "two runs of a batch in one statement"
+        if {sender.batch.user for sender in senders} != {sent.user}:
+            yield "users share a statement"
+        if 0 in sent.keys:
+            if len(runs) > 1:
+                yield "a batch with key 0 shares a statement"
+            assert sent.request_places is not None
+            if sent.request_places[-1] - sent.request_places[0] >= MOST_PLACES:
+                yield "places too far apart for receipts"
+            if sum(run.at_work > 0 and run.has_keyless for run in senders[0].runs) > 1:
+                yield "key 0 beside another run of its batch that has some"
+        if sent.must_commute != (
+            beginning.believed and any(sender.batch.has_more for sender in senders)
+        ):
+            yield f"must_commute is {sent.must_commute}"
+        for sender in senders:
+            if sender.number in beginning.over:
+                yield "a batch that is over goes on"
+            first = next(run for run in sender.runs if sender.undealt(run))
+            if not beginning.believed and first not in runs:
+                yield "a run starts before those in front where rows do not commute"
+        for place, key in zip(sent.places, sent.keys, strict=True):
+            if key in beginning.refused[place.batch]:
+                yield f"{place} goes on, though its key {key} got 503"
+        for run in runs:
+            alone = run.alone > 0
+            if alone and len(sent.rows) > 1:
+                yield "one that goes alone does not"
+            is_patient = alone and run.batch.refused_in_a_row < PATIENT_REFUSALS
+            if (sent.patience != SHORT_PATIENCE) != is_patient:
+                yield f"patience of {sent.patience}"
+
+    # What must hold at any time
+
+    @invariant()
+    def no_rule_is_broken(self) -> None:
+        assert self.violations == []
+
+    @invariant()
+    def no_key_is_in_two_statements_at_work(self) -> None:
+        taken: set[int] = set()
+        for sender in self.senders:
+            for run in sender.runs:
+                keys = set(sender.undealt(run)[: run.at_work]) - {0}
+                assert taken.isdisjoint(keys)
+                taken |= keys
+
+    @invariant()
+    def only_so_many_statements_are_at_work(self) -> None:
+        lone = [sent for sent in self.database.at_work if self.is_lone(sent)]
+        others = [sent for sent in self.database.at_work if not self.is_lone(sent)]
+        assert len(lone) <= MOST_LONE
+        assert len(others) <= SLOTS
+        beginnings = sorted(self.begun[sent.task] for sent in others)
+        assert all(beginning.believed for beginning in beginnings[1:])
+
+    @invariant()
+    def whoever_could_start_has(self) -> None:
+        if self.some_are_away:
+            return
+        lone = sum(self.is_lone(sent) for sent in self.database.at_work)
+        slots = SLOTS if self.believes_commuting else 1
+        taken = {key for sent in self.database.at_work for key in sent.keys} - {0}
+        for sender in sorted(self.senders, key=lambda sender: sender.waits_since):
+            head = sender.head(commutes=self.believes_commuting)
+            if head is None:
+                continue
+            key = head.keys[len(head.outcomes)]
+            # A run waits for all keys of those before it, as long as the first is not done.
+            runs = list(sender.batch.runs)
+            before = [run.named_keys for run in runs[: runs.index(head)]]
+            is_free = not any(key in keys for keys in (taken, sender.batch.refused_keys, *before))
+            has_room = lone < MOST_LONE if head.alone else len(self.database.at_work) - lone < slots
+            # That a client has hung up is noticed when the next statement begins.
+            is_over = sender.is_gone or sender.batch.given_up
+            assert not (is_free and has_room) or is_over
+            taken |= {key} - {0}
+
+    def is_lone(self, sent: Sent) -> bool:
+        place = sent.places[0]
+        return self.senders[place.batch].runs[place.run].alone > 0
+
+    # What must hold in the end
+
+    def teardown(self) -> None:
+        try:
+            self.database.refusals = 0
+            self.end_well()
+            assert self.violations == []
+            for sender in self.senders:
+                self.check_answers(sender)
+        finally:
+            self.run(self.writer.close())
+            self.runner.close()
+
+    def end_well(self) -> None:
+        """Let everything succeed, the oldest statement first; nobody waits for long."""
+        waiting = sum(len(s.undealt(run)) for s in self.senders for run in s.runs)
+        for _ in range(waiting + 2 * len(self.senders) + 10):
+            if self.database.at_work:
+                self.finish(self.database.at_work[0])
+            else:
+                self.run(asyncio.sleep(30))
+            patient = [s for s in self.senders if s.is_waiting and not s.batch.given_up]
+            for sender in patient:
+                passed_by = self.turns - sender.waits_since
+                assert passed_by <= 2 * len(self.senders) + 2 * (SLOTS + MOST_LONE)
+            if not any(sender.is_waiting for sender in self.senders):
+                return
+        raise AssertionError("some wait for ever")
+
+    def check_answers(self, sender: Sender) -> None:
+        refused: set[int] = set()
+        for number, (run, task) in enumerate(zip(sender.runs, sender.tasks, strict=True)):
+            outcomes = task.result()
+            assert len(outcomes) == len(run.keys)
+            for position, (key, outcome) in enumerate(zip(run.keys, outcomes, strict=True)):
+                place = Place(sender.number, number, position)
+                assert outcome.key == key or (key == 0 and outcome.status == 201)
+                assert (outcome.status == 503) or key not in refused
+                assert place in self.applied or outcome.status in (500, 503)
+                if outcome.status == 400:
+                    assert outcome.body == str(place)
+                if outcome.status == 503:
+                    refused |= {key} - {0}
+                    assert place not in self.applied or place in self.sent_twice
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Keep no records of all that befalls the batches."""
+    caplog.set_level(logging.CRITICAL, "service")
+
+
+def test_the_rules_hold_whatever_befalls_the_batches() -> None:
+    run_state_machine_as_test(
+        Senders,
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+        ),
+    )
+
+
+@pytest.fixture
+def senders() -> Iterator[Senders]:
+    """Clients of which the test says what happens to them."""
+    senders = Senders()
+    yield senders
+    senders.teardown()
+
+
+def test_a_statement_takes_from_several_batches_as_many_as_fit(senders: Senders) -> None:
+    for first in (1, 2, 3):
+        senders.send("ann", "x", [[10 * first]], 1)
+    blocking = senders.database.at_work[0]
+    for first in (1, 2, 3):
+        senders.send("ann", "x", [list(range(1000 * first, 1000 * first + 200))], 1)
+
+    senders.finish(blocking)
+
+    (shared,) = (sent for sent in senders.database.at_work if len(sent.rows) > 1)
+    # Not a hundred rows of the third, which would then be two.
+    assert shared.keys[-400:] == [*range(1000, 1200), *range(2000, 2200)]
+
+
+def test_a_run_that_is_too_large_goes_on_after_the_others_had_their_turn(
+    senders: Senders,
+) -> None:
+    senders.send("ann", "x", [list(range(1000, 2200))], 1)
+    senders.send("bob", "x", [[1]], 1)
+    senders.send("ann", "x", [[2]], 1)
+
+    begun = []
+    while senders.database.at_work:
+        (first, *_) = senders.database.at_work
+        begun.append(first.keys)
+        senders.finish(first)
+
+    assert [len(keys) for keys in begun] == [500, 1, 500, 1, 200]
