@@ -83,7 +83,7 @@ class Sender:
     """The keys of the runs that are not yet handed over."""
     tasks: list["asyncio.Task[list[Outcome]]"] = field(default_factory=list)
     is_gone: bool = False
-    waits_since: int = 0
+    waits_since: float = 0
     """Its place in the queue: from when it was added, or had its turn last."""
 
     def __post_init__(self) -> None:
@@ -301,8 +301,8 @@ class Senders(RuleBasedStateMachine):
         runs = {place[:2]: self.senders[place.batch].runs[place.run] for place in sent.places}
         senders = [self.senders[number] for number in dict.fromkeys(b for b, _ in runs)]
         self.violations += self.broken_rules(sent, beginning, senders, list(runs.values()))
-        for sender in senders:
-            sender.waits_since = beginning.turn
+        for at, sender in enumerate(senders):
+            sender.waits_since = beginning.turn + at / len(self.senders)
 
     @property
     def some_are_away(self) -> bool:
