@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -99,12 +100,19 @@ class Run:
         self.rows = rows
         self.places = places
         self.keys: list[int] = [row[0] for row in rows]
-        self.named_keys = frozenset(self.keys) - {0}
-        self.has_keyless = 0 in self.keys
+        keys = frozenset(self.keys)
+        self.has_keyless = 0 in keys
+        self.named_keys = keys - {0} if self.has_keyless else keys
         self.outcomes: list[Outcome] = []
         self.alone = 0
         self.at_work = 0
         self.result: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+
+    def named_keys_between(self, start: int, end: int) -> AbstractSet[int]:
+        """Return the keys that these of its items name."""
+        if end - start == len(self.keys):
+            return self.named_keys
+        return set(self.keys[start:end]) - {0}
 
     @property
     def is_waiting(self) -> bool:

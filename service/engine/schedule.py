@@ -132,7 +132,7 @@ class Schedule:
                 section = self._section(run, taken, room)
                 if section is not None:
                     sections.append(section)
-                    taken.append(set(run.keys[section.start : section.end]) - {0})
+                    taken.append(run.named_keys_between(section.start, section.end))
                     room -= section.end - section.start
                     if not self._is_shareable(run):
                         room = 0

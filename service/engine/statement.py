@@ -72,15 +72,14 @@ class Statement:
             ((run, start, end),) = sections
             self.keys: list[int] = run.keys[start:end]
             self._rows: list[Row] = run.rows[start:end]
+            self.named_keys = run.named_keys_between(start, end)
         else:
             self.keys = list(chain.from_iterable(run.keys[a:b] for run, a, b in sections))
             self._rows = list(chain.from_iterable(run.rows[a:b] for run, a, b in sections))
-        unique_keys = set(self.keys)
-        self._has_keyless = 0 in unique_keys
-        self._is_uniform = unique_keys == {0} or (
-            len(unique_keys) == len(self.keys) and not self._has_keyless
-        )
-        self.named_keys = unique_keys - {0}
+            self.named_keys = set(self.keys)
+        is_distinct = len(self.named_keys) == len(self.keys)
+        self._has_keyless = not is_distinct and 0 in self.keys
+        self._is_uniform = is_distinct or not self.named_keys
         self.batch = sections[0].run.batch
 
     def why_sequential(self, applied: Applied) -> str | None:

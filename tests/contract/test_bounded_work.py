@@ -20,6 +20,9 @@ HELD_SECONDS = 0.05
 UNNOTICED = Cost(cpu=0.01, held=0, peak_bytes=16_000_000)
 """What a request may cost without a comparison: a timer's tick, and the buffers of one item."""
 
+ATTEMPTS = 4
+"""What else the machine does may show in some, what a body costs in each."""
+
 
 @pytest.fixture
 async def measure(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Measure]:
@@ -50,8 +53,11 @@ async def excesses(measure: Measure, kinds: dict[str, Body], size: int, runs: in
             # A good body of which the memory is there already takes none.
             AT_MOST * max(most.peak_bytes, len(body)) + UNNOTICED.peak_bytes,
         )
-        cost = await cost_of(measure, body, runs)
-        if any(spent > allowed for spent, allowed in zip(cost, limit, strict=True)):
+        for _ in range(ATTEMPTS):
+            cost = await cost_of(measure, body, runs)
+            if all(spent <= allowed for spent, allowed in zip(cost, limit, strict=True)):
+                break
+        else:
             found.append(f"{name}: {cost} beyond {limit}")
     return found
 
