@@ -11,9 +11,10 @@ _DATE_TIME = re.compile(
     re.ASCII,
 )
 _MOMENTS = msgspec.json.Decoder(list[datetime])
-# Behind its quote, where re finds it many times as fast.
+# Each begins with the character behind what is looked for: so re finds it many times as fast.
 _HOURS_ALONE = re.compile(r'"(?<=[0-9][+-][0-9][0-9]")')
-_NO_SECONDS = re.compile(r'(?<=[Tt ][0-9][0-9]:[0-9][0-9])(?=["Z+-])')
+_NO_SECONDS = re.compile(r'"(?<=[Tt ][0-9][0-9]:[0-9][0-9]")')
+_NO_SECONDS_IN_UTC = re.compile(r"Z(?<=[Tt ][0-9][0-9]:[0-9][0-9]Z)")
 _EDGES = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 
 
@@ -28,7 +29,7 @@ def parse_date_times(texts: list[str]) -> list[datetime]:
         joined = _HOURS_ALONE.sub(':00"', joined)
         for is_without_seconds in (False, True):
             if is_without_seconds:
-                joined = _NO_SECONDS.sub(":00", joined)
+                joined = _NO_SECONDS_IN_UTC.sub(":00Z", _NO_SECONDS.sub(':00Z"', joined))
             try:
                 moments = _MOMENTS.decode(joined)
             except msgspec.DecodeError:
