@@ -263,6 +263,8 @@ declare
     known integer;
     is_set_based boolean;
     is_partitioned boolean;
+    refers_to_itself boolean;
+    is_known boolean;
     is_leaving boolean := false;
     done integer := 0;
     savepoints integer := 0;
@@ -334,6 +336,13 @@ begin
             from pg_class as relation
             where relation.oid = 'care_case_clinical_trial'::regclass
                 and relation.relkind = 'p'
+        );
+        -- Its key locks the row that it refers to, which may be the new one itself.
+        refers_to_itself := is_partitioned and exists (
+            select
+            from pg_constraint as rule
+            where rule.conrelid = 'care_case_clinical_trial'::regclass
+                and rule.confrelid = rule.conrelid
         );
     end if;
     is_set_based := commutes and size > 1 and is_uniform and known_places is null;
@@ -461,6 +470,14 @@ begin
                     at := coalesce(sequence[i], i);
                     item := items[at];
                     if item.care_case_clinical_trial_key <> 0 then
+                        if refers_to_itself then
+                            is_known := exists (
+                                select
+                                from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key
+                                    = item.care_case_clinical_trial_key
+                            );
+                        end if;
                         insert into care_case_clinical_trial as stored (
                             care_case_clinical_trial_key,
                             care_case_clinical_trial_arm_id,
@@ -523,7 +540,7 @@ begin
                         into key, is_new;
                         if is_partitioned then
                             is_new := (
-                                select stored.xmax = 0
+                                select stored.xmax = 0 or not is_known
                                 from care_case_clinical_trial as stored
                                 where stored.care_case_clinical_trial_key = key
                             );

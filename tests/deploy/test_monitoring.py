@@ -219,7 +219,7 @@ async def test_every_query_of_the_dashboard_has_an_answer(
             while True:
                 try:
                     up = await ask('up{job="care-trials"} == 1')
-                except aiohttp.ClientConnectionError:
+                except aiohttp.ClientError:  # not yet there, or not yet ready
                     up = []
                 if len(up) == len(ports):
                     break
