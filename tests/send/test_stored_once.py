@@ -100,7 +100,7 @@ async def test_after_an_interrupt_the_next_run_goes_on_where_it_ended(
         front.seconds = 0.2
         arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--concurrency", "2"]
         process = await command.start(*arguments)
-        await batches_of(front, 5)
+        await batches_of(front, 4)
         process.send_signal(number)
         interrupted = await command.end(process)
         first_batch, sent = front.batches[0], len(front.batches)
