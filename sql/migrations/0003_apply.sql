@@ -75,103 +75,101 @@ begin
 end
 $$;
 
--- Whether rows of different keys commute (contract section 1): whether they may be written in
--- any order and all at once, and nobody can tell that from one by one. True for a table as the
--- migrations make it, to which the tenant added nothing that looks at other rows, counts, or
--- runs code. Exact while the caller holds a lock on the table that DDL waits for.
+-- What on the record table keeps rows of different keys from commuting (contract section 1), by
+-- name; no row where they may be written in any order and all at once, and nobody can tell that
+-- from one by one. That is a table as the migrations make it, to which the tenant added nothing
+-- that looks at other rows, counts, or runs code. Exact while the caller holds a lock on the table
+-- that DDL waits for.
+create function care_case_clinical_trial_kept_from_commuting()
+returns setof text
+language plpgsql
+as $$
+begin
+    return query
+    with relation as (
+        select
+            relation.oid,
+            relation.relkind,
+            relation.relispartition,
+            relation.relhassubclass,
+            relation.relhasrules
+        from pg_class as relation
+        where relation.oid = 'care_case_clinical_trial'::regclass
+    )
+
+    select 'partitions or inheritance' as reason
+    from relation
+    where relation.relkind <> 'r'
+        or relation.relispartition
+        or relation.relhassubclass
+        or exists (select from pg_inherits as parent where parent.inhrelid = relation.oid)
+    union all
+    select 'a rule'
+    from relation
+    where relation.relhasrules
+    union all
+    select 'row-level security'
+    from relation
+    where row_security_active(relation.oid)
+    union all
+    -- Foreign keys have triggers, too, which are PostgreSQL's own.
+    select 'the trigger ' || trigger.tgname
+    from relation
+        join pg_trigger as trigger on trigger.tgrelid = relation.oid
+    where not trigger.tgisinternal
+    union all
+    -- One that is not valid (its concurrent build goes on, or failed) refuses rows, too.
+    select 'the index ' || index.indexrelid::regclass
+    from relation
+        join pg_index as index on index.indrelid = relation.oid
+    where not index.indisprimary
+        and (
+            index.indisunique
+            or index.indisexclusion
+            or care_case_clinical_trial_runs_code(index.indexprs::text)
+            or care_case_clinical_trial_runs_code(index.indpred::text)
+        )
+    union all
+    -- A foreign key to another table is fine, a check as long as it calls only functions of
+    -- PostgreSQL's own that depend on nothing but their arguments.
+    select 'the constraint ' || rule.conname
+    from relation
+        join pg_constraint as rule on rule.conrelid = relation.oid
+    where rule.condeferrable
+        or rule.confrelid = relation.oid
+        or care_case_clinical_trial_runs_code(rule.conbin::text)
+    union all
+    -- Its default: a constant or the transaction's time is fine.
+    select 'the column ' || attribute.attname
+    from relation
+        join pg_attribute as attribute on attribute.attrelid = relation.oid
+        left join pg_attrdef as def on def.adrelid = relation.oid and def.adnum = attribute.attnum
+        left join pg_type as type on type.oid = attribute.atttypid
+    where attribute.attnum > 0
+        and not attribute.attisdropped
+        and (
+            attribute.attgenerated <> ''
+            or attribute.attidentity <> '' and attribute.attname <> 'care_case_clinical_trial_key'
+            or (
+                pg_get_expr(def.adbin, def.adrelid) <> 'now()'
+                and care_case_clinical_trial_runs_code(def.adbin::text)
+            )
+            or type.typtype = 'd'
+        );
+end
+$$;
+
+-- Whether rows of different keys commute.
 create function care_case_clinical_trial_commutes()
 returns boolean
 language plpgsql
 as $$
 begin
     return (
-        select relation.relkind = 'r'
-            and not relation.relispartition
-            and not relation.relhassubclass
-            and not relation.relhasrules
-            and not row_security_active(relation.oid)
-            and not exists (
-                select
-                from pg_inherits as parent
-                where parent.inhrelid = relation.oid
-            )
-            -- Foreign keys have triggers, too, which are PostgreSQL's own.
-            and (
-                not relation.relhastriggers
-                or not exists (
-                    select
-                    from pg_trigger as trigger
-                    where trigger.tgrelid = relation.oid
-                        and not trigger.tgisinternal
-                )
-            )
-            -- One that is not valid (its concurrent build goes on, or failed) refuses rows, too.
-            and not exists (
-                select
-                from pg_index as index
-                where index.indrelid = relation.oid
-                    and not index.indisprimary
-                    and (
-                        index.indisunique
-                        or index.indisexclusion
-                        or care_case_clinical_trial_runs_code(index.indexprs::text)
-                        or care_case_clinical_trial_runs_code(index.indpred::text)
-                    )
-            )
-            -- A foreign key to another table is fine, a check as long as it calls only functions
-            -- of PostgreSQL's own that depend on nothing but their arguments.
-            and (
-                not relation.relhastriggers
-                and relation.relchecks = 0
-                or not exists (
-                    select
-                    from pg_constraint as rule
-                    where rule.conrelid = relation.oid
-                        and (
-                            rule.condeferrable
-                            or rule.confrelid = relation.oid
-                            or care_case_clinical_trial_runs_code(rule.conbin::text)
-                        )
-                )
-            )
-            and not exists (
-                select
-                from pg_attribute as attribute
-                where attribute.attrelid = relation.oid
-                    and attribute.attnum > 0
-                    and not attribute.attisdropped
-                    and (
-                        attribute.attgenerated <> ''
-                        or (
-                            attribute.attidentity <> ''
-                            and attribute.attname <> 'care_case_clinical_trial_key'
-                        )
-                        -- Its default: a constant or the transaction's time is fine.
-                        or (
-                            attribute.atthasdef
-                            and exists (
-                                select
-                                from pg_attrdef as def
-                                where def.adrelid = relation.oid
-                                    and def.adnum = attribute.attnum
-                                    and pg_get_expr(def.adbin, def.adrelid) <> 'now()'
-                                    and care_case_clinical_trial_runs_code(def.adbin::text)
-                            )
-                        )
-                        -- PostgreSQL's own types, which are no domains, have lower numbers.
-                        or (
-                            attribute.atttypid >= 10000
-                            and exists (
-                                select
-                                from pg_type as type
-                                where type.oid = attribute.atttypid
-                                    and type.typtype = 'd'
-                            )
-                        )
-                    )
-            )
-        from pg_class as relation
-        where relation.oid = 'care_case_clinical_trial'::regclass
+        select not exists (
+            select
+            from care_case_clinical_trial_kept_from_commuting() as reason
+        )
     );
 end
 $$;
@@ -846,6 +844,7 @@ drop function care_case_clinical_trial_claim;
 drop function care_case_clinical_trial_apply;
 drop function care_case_clinical_trial_commutes_as_planned;
 drop function care_case_clinical_trial_commutes;
+drop function care_case_clinical_trial_kept_from_commuting;
 drop function care_case_clinical_trial_runs_code;
 drop table care_case_clinical_trial_request;
 drop table care_case_clinical_trial_receipt;
