@@ -29,6 +29,7 @@ from service.engine.sqlstates import (
 )
 from service.engine.statement import RECEIPTS, Applied, Statement
 from service.telemetry import metrics
+from service.telemetry.logs import bare
 from service.wire import Outcome
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Writer:
             logger.exception(
                 "statement failed",
                 extra={"activityID": statement.batch.activity_id},
-                exc_info=RuntimeError(type(error).__name__).with_traceback(error.__traceback__),
+                exc_info=bare(error),
             )
             _fail(statement, error)
         else:

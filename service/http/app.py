@@ -18,7 +18,7 @@ from service.http.generation import Generations
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.http.probes import Probes
 from service.telemetry import metrics, tracing
-from service.telemetry.logs import ACTIVITY, RequestRecord, trace_id
+from service.telemetry.logs import ACTIVITY, RequestRecord, bare, trace_id
 from service.wire import ACTIVITY_HEADER, BATCH_PATH
 
 logger = logging.getLogger(__name__)
@@ -168,18 +168,12 @@ async def _handled(request: web.Request, handler: Handler, activity_id: str) -> 
     except web.HTTPException as error:
         raise _problem_of(error) from None
     except Exception as error:
-        # A traceback would be of use, but its messages may hold field values.
-        logger.exception("unhandled", exc_info=_bare(error))
+        logger.exception("unhandled", exc_info=bare(error))
         if request.writer.output_size > 0:
             # Half an envelope cannot be mended: abort, so that it does not look whole.
             raise ConnectionError("aborted") from None
         detail = f"Internal error, activityID {activity_id}."
         raise Problem(500, detail, reason="internal") from None
-
-
-def _bare(error: Exception) -> BaseException:
-    """Return an error that tells type and place, not the message."""
-    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
 
 
 _DETAILS = {

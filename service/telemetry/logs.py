@@ -85,6 +85,11 @@ def _add_activity(record: logging.LogRecord) -> bool:
     return True
 
 
+def bare(error: Exception) -> BaseException:
+    """Return an error that tells type and place, not the message, which may hold field values."""
+    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
+
+
 def trace_id(traceparent: str) -> str | None:
     """Return the trace id of a W3C ``traceparent`` header, None where it has none."""
     match = _TRACEPARENT.fullmatch(traceparent)
