@@ -33,12 +33,12 @@ class Applied(NamedTuple):
     """What a statement did: outcomes of the first items, and why it stopped before the others.
 
     ``stopped``: the SQLSTATE for which it left the next item; ``commutes``: whether rows of
-    different keys do, where it looked; ``drawn``: the last key that it drew.
+    different keys do; ``drawn``: the last key that it drew.
     """
 
     outcomes: list[Outcome]
     stopped: str | None
-    commutes: bool | None
+    commutes: bool
     drawn: int | None
     has_failures: bool
 
@@ -88,7 +88,7 @@ class Statement:
             return "alone"
         if applied.has_failures or applied.stopped is not None:
             return "failure"
-        if applied.commutes is False:
+        if not applied.commutes:
             return "table"
         return None if self._is_uniform else "keys"
 

@@ -169,8 +169,7 @@ class Writer:
 
     def _settle(self, statement: Statement, applied: Applied) -> None:
         """Note what became of the first items, and how the next one is to go."""
-        if applied.commutes is not None:
-            self._schedule.commutes = applied.commutes
+        self._schedule.commutes = applied.commutes
         if applied.drawn is not None:
             self._schedule.last_drawn = applied.drawn
         metrics.STATEMENT_ROWS.labels(self.pool.name).observe(len(statement.keys))
