@@ -165,7 +165,9 @@ def send_command(
     files = [_file(path, format_name, delimiter, failed, outcomes) for path in dict.fromkeys(paths)]
     display = Display()
     run = Run(Client(**service, pause=display.pause), files, display)  # type: ignore[arg-type]
-    # Like Ctrl-C: what is under way ends, and the next run sends it again.
+    # What is under way ends, and the next run sends it again. A shell starts with SIGINT ignored
+    # what it starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     status, problem = NOT_SENT, ""
     try:
