@@ -1,31 +1,14 @@
 """Once an item got 503, the later ones of its key in the batch get 503, too."""
 
-import uuid
-
-from service.engine.rows import Batch, Run, Whole
+from service.engine.rows import Run
 from service.engine.schedule import Schedule
 from service.wire import Outcome
-
-
-async def no_keys() -> Whole:
-    return Whole((), uuid.uuid4())
-
-
-def a_batch() -> Batch:
-    return Batch(
-        database="acme",
-        caller="loader",
-        user="tester",
-        activity_id="an activity",
-        key="a key",
-        request_id=uuid.uuid4(),
-        look_whole=no_keys,
-    )
+from tests.engine.batches import make_batch
 
 
 async def test_a_statement_takes_as_many_rows_as_are_configured() -> None:
     schedule = Schedule(run_items=2, most_lone=1, long_patience=1000)
-    batch = a_batch()
+    batch = make_batch()
     batch.runs.append(Run(batch, [(1,), (2,), (3,)], range(3)))
     schedule.add(batch)
 
@@ -37,7 +20,7 @@ async def test_a_statement_takes_as_many_rows_as_are_configured() -> None:
 
 async def test_later_items_of_a_refused_key_are_not_tried() -> None:
     schedule = Schedule(run_items=500, most_lone=1, long_patience=1000)
-    batch = a_batch()
+    batch = make_batch()
     run = Run(batch, [(1,), (2,), (1,), (3,)], range(4))
     batch.runs.append(run)
     schedule.add(batch)

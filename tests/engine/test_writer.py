@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,29 +15,8 @@ from service.engine.databases import Databases
 from service.engine.rows import Batch, Whole
 from service.engine.writer import Writer
 from service.wire import Item, Outcome
+from tests.engine.batches import make_batch
 from tests.harness.postgres import MakeDatabase
-
-
-async def no_named_keys() -> Whole:
-    return Whole((), uuid.uuid4())
-
-
-def make_batch(
-    look_whole: Callable[[], Awaitable[Whole]] = no_named_keys,
-    *,
-    is_gone: Callable[[], bool] = bool,
-) -> Batch:
-    """Return a batch of a caller of its own."""
-    return Batch(
-        database="acme",
-        caller="loader",
-        user="tester",
-        activity_id="an activity",
-        key="a key",
-        request_id=uuid.uuid4(),
-        look_whole=look_whole,
-        is_gone=is_gone,
-    )
 
 
 @pytest.fixture
