@@ -238,17 +238,12 @@ async def _each(records: Iterable[Record]) -> AsyncGenerator[Record]:
         yield record
 
 
-class _Keyed(msgspec.Struct):
-    key: int | float | None = msgspec.field(name=wire.KEY_FIELD, default=None)
-
-
 def key_of(text: bytes) -> int | None:
     """Return the key of a record in JSON as the service reads it, None where it has none."""
     try:
-        key = msgspec.json.decode(text, type=_Keyed).key
+        return msgspec.json.decode(text, type=wire.Keyed).key
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return int(key) if key is not None and key == key // 1 else None
 
 
 def _unanswered(error: Exception) -> CouldNotSend:
