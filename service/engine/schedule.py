@@ -87,7 +87,8 @@ class Schedule:
         self._lone -= statement.is_lone
         for run, _, _ in statement.sections:
             run.at_work = 0
-            self._has_lone |= run.alone > 0
+            # Others of the batch may have waited for this one.
+            self._has_lone |= any(other.alone for other in run.batch.runs)
 
     @property
     def waiting_runs(self) -> int:

@@ -104,6 +104,16 @@ class Sender:
     def undealt(self, run: Run) -> list[int]:
         return run.keys[len(run.outcomes) :]
 
+    def head(self, *, commutes: bool) -> Run | None:
+        """Return the run that may start next."""
+        for run in self.batch.runs:
+            undealt = self.undealt(run)
+            if undealt and not run.at_work:
+                return run
+            if not commutes or run.at_work < len(undealt) or run.has_keyless:
+                return None
+        return None
+
 
 class Beginning(NamedTuple):
     """What was the case when a statement began."""
@@ -294,6 +304,12 @@ class Senders(RuleBasedStateMachine):
         for at, sender in enumerate(senders):
             sender.waits_since = beginning.turn + at / len(self.senders)
 
+    @property
+    def some_are_away(self) -> bool:
+        """Whether some statements are at work that the database does not see."""
+        seen = {sent.task for sent in self.database.at_work}
+        return any(not task.done() for task in self.begun.keys() - seen)
+
     def broken_rules(
         self, sent: Sent, beginning: Beginning, senders: list[Sender], runs: list[Run]
     ) -> Iterator[str]:
@@ -357,6 +373,28 @@ class Senders(RuleBasedStateMachine):
         beginnings = sorted(self.begun[sent.task] for sent in others)
         assert all(beginning.believed for beginning in beginnings[1:])
 
+    @invariant()
+    def whoever_could_start_has(self) -> None:
+        if self.some_are_away:
+            return
+        lone = sum(self.is_lone(sent) for sent in self.database.at_work)
+        slots = SLOTS if self.believes_commuting else 1
+        taken = {key for sent in self.database.at_work for key in sent.keys} - {0}
+        for sender in sorted(self.senders, key=lambda sender: sender.waits_since):
+            head = sender.head(commutes=self.believes_commuting)
+            if head is None:
+                continue
+            key = head.keys[len(head.outcomes)]
+            # A run waits for all keys of those before it, as long as the first is not done.
+            runs = list(sender.batch.runs)
+            before = [run.named_keys for run in runs[: runs.index(head)]]
+            is_free = not any(key in keys for keys in (taken, sender.batch.refused_keys, *before))
+            has_room = lone < MOST_LONE if head.alone else len(self.database.at_work) - lone < slots
+            # That a client has hung up is noticed when the next statement begins.
+            is_over = sender.is_gone or sender.batch.given_up
+            assert not (is_free and has_room) or is_over
+            taken |= {key} - {0}
+
     def is_lone(self, sent: Sent) -> bool:
         place = sent.places[0]
         return self.senders[place.batch].runs[place.run].alone > 0
@@ -378,10 +416,11 @@ class Senders(RuleBasedStateMachine):
         """Let everything succeed, the oldest statement first; nobody waits for long."""
         waiting = sum(len(s.undealt(run)) for s in self.senders for run in s.runs)
         for _ in range(waiting + 2 * len(self.senders) + 10):
-            if self.database.at_work:
-                self.finish(self.database.at_work[0])
-            else:
+            # Before more begins, so that nobody waits out a retry while the others have turns.
+            if self.some_are_away or not self.database.at_work:
                 self.run(asyncio.sleep(30))
+            else:
+                self.finish(self.database.at_work[0])
             patient = [s for s in self.senders if s.is_waiting and not s.batch.given_up]
             for sender in patient:
                 passed_by = self.turns - sender.waits_since
