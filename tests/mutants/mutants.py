@@ -27,15 +27,22 @@ MUTANTS = [
     Mutant(
         "set-based on a table that does not commute",
         FUNCTION,
-        "and known_places is null and commutes;",
-        "and known_places is null;",
+        "is_set_based := commutes and size > 1",
+        "is_set_based := size > 1",
         (KINDS + "test_what_a_trigger_deletes_may_be_created_by_a_later_item",),
+    ),
+    Mutant(
+        "whether rows commute is asked once for all",
+        FUNCTION,
+        "from (select count(*) from care_case_clinical_trial where false) as beside;",
+        ";",
+        (FUNCTION_TEST + "test_what_commutes",),
     ),
     Mutant(
         "triggers are not looked at",
         FUNCTION,
-        "and not trigger.tgisinternal",
-        "and trigger.tgisinternal",
+        "where not trigger.tgisinternal",
+        "where trigger.tgisinternal",
         (KINDS + "test_what_a_trigger_deletes_may_be_created_by_a_later_item",),
     ),
     Mutant(
@@ -48,7 +55,7 @@ MUTANTS = [
     Mutant(
         "runs overlap where rows do not commute",
         FUNCTION,
-        "if must_commute and not commutes then",
+        "if must_commute then",
         "if false then",
         (FUNCTION_TEST + "test_where_rows_do_not_commute_it_writes_nothing_that_must",),
     ),
@@ -111,7 +118,7 @@ MUTANTS = [
     Mutant(
         "no receipts",
         FUNCTION,
-        "if receipt_places <> '{}' then",
+        "if cardinality(receipt_places) > 0 then",
         "if false then",
         (AGAIN + "test_a_record_without_key_is_created_once_under_one_key",),
     ),
@@ -163,8 +170,8 @@ MUTANTS = [
     Mutant(
         "a key is drawn before the batch is known as a whole",
         "service/engine/schedule.py",
-        "if run is None or batch.is_preparing:",
-        "if run is None:",
+        "room > 0 and not batch.is_preparing",
+        "room > 0",
         (WRITER + "test_no_key_is_drawn_before_all_that_the_batch_names_are_known",),
     ),
     Mutant(

@@ -1,0 +1,11 @@
+"""Each mutant has something to break."""
+
+import pytest
+
+from tests.harness.source import ROOT
+from tests.mutants.mutants import MUTANTS, Mutant
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_what_a_mutant_replaces_stands_in_its_file(mutant: Mutant) -> None:
+    assert mutant.original in (ROOT / mutant.file).read_text()
