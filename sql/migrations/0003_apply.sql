@@ -255,6 +255,7 @@ declare
     last_moment constant timestamptz := '9999-12-31 23:59:59.999999+00';
     stop_at constant timestamptz := clock_timestamp() + interval '1 s';
     size constant integer := cardinality(items);
+    lock_timeout text;
     key_sequence regclass;
     known_places integer[];
     known_keys integer[];
@@ -276,7 +277,7 @@ declare
     is_new boolean;
     draws integer := 0;
     collisions integer := 0;
-    group_states text;
+    written_states text;
     group_drawn integer[];
     group_places integer[];
     group_keys integer[];
@@ -287,16 +288,20 @@ declare
     error_table text;
     error_constraint text;
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    -- Few statements, each of which does much: PL/pgSQL prepares every one of them anew in each
+    -- transaction, which takes about as long as a fiftieth of the write of one row.
+    if current_setting('transaction_isolation') <> 'read committed'
+        or current_setting('transaction_read_only')::boolean
+        -- As long as it holds nothing that others want.
+        or set_config('lock_timeout', '1s', true) is null
+    then
+        if current_setting('transaction_read_only')::boolean then
+            raise read_only_sql_transaction;
+        end if;
         raise exception 'expected the isolation level read committed, got %',
             current_setting('transaction_isolation')
             using errcode = 'CT001';
     end if;
-    if current_setting('transaction_read_only')::boolean then
-        raise read_only_sql_transaction;
-    end if;
-    -- As long as it holds nothing that others want.
-    perform set_config('lock_timeout', '1s', true);
     if request_id is not null then
         -- The lock comes first; the look at what it guards is a statement after it, since a
         -- statement's snapshot is older than the lock for which it waits.
@@ -315,14 +320,14 @@ begin
     -- Before any savepoint: if DDL keeps the table, that is the database's fault, not an item's.
     -- From here to the end DDL waits, so what the catalogue says now stays true.
     lock table care_case_clinical_trial in row exclusive mode;
-    perform set_config('lock_timeout', patience, true);
-    states := '';
-    is_by_key := false;
     select
         care_case_clinical_trial_commutes_as_planned()
         -- Depends on the role, too, which may change without a new plan.
-        and not row_security_active('care_case_clinical_trial')
-    into commutes
+        and not row_security_active('care_case_clinical_trial'),
+        '',
+        false,
+        set_config('lock_timeout', patience, true)
+    into commutes, states, is_by_key, lock_timeout
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if not commutes then
         if must_commute then
@@ -350,7 +355,6 @@ begin
     while done < size and savepoints < 64 and stopped is null and not is_leaving loop
         last := least(done + group_size, size);
         begin
-            group_states := '';
             if request_id is not null then
                 group_drawn := '{}';
                 group_places := '{}';
@@ -434,10 +438,10 @@ begin
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
                     array_agg(written.key) filter (where request_id is not null)
-                into group_states, group_keys
+                into written_states, group_keys
                 from written;
                 if request_id is not null then
-                    if position('u' in group_states) > 0
+                    if position('u' in written_states) > 0
                         or group_keys && ('{0}' || reserved)
                         or exists (
                             select
@@ -447,7 +451,7 @@ begin
                     then
                         raise exception 'a drawn key is taken';
                     end if;
-                    group_states := repeat('k', last - done);
+                    written_states := repeat('k', last - done);
                     group_drawn := group_keys;
                     group_places := case
                         when is_whole then item_places
@@ -458,6 +462,7 @@ begin
                         )
                     end;
                 end if;
+                states := states || written_states;
                 is_by_key := is_whole and sequence is not null;
             else
                 for i in done + 1..last loop
@@ -544,7 +549,7 @@ begin
                             );
                         end if;
                         if key is null then
-                            group_states := group_states || case
+                            states := states || case
                                 when exists (
                                     select
                                     from care_case_clinical_trial as stored
@@ -581,7 +586,7 @@ begin
                                 else 's'
                             end;
                         else
-                            group_states := group_states || case when is_new then 'c' else 'u' end;
+                            states := states || case when is_new then 'c' else 'u' end;
                         end if;
                         continue;
                     end if;
@@ -654,9 +659,9 @@ begin
                         group_keys := group_keys || key;
                     end if;
                     if key is null then
-                        group_states := group_states || 's';
+                        states := states || 's';
                     else
-                        group_states := group_states || 'k';
+                        states := states || 'k';
                         group_drawn := group_drawn || key;
                     end if;
                 end loop;
@@ -665,22 +670,22 @@ begin
                 -- Anew: a trigger may have deferred what this checks.
                 set constraints all immediate;
             end if;
-            if length(group_states) < last - done and not is_leaving then
+            if length(states) < last and not is_leaving then
                 raise exception 'a row is missing';
             end if;
             savepoints := savepoints + 1;
-            states := states || group_states;
             if request_id is not null then
                 drawn := drawn || group_drawn;
                 receipt_places := receipt_places || group_places;
                 receipt_keys := receipt_keys || group_keys;
+                collisions := 0;
             end if;
             done := length(states);
-            collisions := 0;
             if done < size then
                 group_size := case when done % 32 = 0 then 32 when done % 8 = 0 then 8 else 1 end;
             end if;
         exception when others or assert_failure then
+            states := left(states, done);
             if last - done > 32 then
                 group_size := 32;
             elsif last - done > 1 then
