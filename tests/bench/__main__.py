@@ -121,13 +121,20 @@ def main() -> None:
         )
         server.create_database("bench")
         dsn = server.tcp_dsn("bench")
-        contestants = Contestants(dsn, folder, chosen.against)
+        server.create_database("there")
+        their_dsn = server.tcp_dsn("there")
+        contestants = Contestants(dsn, folder, chosen.against, their_dsn)
         stack.callback(contestants.stop)
         contestants.migrate()
         trials = Trials(dsn)
         trials.prepare(LARGE_ITEMS)
+        theirs = Trials(their_dsn)
+        if chosen.against:
+            theirs.prepare(LARGE_ITEMS)
         pgbench = find_binaries() / "pgbench"
-        arena = Arena(dsn, trials.postmaster(), pgbench, trials, contestants, folder, seconds)
+        arena = Arena(
+            dsn, trials.postmaster(), pgbench, trials, theirs, contestants, folder, seconds
+        )
         arena.warm_up()
         runs = compare(arena, wanted, rounds, has_other=chosen.against is not None)
         postgres = trials.version()

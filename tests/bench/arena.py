@@ -10,7 +10,7 @@ from .figures import Figures
 from .load import LoadSpec
 from .processes import forget_peak, peak_megabytes, resident_megabytes
 from .rows import Records
-from .scenarios import BAD_ITEMS, LARGE_ITEMS, Scenario
+from .scenarios import BAD_ITEMS, LARGE_ITEMS, OTHER, Scenario
 
 EXISTING_ROWS = 50_000
 NEW_ROWS = 150_000
@@ -23,13 +23,14 @@ class Arena:
     """One PostgreSQL, the contestants, and the time that a run takes."""
 
     def __init__(
-        self, dsn: str, postgres_pid: int, pgbench: Path, trials: Trials,
+        self, dsn: str, postgres_pid: int, pgbench: Path, trials: Trials, theirs: Trials,
         contestants: Contestants, folder: Path, seconds: float,
     ) -> None:  # fmt: skip
         self._dsn = dsn
         self._postgres_pid = postgres_pid
         self._pgbench = pgbench
         self._trials = trials
+        self._theirs = theirs
         self._contestants = contestants
         self._folder = folder
         self._seconds = seconds
@@ -56,10 +57,13 @@ class Arena:
                 seconds=self._seconds,
             )  # fmt: skip
         spec = self._spec(self._contestants[name], scenario)
-        self._trials.refill(scenario.shape, EXISTING_ROWS)
+        self._table_of(name).refill(scenario.shape, EXISTING_ROWS)
         figures = load.finish(load.start(spec))
         _check_statuses(figures, scenario)
         return figures
+
+    def _table_of(self, name: str) -> Trials:
+        return self._theirs if name == OTHER else self._trials
 
     def _spec(
         self, contestant: Contestant, scenario: Scenario, rows: int | None = None
@@ -99,7 +103,7 @@ class Arena:
         scenario = Scenario("large", "", (), batch=batch, connections=1)
         spec = self._spec(contestant, scenario, LARGE_ITEMS)
         spec.is_once, spec.warm_up_seconds, spec.seconds = True, 0, 3600
-        self._trials.refill("short", LARGE_ITEMS)
+        self._table_of(name).refill("short", LARGE_ITEMS)
         for pid in contestant.pids:
             forget_peak(pid)
         figures = load.finish(load.start(spec))
@@ -117,7 +121,7 @@ class Arena:
         small = self._spec(contestant, Scenario("fair", "", (), batch=1, are_new=True))
         small.is_once = False
         large.seconds = small.seconds = max(3, self._seconds * 2)
-        self._trials.refill("short", LARGE_ITEMS)
+        self._table_of(name).refill("short", LARGE_ITEMS)
         other = load.start(large) if beside_large else None
         if other is not None:
             time.sleep(1)

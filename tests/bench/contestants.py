@@ -66,10 +66,16 @@ class Contestant:
 
 
 class Contestants:
-    """Builds and starts contestants; their output goes to log files in a folder."""
+    """Builds and starts contestants; their output goes to log files in a folder.
 
-    def __init__(self, dsn: str, folder: Path, against: Path | None = None) -> None:
+    The service of another checkout has a database of its own, as its own migrations make it.
+    """
+
+    def __init__(
+        self, dsn: str, folder: Path, against: Path | None = None, their_dsn: str = ""
+    ) -> None:
         self._dsn = dsn
+        self._their_dsn = their_dsn
         self._folder = folder
         self._against = against
         self._builders: Mapping[str, Callable[[], Contestant]] = {
@@ -97,17 +103,21 @@ class Contestants:
             contestant.stop()
 
     def migrate(self) -> None:
-        """Create the table, with the service's own command."""
-        path, *_ = self._configuration("migrate", "")
+        """Create the table, with the service's own command; the other checkout's with its own."""
+        path, *_ = self._configuration("migrate", "", self._dsn)
+        self._migrate(sys.executable, path, ROOT)
+        if self._against is not None:
+            path, *_ = self._their_configuration(self._against)
+            self._migrate(_python_of(self._against), path, self._against)
+
+    def _migrate(self, python: str, path: Path, folder: Path) -> None:
+        command = [python, "-m", "service", "migrate", "--config", str(path)]
         with self._log("migrate") as log:
-            subprocess.run(
-                [sys.executable, "-m", "service", "migrate", "--config", str(path)],
-                cwd=ROOT, check=True, stdout=log, stderr=log,
-            )  # fmt: skip
+            subprocess.run(command, cwd=folder, check=True, stdout=log, stderr=log)
 
     def _service(self, name: str, *, processes: int = 1) -> Contestant:
         setting = "reuse_port = true\n" if processes > 1 else ""
-        path, port, headers = self._configuration(name, setting)
+        path, port, headers = self._configuration(name, setting, self._dsn)
         command = [sys.executable, "-m", "service", "serve", "--config", str(path)]
         return self._start(name, command, port, headers=headers, processes=processes)
 
@@ -115,17 +125,21 @@ class Contestants:
         """Start the service of another checkout, with that checkout's environment if it has one."""
         if self._against is None:
             raise CannotRun("no --against")
-        environments = (self._against / name / "bin/python" for name in (".venv-run", ".venv"))
-        python = next((str(path) for path in environments if path.exists()), sys.executable)
-        path, port, headers = self._configuration("against", "")
-        if "api_keys: list" in (self._against / "service/config.py").read_text():
+        path, port, headers = self._their_configuration(self._against)
+        command = [_python_of(self._against), "-m", "service", "serve", "--config", str(path)]
+        return self._start("against", command, port, headers=headers, folder=self._against)
+
+    def _their_configuration(self, folder: Path) -> tuple[Path, int, Mapping[str, str]]:
+        path, port, headers = self._configuration("against", "", self._their_dsn)
+        if "api_keys: list" in (folder / "service/config.py").read_text():
             # Of releases up to 1.0.
             old_form = '[[auth.api_keys]]\nname = "bench"'
             path.write_text(path.read_text().replace("[auth.api_keys.bench]", old_form))
-        command = [python, "-m", "service", "serve", "--config", str(path)]
-        return self._start("against", command, port, headers=headers, folder=self._against)
+        return path, port, headers
 
-    def _configuration(self, name: str, setting: str) -> tuple[Path, int, Mapping[str, str]]:
+    def _configuration(
+        self, name: str, setting: str, dsn: str
+    ) -> tuple[Path, int, Mapping[str, str]]:
         """Write a configuration with a fresh key; return it, its port, its callers' headers."""
         port, key, secret = free_port(), secrets.token_urlsafe(), secrets.token_hex(32)
         path = self._folder / f"{name}.toml"
@@ -134,7 +148,7 @@ class Contestants:
             f'[auth.api_keys.bench]\ndatabases = ["bench"]\n'
             f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
             f'[auth.jwt]\nalgorithms = ["HS256"]\nsecret = "{secret}"\n'
-            f'[databases.bench]\ndsn = "{self._dsn}"\n'
+            f'[databases.bench]\ndsn = "{dsn}"\n'
         )
         claims = {"sub": "bench", "exp": int(time.time()) + 86_400}
         return path, port, {
@@ -202,6 +216,11 @@ class Contestants:
 
     def _log(self, name: str) -> TextIO:
         return (self._folder / f"{name}.log").open("a")
+
+
+def _python_of(checkout: Path) -> str:
+    environments = (checkout / name / "bin/python" for name in (".venv-run", ".venv"))
+    return next((str(path) for path in environments if path.exists()), sys.executable)
 
 
 def free_port() -> int:
