@@ -17,7 +17,7 @@ from .arena import Arena
 from .contestants import CannotRun, Contestants
 from .database import SETTINGS, Trials
 from .figures import Figures, Run
-from .scenarios import LARGE_ITEMS, LARGE_SIZES, ONE, OTHER, SCENARIOS
+from .scenarios import BESIDE, LARGE_ITEMS, LARGE_SIZES, ONE, OTHER, SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -71,9 +71,9 @@ def steps(arena: Arena, wanted: set[str], number: int, *, has_other: bool) -> It
     for size in LARGE_SIZES if "large" in wanted else ():
         for name in services:
             yield f"large-{size}", name, partial(arena.large, name, size)
-    for label, is_beside in (("alone", False), ("beside", True)) if "fair" in wanted else ():
+    for label, beside in BESIDE.items() if "fair" in wanted else ():
         for name in services:
-            yield f"fair-{label}", name, partial(arena.fair, name, beside_large=is_beside)
+            yield f"fair-{label}", name, partial(arena.fair, name, label, beside)
 
 
 def in_turn(names: tuple[str, ...], number: int) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Where the contestants meet: runs one scenario of one contestant and measures it."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from . import limit, load
@@ -10,7 +11,7 @@ from .figures import Figures
 from .load import LoadSpec
 from .processes import forget_peak, peak_megabytes, resident_megabytes
 from .rows import Records
-from .scenarios import BAD_ITEMS, LARGE_ITEMS, OTHER, Scenario
+from .scenarios import BAD_ITEMS, LARGE_ITEMS, LOCKED, OTHER, Scenario
 
 EXISTING_ROWS = 50_000
 NEW_ROWS = 150_000
@@ -111,23 +112,22 @@ class Arena:
         figures.body_mb = Path(spec.bodies).stat().st_size * batch / LARGE_ITEMS / 2**20
         return figures
 
-    def fair(self, name: str, *, beside_large: bool) -> Figures:
-        """Send one-item batches, alone or while another connection sends large ones."""
-        contestant = self._contestants[name]
-        large = self._spec(
-            contestant, Scenario("large", "", (), batch=LARGE_ITEMS, connections=1), LARGE_ITEMS
-        )
-        large.warm_up_seconds = 0
+    def fair(self, name: str, label: str, beside: Scenario | None) -> Figures:
+        """Send one-item batches, alone or beside another load."""
+        contestant, table = self._contestants[name], self._table_of(name)
         small = self._spec(contestant, Scenario("fair", "", (), batch=1, are_new=True))
         small.is_once = False
-        large.seconds = small.seconds = max(3, self._seconds * 2)
-        self._table_of(name).refill("short", LARGE_ITEMS)
-        other = load.start(large) if beside_large else None
-        if other is not None:
+        small.seconds = max(3, self._seconds * 2)
+        table.refill("short", LARGE_ITEMS)
+        if beside is None:
+            return load.finish(load.start(small))
+        other = self._spec(contestant, beside, LARGE_ITEMS)
+        other.warm_up_seconds, other.seconds = 0, small.seconds + 1
+        with table.locked_row() if label == LOCKED else nullcontext():
+            at_work = load.start(other)
             time.sleep(1)
-        figures = load.finish(load.start(small))
-        if other is not None:
-            load.finish(other)
+            figures = load.finish(load.start(small))
+        load.finish(at_work)
         return figures
 
     def idle(self, name: str) -> Figures:

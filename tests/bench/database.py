@@ -1,7 +1,8 @@
 """The one database that all contestants write to, and the copies it is refilled from."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import asyncpg
@@ -20,6 +21,8 @@ WAL files that are kept. Durability is PostgreSQL's default: fsync and synchrono
 are on."""
 
 NEW_KEYS_FROM = 10_000_000
+
+LOCKED_KEY = 500
 
 # What bad items fail on; always there, so that it costs all contestants the same.
 _CHECK = "alter table care_case_clinical_trial add constraint bench_check check (case_key > 0)"
@@ -69,6 +72,21 @@ class Trials:
                 await connection.execute(statement)
 
         self._run(work)
+
+    @contextmanager
+    def locked_row(self) -> Iterator[None]:
+        """Hold the lock of one of the existing rows, as a stranger's open transaction does."""
+        with asyncio.Runner() as runner:
+            connection = runner.run(asyncpg.connect(self._dsn))
+            runner.run(connection.execute("begin"))
+            runner.run(
+                connection.execute(
+                    "update care_case_clinical_trial set comment = comment"  # noqa: S608
+                    f" where {KEY_COLUMN} = {LOCKED_KEY}"
+                )
+            )
+            yield
+            runner.run(connection.close())
 
     def version(self) -> str:
         """Return the version of PostgreSQL."""

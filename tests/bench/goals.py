@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .figures import Run
-from .scenarios import ONE
+from .scenarios import BESIDE, ONE
 
 Place = tuple[str, str, str]
 """A scenario, a contestant, a field of its figures."""
@@ -131,9 +131,13 @@ GOALS = (
         "time an item, batches of 100,000 / of 1,000",
         ("large-1000", ONE, RATE), ("large-100000", ONE, RATE), at_most=1.2,
     ),
-    Goal(
-        "p99 of one-item batches, beside a 100,000-item batch / without",
-        ("fair-beside", ONE, "p99_ms"), ("fair-alone", ONE, "p99_ms"), at_most=5,
+    *(
+        Goal(
+            f"p99 of one-item batches, beside {beside.title} / without",
+            (f"fair-{label}", ONE, "p99_ms"), ("fair-alone", ONE, "p99_ms"),
+            at_most=5 if label == "large" else None,
+        )
+        for label, beside in BESIDE.items() if beside
     ),
     Goal("idle process, MB resident", ("idle", ONE, "resident_mb"), at_most=60),
 )  # fmt: skip

@@ -14,7 +14,7 @@ import msgspec
 from . import chart
 from .figures import Run
 from .goals import GOALS, Goal
-from .scenarios import FAIR_TITLE, LARGE_SIZES, LARGE_TITLE, ONE, OTHER, SCENARIOS
+from .scenarios import BESIDE, FAIR_TITLE, LARGE_SIZES, LARGE_TITLE, ONE, OTHER, SCENARIOS
 
 NAMES = {
     "limit-1": "the limit, 1 session",
@@ -29,8 +29,10 @@ NAMES = {
 TITLES = {
     **{scenario.name: scenario.title for scenario in SCENARIOS},
     **{f"large-{size}": LARGE_TITLE.format(size) for size in LARGE_SIZES},
-    "fair-alone": FAIR_TITLE.format("no"),
-    "fair-beside": FAIR_TITLE.format("back-to-back"),
+    **{
+        f"fair-{label}": FAIR_TITLE.format(beside.title if beside else "nothing")
+        for label, beside in BESIDE.items()
+    },
     "idle": "idle",
 }
 _BEGIN = re.compile(r"<!-- from here on written by: .+ -->")
@@ -82,16 +84,20 @@ def side_by_side(runs: Sequence[Run], other: Path) -> str:
         ratio = Goal("", (scenario, ONE, field), (scenario, OTHER, field)).reached(runs)
         if ratio is None:
             continue
-        cpu = [_values(runs, scenario, name, "service_cpu_us") for name in (ONE, OTHER)]
+        fields = ("service_cpu_us", "postgres_cpu_us", "p99_ms")
+        others = [_values(runs, scenario, name, field) for field in fields for name in (ONE, OTHER)]
         rows.append(
             [
                 f"{TITLES[scenario]}, {'MB' if scenario == 'idle' else 'items/s'}",
                 *(f"{median(values):,.0f}" for values in (here, there)),
                 *(f"{value:.2f}" for value in (ratio.median, ratio.lowest, ratio.highest)),
-                *(f"{median(values):.1f}" if values else "" for values in cpu),
+                *(f"{median(values):.1f}" if values else "" for values in others),
             ]
         )
-    heads = ["what", "here", "there", "ratio", "lowest", "highest", "CPU µs/item", "CPU there"]
+    heads = [
+        *("what", "here", "there", "ratio", "lowest", "highest", "CPU µs/item", "CPU there"),
+        *("PostgreSQL µs/item", "PostgreSQL there", "p99 ms", "p99 there"),
+    ]
     return f"there: {other}\n\n{_table(heads, rows)}"
 
 

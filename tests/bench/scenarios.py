@@ -99,4 +99,24 @@ SCENARIOS = (
 LARGE_SIZES = (1_000, 10_000, 100_000)
 LARGE_ITEMS = 100_000
 LARGE_TITLE = "100,000 items in batches of {:,}, 1 connection"
-FAIR_TITLE = "one-item batches, 4 connections, {} 100,000-item batches on a fifth"
+
+FAIR_TITLE = "one-item batches, 4 connections, beside {}"
+LOCKED = "locked"
+BESIDE: dict[str, Scenario | None] = {
+    "alone": None,
+    "large": Scenario("large", "100,000-item batches", (), batch=LARGE_ITEMS, connections=1),
+    "bad": Scenario(
+        "fair-bad",
+        "10,000-item batches, all items refused",
+        (),
+        batch=10_000,
+        connections=1,
+        bad="refused",
+        bad_every=1,
+    ),
+    LOCKED: Scenario("fair-locked", "1,000-item batches with a locked row", (), connections=1),
+    "many": Scenario(
+        "fair-many", "64 connections of one-item batches", (), batch=1, connections=64
+    ),
+}
+"""What one-item batches are sent beside, to see that it does not keep them from their turn."""
