@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import click
 from msgspec import Raw
 
-from service.client import Client, CouldNotSend, Outcome
+from service.client import Client, CouldNotSend
 from service.send.display import Display
 from service.send.progress import STORED, Progress
 from service.send.records import Record, Records, Unreadable, fault_of
@@ -113,10 +113,15 @@ class Run:
         items = _items(iterator, pending)
         async with aclosing(self._client.batches(items, NAME, place)) as batches:
             async for batch in batches:
-                progress.finish(list(_finished(batch, pending)))
+                finished = [(pending.popleft(), outcome) for _, outcome in batch]
+                for record, outcome in finished:
+                    if outcome.status == 503 and record.key == 0:
+                        # Created once with its batch only: by itself it might be created twice.
+                        raise CouldNotSend(
+                            f"record {record.number} got 503: {outcome.body}", 503, 0
+                        )
+                progress.finish(finished)
                 self._display.advance(progress.counts, records.share)
-        if pending:
-            progress.finish([(record, _refused(record)) for record in pending])
         if not (file.keeps_outcomes or progress.has_keyless):
             file.outcomes.unlink(missing_ok=True)
 
@@ -139,26 +144,7 @@ async def _items(records: Iterator[Record], pending: deque[Record]) -> AsyncIter
     while chunk := await asyncio.to_thread(lambda: list(islice(records, READ_AT_ONCE))):
         pending.extend(chunk)
         for record in chunk:
-            if not record.refusal:
-                yield Raw(record.item)
-
-
-def _finished(
-    batch: Sequence[tuple[Raw, Outcome]], pending: deque[Record]
-) -> Iterator[tuple[Record, Outcome]]:
-    """Yield the records of a batch, and those before them that were not sent."""
-    for _, outcome in batch:
-        while pending[0].refusal:
-            yield pending[0], _refused(pending.popleft())
-        record = pending.popleft()
-        if outcome.status == 503 and record.key == 0:
-            # Created once with its batch only: sent by itself it might be created twice.
-            raise CouldNotSend(f"record {record.number} got 503: {outcome.body}", 503, 0)
-        yield record, outcome
-
-
-def _refused(record: Record) -> Outcome:
-    return Outcome(record.key, 400, record.refusal)
+            yield Raw(record.item)
 
 
 @contextmanager
