@@ -1,7 +1,7 @@
 """One run of the command: files to outcomes, or to what would become of them."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import click
-from msgspec import Raw
 
 from service.client import Client, CouldNotSend
 from service.send.display import Display
@@ -109,18 +108,15 @@ class Run:
         iterator = iter(records)
         place = await asyncio.to_thread(progress.resume, iterator)
         self._display.begin(file.path.name, progress.counts, records.share)
-        pending: deque[Record] = deque()
-        items = _items(iterator, pending)
-        async with aclosing(self._client.batches(items, NAME, place)) as batches:
+        async with aclosing(self._client.batches(_rest(iterator), NAME, place)) as batches:
             async for batch in batches:
-                finished = [(pending.popleft(), outcome) for _, outcome in batch]
-                for record, outcome in finished:
+                for record, outcome in batch:
                     if outcome.status == 503 and record.key == 0:
                         # Created once with its batch only: by itself it might be created twice.
                         raise CouldNotSend(
                             f"record {record.number} got 503: {outcome.body}", 503, 0
                         )
-                progress.finish(finished)
+                progress.finish(batch)
                 self._display.advance(progress.counts, records.share)
         if not (file.keeps_outcomes or progress.has_keyless):
             file.outcomes.unlink(missing_ok=True)
@@ -138,13 +134,11 @@ class Run:
                     await asyncio.sleep(LOCK_SECONDS)
 
 
-async def _items(records: Iterator[Record], pending: deque[Record]) -> AsyncIterator[Raw]:
-    """Yield what is to be sent; all records that were read are pending until they are finished."""
+async def _rest(records: Iterator[Record]) -> AsyncIterator[Record]:
     # In a thread: standard input may keep the reader waiting.
     while chunk := await asyncio.to_thread(lambda: list(islice(records, READ_AT_ONCE))):
-        pending.extend(chunk)
         for record in chunk:
-            yield Raw(record.item)
+            yield record
 
 
 @contextmanager
