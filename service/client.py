@@ -69,8 +69,9 @@ class Client:
     A batch holds at most ``batch_items`` records and ``batch_bytes`` of JSON and may take
     ``timeout_seconds``; ``concurrency`` of them are under way at once. What met 429, 503 or a
     broken connection is sent again, ``retries`` times at most, later each time, and not before
-    the service's Retry-After. Before each retry ``pause`` is awaited with the reason, the seconds
-    to wait and the number of the attempt that follows; what it raises ends the sending.
+    the service's Retry-After. ``encode`` makes JSON of a record. Before each retry ``pause`` is
+    awaited with the reason, the seconds to wait and the number of the attempt that follows; what
+    it raises ends the sending.
     """
 
     url: str
@@ -82,6 +83,7 @@ class Client:
     timeout_seconds: float = 300.0
     batch_items: int = 1000
     batch_bytes: int = 8_000_000
+    encode: Callable[[Any], bytes] = msgspec.json.encode
     pause: Callable[[str, float, int], Awaitable[None]] = lambda _, seconds, __: sleep(seconds)
 
     async def __aenter__(self) -> Self:
@@ -127,30 +129,28 @@ class Client:
 
         Who goes on after a batch, with the place of the next record, cuts the rest as before.
         """
-        at_work: deque[tuple[list[Record], set[int], asyncio.Task[list[Outcome]]]] = deque()
+        at_work: deque[tuple[set[int], asyncio.Task[list[tuple[Record, Outcome]]]]] = deque()
 
-        async def first() -> list[tuple[Record, Outcome]]:
-            records, _, task = at_work[0]
-            outcomes = await task
-            at_work.popleft()
-            return list(zip(records, outcomes, strict=True))
+        async def deliver(
+            batch: list[tuple[Record, _Item]], place: int
+        ) -> list[tuple[Record, Outcome]]:
+            outcomes = await self._deliver([item for _, item in batch], f"{name}\n{place}")
+            return [(record, outcome) for (record, _), outcome in zip(batch, outcomes, strict=True)]
 
         try:
             async for batch in self._cut(records):
                 keys = {item.key for _, item in batch if item.key}
                 # Of two batches at once the later might come first.
-                while len(at_work) >= self.concurrency or any(keys & k for _, k, _ in at_work):
-                    yield await first()
-                delivery = self._deliver([item for _, item in batch], f"{name}\n{place}")
-                records_of = [record for record, _ in batch]
-                at_work.append((records_of, keys, asyncio.create_task(delivery)))
+                while len(at_work) >= self.concurrency or any(keys & k for k, _ in at_work):
+                    yield await at_work.popleft()[1]
+                at_work.append((keys, asyncio.create_task(deliver(batch, place))))
                 place += len(batch)
             while at_work:
-                yield await first()
+                yield await at_work.popleft()[1]
         finally:
-            for _, _, task in at_work:
+            for _, task in at_work:
                 task.cancel()
-            await asyncio.gather(*(task for _, _, task in at_work), return_exceptions=True)
+            await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
 
     async def _cut(
         self, records: Iterable[Record] | AsyncIterable[Record]
@@ -158,7 +158,7 @@ class Client:
         batch: list[tuple[Record, _Item]] = []
         size = 0
         async for record in records if isinstance(records, AsyncIterable) else _each(records):
-            text = msgspec.json.encode(record)
+            text = self.encode(record)
             size += len(text)
             if batch and (len(batch) == self.batch_items or size > self.batch_bytes):
                 yield batch

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 
 import click
@@ -164,7 +165,8 @@ def send_command(
         raise click.UsageError("--outcomes and --failed go with one FILE")
     files = [_file(path, format_name, delimiter, failed, outcomes) for path in dict.fromkeys(paths)]
     display = Display()
-    run = Run(Client(**service, pause=display.pause), files, display)  # type: ignore[arg-type]
+    client = Client(**service, encode=attrgetter("item"), pause=display.pause)  # type: ignore[arg-type]
+    run = Run(client, files, display)
     # What is under way ends, and the next run sends it again. A shell starts with SIGINT ignored
     # what it starts in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)

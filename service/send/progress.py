@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from service.client import Outcome
-from service.send.records import Record, Unreadable, failed_line
+from service.send.records import FailedRecord, Record, Unreadable
 
 STORED = (200, 201)
 
@@ -58,7 +58,7 @@ class Progress:
         return self._state.keyless > 0
 
     def resume(self, records: Iterator[Record]) -> int:
-        """Pass over the records that an earlier run finished; return how many of them it sent.
+        """Pass over the records that an earlier run finished; return how many these are.
 
         Passes over none if they went another way. Raises Unreadable where they are no longer
         those of the earlier run.
@@ -71,10 +71,8 @@ class Progress:
             raise Unreadable(f"{self._path} is of another version; delete it") from None
         if kept.way != self._state.way:
             return 0
-        sent = 0
         for record in islice(records, kept.done):
             self._digest.update(record.item)
-            sent += not record.refusal
         if self._digest.hexdigest() != kept.digest:
             raise Unreadable(
                 f"its first {kept.done:,} records were sent already, and are no longer the same;"
@@ -85,7 +83,7 @@ class Progress:
             # What a killed run wrote after it had noted its progress will be told again.
             if path.exists() and path.stat().st_size > size:
                 os.truncate(path, size)
-        return sent
+        return kept.done
 
     def finish(self, finished: Sequence[tuple[Record, Outcome]]) -> None:
         """Note the next records as finished, with their outcomes."""
@@ -97,7 +95,10 @@ class Progress:
             self._digest.update(record.item)
             rows.writerow([record.number, outcome.key, outcome.status])
             if outcome.status not in STORED:
-                failed.write(failed_line(record, outcome.status, outcome.body))
+                line = msgspec.json.format(record.item, indent=-1)
+                reason = record.refusal or outcome.body
+                told = FailedRecord(record.number, outcome.status, reason, Raw(line))
+                failed.write(msgspec.json.encode(told) + b"\n")
         state = self._state
         state.counts = self.counts + Counter(outcome.status for _, outcome in finished)
         state.keyless += sum(record.key == 0 for record, _ in finished)

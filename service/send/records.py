@@ -2,11 +2,10 @@
 
 import csv
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from io import BufferedReader
 from pathlib import Path
@@ -34,7 +33,8 @@ class Unreadable(Exception):
 class Record(NamedTuple):
     """One record: its place in the file, counted from 1, and what goes to the service.
 
-    ``key`` is None where it cannot be read; one with a ``refusal`` is not sent.
+    ``item`` is JSON, also of what is no record: a ``refusal`` tells why, and the service refuses
+    it, too, since it is text or an array. ``key`` is None where it cannot be read.
     """
 
     number: int
@@ -115,7 +115,7 @@ class Records:
 
     def _csv(self, delimiter: str) -> Iterator[Record]:
         """Read the header, which names the fields; return an iterator of the rows."""
-        # What is not UTF-8 goes on as lone surrogates, which the service refuses by record.
+        # What is not UTF-8 goes on as lone surrogates, for which its row alone is refused.
         lines = (line.decode(errors="surrogateescape") for line in self._plain)
         with _readable():
             line = next(lines, "").removeprefix("\ufeff")
@@ -144,22 +144,18 @@ def _readable() -> Iterator[None]:
 
 
 def _record(number: int, item: bytes) -> Record:
-    """Return a record of JSON text; one that is not JSON would spoil the whole batch."""
+    """Return a record of JSON text; one that is not JSON, and would spoil its batch, as text."""
     try:
         msgspec.json.decode(item)
-        return Record(number, item, key_of(item))
-    except UnicodeDecodeError:
-        refusal = "the record is not UTF-8"
-    except msgspec.DecodeError as error:
-        refusal = f"the record is not JSON: {error}"
-    except RecursionError:
-        refusal = "the record is nested too deep"
-    return Record(number, item, None, refusal)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = msgspec.json.encode(item.decode(errors="replace"))
+        return Record(number, text, None, f"the record is not JSON: {error}")
+    return Record(number, item, key_of(item))
 
 
 def _unwrapped(record: Record) -> Record:
     """Return the record within a line of a file of failed records; others as they are."""
-    if b'"item"' not in record.item or record.refusal:
+    if b'"item"' not in record.item:
         return record
     try:
         failed = msgspec.json.decode(record.item, type=FailedRecord)
@@ -203,13 +199,17 @@ def _rows(rows: Iterator[list[str]], fields: list[str]) -> Iterator[Record]:
                 for name, cell in zip(fields, row, strict=False)
                 if cell
             }
+            refusal = "the row is not UTF-8"
             if len(row) != len(fields):
                 refusal = f"the row has {len(row)} cells, the header has {len(fields)}"
-                # As cells: with the fields that are left it would be a record, and erase the rest.
-                yield Record(number, _encode(row), None, refusal)
             else:
-                item = _encode(values)
-                yield Record(number, item, key_of(item))
+                with suppress(UnicodeEncodeError):
+                    item = msgspec.json.encode(values)
+                    yield Record(number, item, key_of(item))
+                    continue
+            # As cells: with the fields that are left it would be a record, and erase the rest.
+            cells = [cell.encode(errors="surrogateescape").decode(errors="replace") for cell in row]
+            yield Record(number, msgspec.json.encode(cells), None, refusal)
     except csv.Error as error:
         raise Unreadable(f"after record {number} it is not CSV: {error}") from None
 
@@ -223,13 +223,6 @@ def _whole(text: str, otherwise: object = None) -> object:
     if number.is_integer() and abs(number) < 2**53 and "_" not in text:
         return int(number)
     return text if otherwise is None else otherwise
-
-
-def _encode(value: object) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return json.dumps(value).encode()
 
 
 class _Checked(StrictItem):
@@ -250,13 +243,3 @@ def fault_of(record: Record) -> str:
         except msgspec.ValidationError as error:
             return str(error)
     return record.refusal
-
-
-def failed_line(record: Record, status: int, reason: str) -> bytes:
-    """Return a record as a line of the file of failed records."""
-    try:
-        item = msgspec.json.format(record.item, indent=-1)
-        msgspec.json.decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        item = msgspec.json.encode(record.item.decode(errors="replace"))
-    return msgspec.json.encode(FailedRecord(record.number, status, reason, Raw(item))) + b"\n"

@@ -1,7 +1,7 @@
 """One run of the command: files to outcomes, or to what would become of them."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import click
-from msgspec import Raw
 
-from service.client import Client, CouldNotSend, Outcome
+from service.client import Client, CouldNotSend
 from service.send.display import Display
 from service.send.progress import STORED, Progress
 from service.send.records import Record, Records, Unreadable, fault_of
@@ -109,14 +108,16 @@ class Run:
         iterator = iter(records)
         place = await asyncio.to_thread(progress.resume, iterator)
         self._display.begin(file.path.name, progress.counts, records.share)
-        pending: deque[Record] = deque()
-        items = _items(iterator, pending)
-        async with aclosing(self._client.batches(items, NAME, place)) as batches:
+        async with aclosing(self._client.batches(_rest(iterator), NAME, place)) as batches:
             async for batch in batches:
-                progress.finish(list(_finished(batch, pending)))
+                for record, outcome in batch:
+                    if outcome.status == 503 and record.key == 0:
+                        # Created once with its batch only: by itself it might be created twice.
+                        raise CouldNotSend(
+                            f"record {record.number} got 503: {outcome.body}", 503, 0
+                        )
+                progress.finish(batch)
                 self._display.advance(progress.counts, records.share)
-        if pending:
-            progress.finish([(record, _refused(record)) for record in pending])
         if not (file.keeps_outcomes or progress.has_keyless):
             file.outcomes.unlink(missing_ok=True)
 
@@ -133,32 +134,11 @@ class Run:
                     await asyncio.sleep(LOCK_SECONDS)
 
 
-async def _items(records: Iterator[Record], pending: deque[Record]) -> AsyncIterator[Raw]:
-    """Yield what is to be sent; all records that were read are pending until they are finished."""
+async def _rest(records: Iterator[Record]) -> AsyncIterator[Record]:
     # In a thread: standard input may keep the reader waiting.
     while chunk := await asyncio.to_thread(lambda: list(islice(records, READ_AT_ONCE))):
-        pending.extend(chunk)
         for record in chunk:
-            if not record.refusal:
-                yield Raw(record.item)
-
-
-def _finished(
-    batch: Sequence[tuple[Raw, Outcome]], pending: deque[Record]
-) -> Iterator[tuple[Record, Outcome]]:
-    """Yield the records of a batch, and those before them that were not sent."""
-    for _, outcome in batch:
-        while pending[0].refusal:
-            yield pending[0], _refused(pending.popleft())
-        record = pending.popleft()
-        if outcome.status == 503 and record.key == 0:
-            # Created once with its batch only: sent by itself it might be created twice.
-            raise CouldNotSend(f"record {record.number} got 503: {outcome.body}", 503, 0)
-        yield record, outcome
-
-
-def _refused(record: Record) -> Outcome:
-    return Outcome(record.key, 400, record.refusal)
+            yield record
 
 
 @contextmanager

@@ -212,7 +212,7 @@ MUTANTS = [
     Mutant(
         "the client sends batches of one key at once",
         "service/client.py",
-        "any(keys & k for _, k, _ in at_work)",
+        "any(keys & k for k, _ in at_work)",
         "False",
         (CLIENT + "test_batches_that_share_a_key_are_never_sent_at_once",),
     ),
@@ -226,8 +226,8 @@ MUTANTS = [
     Mutant(
         "a run goes on without the place it ended at",
         "service/send/run.py",
-        "self._client.batches(items, NAME, place)",
-        "self._client.batches(items, NAME)",
+        "self._client.batches(_rest(iterator), NAME, place)",
+        "self._client.batches(_rest(iterator), NAME)",
         (STORED_ONCE + "test_after_an_interrupt_the_next_run_goes_on_where_it_ended",),
     ),
     Mutant(
