@@ -95,7 +95,8 @@ class Arena:
             )
             with path.open("wb") as file:
                 for start in range(first, first + rows, scenario.batch):
-                    file.write(records.body(range(start, start + scenario.batch)) + b"\n")
+                    keys = range(start, start + scenario.batch)
+                    file.write(records.body(keys, scenario.key) + b"\n")
         return path
 
     def large(self, name: str, batch: int) -> Figures:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import astuple
 
-from service.wire import Item
+from service.wire import KEY_FIELD, Item
 
 Shape = Literal["short", "real"]
 Record = dict[str, Any]
@@ -55,14 +55,20 @@ class Records:
     def record(self, key: int) -> Record:
         """Return the record of a key."""
         pattern = self._patterns[key % len(self._patterns)]
-        record = {**pattern, "careCaseClinicalTrial_Key": key, "case_Key": 1 + key % 9_000}
+        record = {**pattern, KEY_FIELD: key, "case_Key": 1 + key % 9_000}
         if self._bad_every and key % self._bad_every == self._bad_every // 2:
             record |= self._bad
         return record
 
-    def body(self, keys: range) -> bytes:
-        """Return a request body with the records of the keys; it has no line break."""
-        return msgspec.json.encode([self.record(key) for key in keys])
+    def body(self, keys: range, key: int | None = None) -> bytes:
+        """Return a request body with the records of the keys, or all with one key.
+
+        It has no line break.
+        """
+        records = [self.record(each) for each in keys]
+        if key is not None:
+            records = [record | {KEY_FIELD: key} for record in records]
+        return msgspec.json.encode(records)
 
     def rows(self, keys: range) -> Iterator[tuple[Any, ...]]:
         """Return the records as rows, in the order of the columns."""

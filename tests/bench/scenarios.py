@@ -16,7 +16,10 @@ BAD_ITEMS: dict[Bad, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Scenario:
-    """One kind of load; ``bad_every`` 100 makes each hundredth item bad, 1 all."""
+    """One kind of load; ``bad_every`` 100 makes each hundredth item bad, 1 all.
+
+    ``key``: that of all items, where they have not one each.
+    """
 
     name: str
     title: str
@@ -25,6 +28,7 @@ class Scenario:
     batch: int = 1_000
     connections: int = 4
     are_new: bool = False
+    key: int | None = None
     bad: Bad = "none"
     bad_every: int = 0
 
@@ -80,6 +84,9 @@ SCENARIOS = (
         bad="refused",
         bad_every=1,
     ),
+    Scenario("key-0", "1,000-item batches, key 0, 4 connections", (ONE,), are_new=True, key=0),
+    Scenario("batches-of-100", "100-item batches, 4 connections", (ONE,), batch=100),
+    Scenario("batches-of-10", "10-item batches, 4 connections", (ONE,), batch=10),
     Scenario(
         "one-item",
         "one-item batches, 64 connections",
