@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 BATCH_PATH = "/care-case-clinical-trials-batch"
 DOCS_PATH = "/docs"
@@ -18,6 +18,8 @@ RATE_LIMIT_POLICY_HEADER = "RateLimit-Policy"
 """Of draft-ietf-httpapi-ratelimit-headers."""
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
+PREFER_HEADER = "Prefer"
+PREFERENCE_APPLIED_HEADER = "Preference-Applied"
 
 KEY_FIELD = "careCaseClinicalTrial_Key"
 
@@ -160,6 +162,10 @@ class MultiCodeResponse(Struct):
     id: list[KeyValuePair]
     status: int
     body: str
+    index: Annotated[
+        int | UnsetType,
+        Meta(description="The item's place in the request, from 0; only with `return=minimal`."),
+    ] = UNSET
 
 
 class ProblemDetails(Struct):
@@ -184,6 +190,15 @@ class Debug(Struct):
     """What an operator needs to find the request in the log."""
 
     activity_id: str = field(name="activityID")
+    created: Annotated[
+        int | UnsetType, Meta(description="How many were; only with `return=minimal`.")
+    ] = UNSET
+    updated: Annotated[
+        int | UnsetType, Meta(description="How many were; only with `return=minimal`.")
+    ] = UNSET
+    failed: Annotated[
+        int | UnsetType, Meta(description="How many did; only with `return=minimal`.")
+    ] = UNSET
 
 
 class Envelope(Struct):

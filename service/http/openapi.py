@@ -17,6 +17,8 @@ from service.wire import (
     CONTRACT_PATH,
     DATABASE_HEADER,
     IDEMPOTENCY_HEADER,
+    PREFER_HEADER,
+    PREFERENCE_APPLIED_HEADER,
     RATE_LIMIT_HEADER,
     RATE_LIMIT_POLICY_HEADER,
     Envelope,
@@ -44,7 +46,8 @@ _ITEM_STATUSES = {
     403: ("message", "privilege, row-level security"),
     409: (
         "message",
-        "foreign key, unique or exclusion constraint; a trigger kept the record out",
+        "foreign key, unique or exclusion constraint; a trigger kept the record out; with"
+        " `resolution=newest`, a newer record is stored",
     ),
     503: (
         "message",
@@ -143,6 +146,7 @@ def _operation(server: Server) -> dict[str, Any]:
                     "pattern": "^[!-~]+$",
                 },
             },
+            _PREFER,
             {
                 "name": str(hdrs.TRACEPARENT),
                 "in": "header",
@@ -160,12 +164,35 @@ def _operation(server: Server) -> dict[str, Any]:
         "responses": {
             "207": {
                 "description": _OUTCOMES,
-                "headers": _headers(ACTIVITY_HEADER, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
+                "headers": _headers(
+                    ACTIVITY_HEADER,
+                    PREFERENCE_APPLIED_HEADER,
+                    RATE_LIMIT_HEADER,
+                    RATE_LIMIT_POLICY_HEADER,
+                ),
                 "content": _content(examples.of_outcomes()),
             },
             **{str(status): _problem(status, server) for status in examples.PROBLEMS},
         },
     }
+
+
+_PREFER: dict[str, Any] = {
+    "name": PREFER_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Preferences (RFC 7240), separated by commas; unknown ones are ignored.\n\n"
+    "- `return=minimal`: `data` holds only the items that were not stored and those of key 0, each"
+    " with its place in the request as `index`; `debug` also tells how many were created, updated,"
+    " and failed.\n"
+    "- `resolution=newest`: an item replaces a stored record only if its `update_Date`, which it"
+    " then must have, is not older than the stored one; else its outcome is 409.",
+    "schema": {"type": "string"},
+    "examples": {
+        name: {"summary": name, "value": name}
+        for name in ("return=minimal", "resolution=newest", "return=minimal, resolution=newest")
+    },
+}
 
 
 def _problem(status: int, server: Server) -> dict[str, Any]:
@@ -195,6 +222,10 @@ _HEADERS = {
     str(hdrs.RETRY_AFTER): {
         "description": "Seconds to wait before sending the batch again.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    PREFERENCE_APPLIED_HEADER: {
+        "description": "The preferences that were applied, where there are any.",
+        "schema": {"type": "string"},
     },
     RATE_LIMIT_HEADER: {
         "description": "What is left of the key's limit (IETF draft), where it has one.",

@@ -198,7 +198,8 @@ $$;
 -- sequence       the order of the items, as positions in "items"; null: as they stand. (Sorted by
 --                key they lock rows in one order; sorting here measured 0.8 times the speed.)
 -- is_uniform     whether every key is 0, or none is and none comes twice
--- request_id     names the request, for its receipts; null where no item has key 0
+-- request_id     names the request, for its receipts; null where it needs none: no item has key 0,
+--                and the mode is not create
 -- request_digest of its bytes
 -- item_places    for each item its place in the request; null where request_id is
 -- reserved       keys that are not to be drawn: those that items of the batch name, all that lie
@@ -208,10 +209,18 @@ $$;
 -- passing        SQLSTATEs, and classes of them, that do not lie in an item
 -- must_commute   true: other items of the same batch may be at work, so nothing is written
 --                unless rows of different keys commute
+-- mode           what becomes of a record that exists, and of one that does not:
+--   upsert         it is replaced; it is created
+--   newest         it is replaced unless its update_date is later than the item's; it is created
+--   create         it stays; it is created, with a receipt, so that a second attempt can tell that
+--                  the first one did it
+--   replace        it is replaced; none is created
+--   delete         it is deleted; of the item only the key counts
 --
 -- Returns for each item dealt with, in order, a letter in "states":
---   c created   u updated   e suppressed, but the stored record equals what was sent
+--   c created   u updated   d deleted   e suppressed, but the stored record equals what was sent
 --   s kept out by a trigger   k created with a drawn key, the next of "drawn"
+--   n a newer record is stored   x the record exists   a it is absent
 --   f failed: the next of "sqlstates", "messages" and "columns"
 -- commutes       whether rows of different keys commute
 -- is_by_key      the letters follow "items" instead of "sequence"
@@ -236,6 +245,7 @@ create function care_case_clinical_trial_apply(
     patience text,
     passing text[],
     must_commute boolean,
+    mode text,
     out states text,
     out commutes boolean,
     out is_by_key boolean,
@@ -251,8 +261,8 @@ as $$
 declare
     -- asyncpg sends the first and the last moment that a Python datetime can hold (and
     -- that .NET writes for "no date") as infinities; they are what they were again here.
-    first_moment constant timestamptz := '0001-01-01 00:00:00+00';
-    last_moment constant timestamptz := '9999-12-31 23:59:59.999999+00';
+    first_moment constant timestamptz := timestamptz '0001-01-01 00:00:00+00';
+    last_moment constant timestamptz := timestamptz '9999-12-31 23:59:59.999999+00';
     stop_at constant timestamptz := clock_timestamp() + interval '1 s';
     size constant integer := cardinality(items);
     lock_timeout text;
@@ -263,7 +273,13 @@ declare
     is_set_based boolean;
     is_partitioned boolean;
     refers_to_itself boolean;
+    is_newest boolean;
+    looks_first boolean;
+    -- A stored record whose update_date is later stays.
+    latest timestamptz;
+    is_newer boolean;
     is_known boolean;
+    is_taken boolean;
     is_leaving boolean := false;
     done integer := 0;
     savepoints integer := 0;
@@ -326,8 +342,11 @@ begin
         and not row_security_active('care_case_clinical_trial'),
         '',
         false,
-        set_config('lock_timeout', patience, true)
-    into commutes, states, is_by_key, lock_timeout
+        set_config('lock_timeout', patience, true),
+        mode = 'newest',
+        mode in ('newest', 'replace', 'delete'),
+        timestamptz 'infinity'
+    into commutes, states, is_by_key, lock_timeout, is_newest, looks_first, latest
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if not commutes then
         if must_commute then
@@ -347,8 +366,10 @@ begin
             where rule.conrelid = 'care_case_clinical_trial'::regclass
                 and rule.confrelid = rule.conrelid
         );
+        looks_first := looks_first or refers_to_itself;
     end if;
-    is_set_based := commutes and size > 1 and is_uniform and known_places is null;
+    is_set_based := commutes and size > 1 and is_uniform and known_places is null
+        and mode in ('upsert', 'newest');
     if is_set_based then
         group_size := size;
     end if;
@@ -431,17 +452,18 @@ begin
                         update_date = excluded.update_date,
                         update_user = excluded.update_user,
                         website = excluded.website
+                    where not is_newest or stored.update_date <= excluded.update_date
                     returning
                         stored.care_case_clinical_trial_key as key,
                         stored.xmax = 0 as is_new
                 )
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                    array_agg(written.key) filter (where request_id is not null)
+                    array_agg(written.key) filter (where request_id is not null or is_newest)
                 into written_states, group_keys
                 from written;
                 if request_id is not null then
-                    if position('u' in written_states) > 0
+                    if written_states is distinct from repeat('c', last - done)
                         or group_keys && ('{0}' || reserved)
                         or exists (
                             select
@@ -462,6 +484,19 @@ begin
                         )
                     end;
                 end if;
+                if is_newest and length(coalesce(written_states, '')) < last - done then
+                    -- Where rows commute, nothing else keeps one out.
+                    written_states := (
+                        select string_agg(
+                            coalesce(substr(written_states, written.at::integer, 1), 'n'),
+                            '' order by sent.ordinality
+                        )
+                        from unnest(case when is_whole then items else slice end)
+                            with ordinality as sent
+                            left join unnest(group_keys) with ordinality as written (key, at)
+                                on written.key = sent.care_case_clinical_trial_key
+                    );
+                end if;
                 states := states || written_states;
                 is_by_key := is_whole and sequence is not null;
             else
@@ -472,8 +507,53 @@ begin
                     end if;
                     at := coalesce(sequence[i], i);
                     item := items[at];
-                    if item.care_case_clinical_trial_key <> 0 then
-                        if refers_to_itself then
+                    if item.care_case_clinical_trial_key <> 0 and mode <> 'create'
+                        or mode in ('replace', 'delete')
+                    then
+                        if looks_first then
+                            if is_newest then
+                                -- As it was sent, whatever a trigger makes of it.
+                                latest := greatest(
+                                    least(coalesce(item.update_date, now()), last_moment),
+                                    first_moment
+                                );
+                                -- Before the statement, so that its triggers do not run in vain.
+                                select stored.update_date > latest
+                                into is_newer
+                                from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key
+                                    = item.care_case_clinical_trial_key
+                                for no key update;
+                                if is_newer then
+                                    states := states || 'n';
+                                    continue;
+                                end if;
+                            elsif mode = 'delete' then
+                                delete from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key
+                                    = item.care_case_clinical_trial_key;
+                                states := states || case
+                                    when found then 'd'
+                                    when not exists (
+                                        select
+                                        from care_case_clinical_trial as stored
+                                        where stored.care_case_clinical_trial_key
+                                            = item.care_case_clinical_trial_key
+                                    ) then 'a'
+                                    else 's'
+                                end;
+                                continue;
+                            elsif mode = 'replace' then
+                                perform
+                                from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key
+                                    = item.care_case_clinical_trial_key
+                                for no key update;
+                                if not found then
+                                    states := states || 'a';
+                                    continue;
+                                end if;
+                            end if;
                             is_known := exists (
                                 select
                                 from care_case_clinical_trial as stored
@@ -537,6 +617,8 @@ begin
                             update_date = excluded.update_date,
                             update_user = excluded.update_user,
                             website = excluded.website
+                        -- It may have come since the look.
+                        where stored.update_date <= latest
                         returning
                             stored.care_case_clinical_trial_key,
                             case when is_partitioned is not true then stored.xmax = 0 end
@@ -583,6 +665,13 @@ begin
                                             and (item.update_user is null or stored.update_user = item.update_user)
                                             and stored.website is not distinct from item.website
                                 ) then 'e'
+                                when exists (
+                                    select
+                                    from care_case_clinical_trial as stored
+                                    where stored.care_case_clinical_trial_key
+                                        = item.care_case_clinical_trial_key
+                                        and stored.update_date > latest
+                                ) then 'n'
                                 else 's'
                             end;
                         else
@@ -596,12 +685,17 @@ begin
                     else
                         loop
                             draws := draws + 1;
-                            key := nextval(key_sequence);
-                            if key not between reserved_from and reserved_to then
+                            key := case item.care_case_clinical_trial_key
+                                when 0 then nextval(key_sequence)
+                                else item.care_case_clinical_trial_key
+                            end;
+                            if item.care_case_clinical_trial_key = 0
+                                and key not between reserved_from and reserved_to
+                            then
                                 beyond := key;
                             end if;
                             is_leaving := beyond is not null or draws > 10000;
-                            exit when is_leaving or (
+                            exit when is_leaving or item.care_case_clinical_trial_key <> 0 or (
                                 key <> 0
                                 and (key = any (reserved)) is not true
                                 and not exists (
@@ -658,15 +752,16 @@ begin
                         group_places := group_places || item_places[at];
                         group_keys := group_keys || key;
                     end if;
-                    if key is null then
-                        states := states || 's';
+                    if key is null or items[at].care_case_clinical_trial_key <> 0 then
+                        states := states || case when key is null then 's' else 'c' end;
                     else
                         states := states || 'k';
                         group_drawn := group_drawn || key;
                     end if;
                 end loop;
             end if;
-            if not commutes then
+            -- What refers to a deleted record is another table's constraint.
+            if not commutes or mode = 'delete' then
                 -- Anew: a trigger may have deferred what this checks.
                 set constraints all immediate;
             end if;
@@ -701,30 +796,31 @@ begin
                     error_constraint = constraint_name;
                 if sqlstate = any (passing) or left(sqlstate, 2) = any (passing) then
                     stopped := sqlstate;
-                elsif sqlstate = '23505'
-                    and items[at].care_case_clinical_trial_key = 0
-                    and error_table = 'care_case_clinical_trial'
-                    and collisions < 1000
-                    and exists (
-                        select
-                        from pg_constraint as rule
-                        where rule.conrelid = 'care_case_clinical_trial'::regclass
-                            and rule.contype = 'p'
-                            and rule.conname = error_constraint
-                    )
-                then
-                    -- Row-level security hides the record that has the key: draw another.
-                    collisions := collisions + 1;
                 else
-                    states := states || 'f';
-                    sqlstates := sqlstates || sqlstate;
-                    messages := messages || error_message;
-                    columns := columns || error_column;
+                    is_taken := sqlstate = '23505'
+                        and error_table = 'care_case_clinical_trial'
+                        and exists (
+                            select
+                            from pg_constraint as rule
+                            where rule.conrelid = 'care_case_clinical_trial'::regclass
+                                and rule.contype = 'p'
+                                and rule.conname = error_constraint
+                        );
+                    if is_taken and items[at].care_case_clinical_trial_key = 0 and collisions < 1000 then
+                        -- Row-level security hides the record that has the key: draw another.
+                        collisions := collisions + 1;
+                        continue;
+                    end if;
+                    if is_taken and mode = 'create' then
+                        states := states || 'x';
+                    else
+                        states := states || 'f';
+                        sqlstates := sqlstates || sqlstate;
+                        messages := messages || error_message;
+                        columns := columns || error_column;
+                    end if;
                     done := done + 1;
-                    group_size := case
-                        when done % 32 = 0 then 32
-                        else 1
-                    end;
+                    group_size := case when done % 32 = 0 then 32 else 1 end;
                     collisions := 0;
                 end if;
             end if;
