@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
 from service.http import openapi, page, probes
-from service.http.batch import RATE_LIMIT
+from service.http.access import RATE_LIMIT
 from service.http.envelope import RECORD, Problem, problem_response
 from service.http.expectation import Router
 from service.http.generation import Generations

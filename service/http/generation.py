@@ -12,7 +12,7 @@ from typing import Self
 from service.config import Settings, Tuning
 from service.engine.databases import Databases
 from service.engine.writer import Writers
-from service.http.access import Authenticator
+from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
 from service.http.body import BodyReader
@@ -43,10 +43,10 @@ class Generation:
         self._rate_limiter: RateLimiter = RateLimiter(
             keys, before._rate_limiter if before else None
         )
+        access = Access(self.authenticator, self._rate_limiter, settings.databases)
         self.batch = BatchHandler(
             server,
-            self.authenticator,
-            self._rate_limiter,
+            access,
             admission,
             self.writers,
             BodyReader(server.max_body_bytes, tuning),
