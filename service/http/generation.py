@@ -16,6 +16,7 @@ from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
 from service.http.body import BodyReader
+from service.http.records import RecordHandler
 from service.telemetry import metrics
 
 
@@ -52,6 +53,7 @@ class Generation:
             BodyReader(server.max_body_bytes, tuning),
             tuning.write_seconds,
         )
+        self.records = RecordHandler(server, access, admission, self.writers, tuning.write_seconds)
         self.in_flight = 0
         self._idle = asyncio.Event()
 

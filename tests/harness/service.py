@@ -19,6 +19,7 @@ API_KEY = "the-key-of-the-loader"
 GUEST_KEY = "the-key-of-a-guest"
 SECRET = "a secret of the tests that is long enough for every algorithm: HS512 wants 64 bytes"
 PATH = "/care-case-clinical-trials-batch"
+RECORDS = "/care-case-clinical-trials"
 KEY = "careCaseClinicalTrial_Key"
 
 
@@ -46,6 +47,10 @@ class Answer:
     envelope: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.status == 204:
+            assert not self.body
+            self.envelope = {}
+            return
         self.envelope = json.loads(self.body)
         assert list(self.envelope) == ["data", "error", "debug"]
 
@@ -120,6 +125,25 @@ class ServiceUnderTest:
             skip_auto_headers=["Content-Type", "Accept"],
         ) as response:
             return Answer(response.status, response.headers, await response.read())
+
+    async def ask(
+        self,
+        method: str,
+        path: str = "",
+        record: Any = None,
+        *,
+        database: str = "acme",
+        headers: Mapping[str, str | None] | None = None,
+    ) -> Answer:
+        """Ask for what lies below the records' path; a record that is given is the body."""
+        body = b"" if record is None else json.dumps(record).encode()
+        return await self.put(
+            record if isinstance(record, bytes) else body,
+            database=database,
+            headers=headers,
+            path=RECORDS + path,
+            method=method,
+        )
 
     async def send(self, body: bytes, encoding: str = "identity") -> int:
         """Send a body of any size with valid credentials, and return the status of the answer.
