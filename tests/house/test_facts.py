@@ -54,7 +54,7 @@ def paths_served() -> set[str]:
 
 
 def naming(path: str) -> set[str]:
-    """Return the modules where a path stands in a literal, and does not only begin a longer name."""
+    """Return the modules where a path stands in a literal, and does not begin a longer name."""
     whole = re.compile(rf"{re.escape(path)}(?![\w-])")
     found = modules_with(lambda value: whole.search(str(value)) is not None)
     return set().union(*found.values())
