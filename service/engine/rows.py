@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
+from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,6 +21,24 @@ Row = tuple[Any, ...]
 NEVER_GONE: Callable[[], bool] = bool
 
 
+class Mode(StrEnum):
+    """What becomes of a record that exists, and of one that does not.
+
+    Their meanings stand in sql/migrations/0003_apply.sql.
+    """
+
+    UPSERT = "upsert"
+    NEWEST = "newest"
+    CREATE = "create"
+    REPLACE = "replace"
+    DELETE = "delete"
+
+    @property
+    def is_set_based(self) -> bool:
+        """Whether many rows may be tried by one statement."""
+        return self in {Mode.UPSERT, Mode.NEWEST}
+
+
 class Whole(NamedTuple):
     """What is known of a batch as a whole: the keys that its items name, a digest of its bytes."""
 
@@ -30,10 +49,11 @@ class Whole(NamedTuple):
 class Batch:
     """One caller's batch on its way into one database.
 
-    Under ``key`` it may be sent again; ``request_id`` names it for the receipts of its records
-    without a key. ``look_whole`` is called only when an item has none, and looks at all of the
-    batch. ``is_gone`` tells whether nobody waits for its outcomes any more, so that nothing further
-    of it is to start; ``has_more``, whether it has more than one run.
+    Under ``key`` it may be sent again; ``request_id`` names it for its receipts: of its records
+    without a key, and of all that it creates in the mode ``create``. ``look_whole`` is called
+    only when there are such, and looks at all of the batch. ``is_gone`` tells whether nobody waits
+    for its outcomes any more, so that nothing further of it is to start; ``has_more``, whether it
+    has more than one run.
     """
 
     def __init__(
@@ -46,6 +66,7 @@ class Batch:
         key: str,
         request_id: UUID,
         look_whole: Callable[[], Awaitable[Whole]],
+        mode: Mode = Mode.UPSERT,
         is_gone: Callable[[], bool] = NEVER_GONE,
         has_more: bool = False,
     ) -> None:
@@ -56,6 +77,7 @@ class Batch:
         self.key = key
         self.request_id = request_id
         self.look_whole = look_whole
+        self.mode = mode
         self.digest: UUID | None = None
         self.is_gone = is_gone
         self.reserved: ReservedKeys | None = None
@@ -92,7 +114,8 @@ class Run:
     """Consecutive items of a batch that were handed over at once.
 
     ``places`` are those of the items in the request. Of the rows, the first ``len(outcomes)``
-    are dealt with; the next ``alone`` go one by one; some may be at work in a statement.
+    are dealt with; the next ``alone`` go one by one; some may be at work in a statement. Those
+    before ``in_doubt`` may be done already: the answer of a statement that had them was lost.
     """
 
     def __init__(self, batch: Batch, rows: list[Row], places: Sequence[int]) -> None:
@@ -101,11 +124,12 @@ class Run:
         self.places = places
         self.keys: list[int] = [row[0] for row in rows]
         keys = frozenset(self.keys)
-        self.has_keyless = 0 in keys
-        self.named_keys = keys - {0} if self.has_keyless else keys
+        self.named_keys = keys - {0} if 0 in keys else keys
+        self.has_receipts = 0 in keys or batch.mode is Mode.CREATE
         self.outcomes: list[Outcome] = []
         self.alone = 0
         self.at_work = 0
+        self.in_doubt = 0
         self.result: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
 
     def named_keys_between(self, start: int, end: int) -> AbstractSet[int]:
@@ -132,7 +156,7 @@ class Run:
             self.batch.refused_keys.add(key)
         self.alone = max(0, self.alone - 1)
         advice = "send the item again"
-        if is_in_doubt and key == 0:
+        if is_in_doubt and (key == 0 or self.batch.mode is Mode.CREATE):
             advice = (
                 "it may have been created all the same; send the whole batch again with"
                 f" {IDEMPOTENCY_HEADER}: {self.batch.key}"

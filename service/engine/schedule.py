@@ -152,9 +152,9 @@ class Schedule:
         for run in batch.runs:
             if run.is_waiting:
                 return run
-            # One that has no key waits for the others of its request, whose receipts it shares.
+            # One with receipts waits for the others of its request, which share them.
             is_whole = run.at_work == len(run.rows) - len(run.outcomes)
-            if not self.commutes or not is_whole or run.has_keyless:
+            if not self.commutes or not is_whole or run.has_receipts:
                 return None
         return None
 
@@ -162,7 +162,7 @@ class Schedule:
         """Return the first rows of the run whose keys are free, None where the first is not."""
         start = len(run.outcomes)
         end = min(len(run.rows), start + room)
-        if run.has_keyless:
+        if run.has_receipts:
             first = run.places[start]
             while run.places[end - 1] - first >= MOST_PLACES:
                 end -= 1
@@ -178,11 +178,13 @@ class Schedule:
     def _may_share(self, sections: list[Section], run: Run, room: int) -> bool:
         # Not a few rows of a large run, which would then be two.
         fits = len(run.rows) - len(run.outcomes) <= room
-        return fits and sections[0].run.batch.user == run.batch.user and self._is_shareable(run)
+        batch, first = run.batch, sections[0].run.batch
+        is_alike = batch.user == first.user and batch.mode is first.mode
+        return fits and is_alike and self._is_shareable(run)
 
     def _is_shareable(self, run: Run) -> bool:
         until = self._unshared_until.get(run.batch.caller)
-        return not run.has_keyless and (until is None or until < self._now())
+        return not run.has_receipts and (until is None or until < self._now())
 
     def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
         key = run.keys[len(run.outcomes)]

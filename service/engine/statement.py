@@ -8,7 +8,8 @@ import asyncpg
 
 from service.engine.databases import PooledConnection
 from service.engine.reserved import NO_WINDOW, Window
-from service.engine.rows import Row, Run
+from service.engine.retrying import CONNECTION_LOST
+from service.engine.rows import Mode, Row, Run
 from service.engine.sqlstates import PASSING
 from service.statements import APPLY
 from service.wire import Outcome
@@ -21,8 +22,12 @@ SHORT_PATIENCE = "80ms"
 """Whoever holds others' rows waits no longer for a lock: less than deadlock_timeout, so that
 waiting in a circle ends before PostgreSQL kills one of them."""
 
-CREATED, UPDATED = "Created", "Updated"
+CREATED, UPDATED, DELETED = "Created", "Updated", "Deleted"
 KEPT_OUT = "A trigger of the database kept the record out."
+KEPT = "A trigger of the database kept the record."
+NEWER = "A newer record is stored: its update_Date is later."
+EXISTS = "A record of this key exists."
+ABSENT = "There is no record of this key."
 
 
 RECEIPTS = "care_case_clinical_trial_receipt"
@@ -52,7 +57,7 @@ class Section(NamedTuple):
 
 
 class Statement:
-    """Sections of runs of one caller's batches; of one batch alone where a record has no key."""
+    """Sections of runs of one caller's batches of one mode; of one batch alone with receipts."""
 
     def __init__(
         self,
@@ -78,9 +83,10 @@ class Statement:
             self._rows = list(chain.from_iterable(run.rows[a:b] for run, a, b in sections))
             self.named_keys = set(self.keys)
         is_distinct = len(self.named_keys) == len(self.keys)
-        self._has_keyless = not is_distinct and 0 in self.keys
-        self._is_uniform = is_distinct or not self.named_keys
         self.batch = sections[0].run.batch
+        is_keyless = not is_distinct and 0 in self.keys
+        self._has_receipts = is_keyless or self.batch.mode is Mode.CREATE
+        self._is_uniform = is_distinct or not self.named_keys
 
     def why_sequential(self, applied: Applied) -> str | None:
         """Return why its items were tried one after another, None where they were not."""
@@ -90,6 +96,8 @@ class Statement:
             return "failure"
         if not applied.commutes:
             return "table"
+        if len(self.keys) > 1 and not self.batch.mode.is_set_based:
+            return "mode"
         return None if self._is_uniform else "keys"
 
     async def run(self, connection: PooledConnection, deadline: float, seconds: float) -> Applied:
@@ -103,27 +111,33 @@ class Statement:
             positions = sorted(range(len(order)), key=order.__getitem__)
             sequence = [position + 1 for position in positions]
         places = None
-        if self._has_keyless:
+        if self._has_receipts:
             ((run, start, end),) = self.sections
             places = list(run.places[start:end])
             if sequence is not None:
                 places = [places[at] for at in order]
-        (record,) = await connection.fetch(
-            APPLY,
-            rows,
-            self.batch.user,
-            sequence,
-            self._is_uniform,
-            self.batch.request_id if self._has_keyless else None,
-            self.batch.digest,
-            places,
-            *self._window,
-            deadline,
-            self._patience,
-            PASSING,
-            self._must_commute,
-            timeout=seconds,
-        )
+        try:
+            (record,) = await connection.fetch(
+                APPLY,
+                rows,
+                self.batch.user,
+                sequence,
+                self._is_uniform,
+                self.batch.request_id if self._has_receipts else None,
+                self.batch.digest,
+                places,
+                *self._window,
+                deadline,
+                self._patience,
+                PASSING,
+                self._must_commute,
+                self.batch.mode,
+                timeout=seconds,
+            )
+        except CONNECTION_LOST:
+            for run, _, end in self.sections:
+                run.in_doubt = end
+            raise
         return self._read(record, order if sequence and record["is_by_key"] else None)
 
     def _read(self, record: asyncpg.Record, order: list[int] | None) -> Applied:
@@ -148,11 +162,11 @@ class Statement:
             record["sqlstates"] or (), record["messages"] or (), record["columns"] or (),
             strict=True,
         )  # fmt: skip
-        batches = chain.from_iterable(
-            repeat(run.batch, end - start) for run, start, end in self.sections
+        owners = chain.from_iterable(
+            zip(repeat(run), range(start, end), strict=False) for run, start, end in self.sections
         )
         outcomes = []
-        for state, key, batch in zip(states, self.keys, batches, strict=False):
+        for state, key, (run, position) in zip(states, self.keys, owners, strict=False):
             match state:
                 case "u" | "e":
                     outcomes.append(Outcome(key, 200, UPDATED))
@@ -160,8 +174,20 @@ class Statement:
                     outcomes.append(Outcome(key, 201, CREATED))
                 case "k":
                     outcomes.append(Outcome(next(drawn), 201, CREATED))
+                case "d":
+                    outcomes.append(Outcome(key, 204, DELETED))
+                case "a" if run.batch.mode is Mode.DELETE and position < run.in_doubt:
+                    # An attempt whose answer was lost may have deleted it; gone is gone.
+                    outcomes.append(Outcome(key, 204, DELETED))
+                case "a":
+                    outcomes.append(Outcome(key, 404, ABSENT))
+                case "x":
+                    outcomes.append(Outcome(key, 409, EXISTS))
+                case "n":
+                    outcomes.append(Outcome(key, 409, NEWER))
                 case "s":
-                    outcomes.append(Outcome(key, 409, KEPT_OUT))
+                    is_kept = run.batch.mode is Mode.DELETE
+                    outcomes.append(Outcome(key, 409, KEPT if is_kept else KEPT_OUT))
                 case _:
-                    outcomes.append(batch.failed(key, *next(errors)))
+                    outcomes.append(run.batch.failed(key, *next(errors)))
         return outcomes

@@ -90,7 +90,7 @@ class Writer:
         run = Run(batch, rows, places)
         # Before anything is waited for, so that runs stand in the order of their calls.
         batch.runs.append(run)
-        if run.has_keyless and batch.reserved is None:
+        if run.has_receipts and batch.reserved is None:
             await self._prepare(batch)
         if not batch.is_preparing:
             self._schedule.add(batch)

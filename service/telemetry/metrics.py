@@ -31,7 +31,7 @@ REASONS = (
 )
 """Which check refused a request as a whole; the log tells the same words."""
 
-SEQUENTIAL_CAUSES = ("alone", "failure", "table", "keys")
+SEQUENTIAL_CAUSES = ("alone", "failure", "table", "keys", "mode")
 
 REQUESTS = Counter(
     "care_trials_requests", "Requests answered, the probes' left out", ["status", "database"]

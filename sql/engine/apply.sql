@@ -3,7 +3,7 @@
 --
 -- $1 items, $2 the caller's user name, $3 sequence, $4 is_uniform, $5 request_id,
 -- $6 request_digest, $7 item_places, $8 reserved, $9 reserved_from, $10 reserved_to, $11 deadline,
--- $12 patience, $13 passing, $14 must_commute
+-- $12 patience, $13 passing, $14 must_commute, $15 mode
 select
     applied.states,
     applied.commutes,
@@ -15,5 +15,5 @@ select
     applied.stopped,
     applied.beyond
 from care_case_clinical_trial_apply(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
 ) as applied

@@ -198,7 +198,8 @@ $$;
 -- sequence       the order of the items, as positions in "items"; null: as they stand. (Sorted by
 --                key they lock rows in one order; sorting here measured 0.8 times the speed.)
 -- is_uniform     whether every key is 0, or none is and none comes twice
--- request_id     names the request, for its receipts; null where no item has key 0
+-- request_id     names the request, for its receipts; null where it needs none: no item has key 0,
+--                and the mode is not create
 -- request_digest of its bytes
 -- item_places    for each item its place in the request; null where request_id is
 -- reserved       keys that are not to be drawn: those that items of the batch name, all that lie
@@ -208,10 +209,18 @@ $$;
 -- passing        SQLSTATEs, and classes of them, that do not lie in an item
 -- must_commute   true: other items of the same batch may be at work, so nothing is written
 --                unless rows of different keys commute
+-- mode           what becomes of a record that exists, and of one that does not:
+--   upsert         it is replaced; it is created
+--   newest         it is replaced unless its update_date is later than the item's; it is created
+--   create         it stays; it is created, with a receipt, so that a second attempt can tell that
+--                  the first one did it
+--   replace        it is replaced; none is created
+--   delete         it is deleted; of the item only the key counts
 --
 -- Returns for each item dealt with, in order, a letter in "states":
---   c created   u updated   e suppressed, but the stored record equals what was sent
+--   c created   u updated   d deleted   e suppressed, but the stored record equals what was sent
 --   s kept out by a trigger   k created with a drawn key, the next of "drawn"
+--   n a newer record is stored   x the record exists   a it is absent
 --   f failed: the next of "sqlstates", "messages" and "columns"
 -- commutes       whether rows of different keys commute
 -- is_by_key      the letters follow "items" instead of "sequence"
@@ -236,6 +245,7 @@ create function care_case_clinical_trial_apply(
     patience text,
     passing text[],
     must_commute boolean,
+    mode text,
     out states text,
     out commutes boolean,
     out is_by_key boolean,
@@ -262,7 +272,14 @@ declare
     is_set_based boolean;
     is_partitioned boolean;
     refers_to_itself boolean;
+    has_deferrable boolean;
+    is_newest boolean;
+    is_create boolean;
+    needs_record boolean;
+    -- A stored record whose update_date is later than this stays.
+    latest timestamptz := 'infinity';
     is_known boolean;
+    is_taken boolean;
     is_leaving boolean := false;
     done integer := 0;
     savepoints integer := 0;
@@ -294,6 +311,14 @@ begin
     end if;
     if current_setting('transaction_read_only')::boolean then
         raise read_only_sql_transaction;
+    end if;
+    -- Null otherwise: what only the other modes ask for costs the common one next to nothing.
+    if mode <> 'upsert' then
+        is_newest := mode = 'newest';
+        is_create := mode = 'create';
+        needs_record := mode in ('replace', 'delete');
+        -- What refers to a deleted record is another table's constraint.
+        has_deferrable := mode = 'delete';
     end if;
     -- As long as it holds nothing that others want.
     perform set_config('lock_timeout', '1s', true);
@@ -328,7 +353,7 @@ begin
         if must_commute then
             return;
         end if;
-        set constraints all immediate;
+        has_deferrable := true;
         is_partitioned := exists (
             select
             from pg_class as relation
@@ -343,7 +368,11 @@ begin
                 and rule.confrelid = rule.conrelid
         );
     end if;
-    is_set_based := commutes and size > 1 and is_uniform and known_places is null;
+    if has_deferrable then
+        set constraints all immediate;
+    end if;
+    is_set_based := commutes and size > 1 and is_uniform and known_places is null
+        and (is_create or needs_record) is not true;
     if is_set_based then
         group_size := size;
     end if;
@@ -427,17 +456,18 @@ begin
                         update_date = excluded.update_date,
                         update_user = excluded.update_user,
                         website = excluded.website
+                    where is_newest is not true or stored.update_date <= excluded.update_date
                     returning
                         stored.care_case_clinical_trial_key as key,
                         stored.xmax = 0 as is_new
                 )
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                    array_agg(written.key) filter (where request_id is not null)
+                    array_agg(written.key) filter (where request_id is not null or is_newest)
                 into group_states, group_keys
                 from written;
                 if request_id is not null then
-                    if position('u' in group_states) > 0
+                    if group_states is distinct from repeat('c', last - done)
                         or group_keys && ('{0}' || reserved)
                         or exists (
                             select
@@ -458,6 +488,19 @@ begin
                         )
                     end;
                 end if;
+                if is_newest and length(coalesce(group_states, '')) < last - done then
+                    -- Where rows commute, nothing else keeps one out.
+                    group_states := (
+                        select string_agg(
+                            coalesce(substr(group_states, written.at::integer, 1), 'n'),
+                            '' order by sent.ordinality
+                        )
+                        from unnest(case when is_whole then items else slice end)
+                            with ordinality as sent
+                            left join unnest(group_keys) with ordinality as written (key, at)
+                                on written.key = sent.care_case_clinical_trial_key
+                    );
+                end if;
                 is_by_key := is_whole and sequence is not null;
             else
                 for i in done + 1..last loop
@@ -467,7 +510,36 @@ begin
                     end if;
                     at := coalesce(sequence[i], i);
                     item := items[at];
-                    if item.care_case_clinical_trial_key <> 0 then
+                    if is_newest then
+                        -- As it was sent, whatever a trigger makes of it.
+                        latest := greatest(
+                            least(coalesce(item.update_date, now()), last_moment), first_moment
+                        );
+                    elsif needs_record and mode = 'delete' then
+                        delete from care_case_clinical_trial as stored
+                        where stored.care_case_clinical_trial_key = item.care_case_clinical_trial_key;
+                        group_states := group_states || case
+                            when found then 'd'
+                            when not exists (
+                                select
+                                from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key
+                                    = item.care_case_clinical_trial_key
+                            ) then 'a'
+                            else 's'
+                        end;
+                        continue;
+                    elsif needs_record then
+                        perform
+                        from care_case_clinical_trial as stored
+                        where stored.care_case_clinical_trial_key = item.care_case_clinical_trial_key
+                        for no key update;
+                        if not found then
+                            group_states := group_states || 'a';
+                            continue;
+                        end if;
+                    end if;
+                    if item.care_case_clinical_trial_key <> 0 and is_create is not true then
                         if refers_to_itself then
                             is_known := exists (
                                 select
@@ -532,6 +604,7 @@ begin
                             update_date = excluded.update_date,
                             update_user = excluded.update_user,
                             website = excluded.website
+                        where stored.update_date <= latest
                         returning
                             stored.care_case_clinical_trial_key,
                             case when is_partitioned is not true then stored.xmax = 0 end
@@ -578,6 +651,13 @@ begin
                                             and (item.update_user is null or stored.update_user = item.update_user)
                                             and stored.website is not distinct from item.website
                                 ) then 'e'
+                                when exists (
+                                    select
+                                    from care_case_clinical_trial as stored
+                                    where stored.care_case_clinical_trial_key
+                                        = item.care_case_clinical_trial_key
+                                        and stored.update_date > latest
+                                ) then 'n'
                                 else 's'
                             end;
                         else
@@ -589,7 +669,7 @@ begin
                     if known is not null then
                         key := known_keys[known];
                     else
-                        loop
+                        while item.care_case_clinical_trial_key = 0 loop
                             draws := draws + 1;
                             key := nextval(key_sequence);
                             if key not between reserved_from and reserved_to then
@@ -607,7 +687,9 @@ begin
                             );
                         end loop;
                         exit when is_leaving;
-                        item.care_case_clinical_trial_key := key;
+                        if item.care_case_clinical_trial_key = 0 then
+                            item.care_case_clinical_trial_key := key;
+                        end if;
                         insert into care_case_clinical_trial as stored (
                             care_case_clinical_trial_key,
                             care_case_clinical_trial_arm_id,
@@ -655,13 +737,15 @@ begin
                     end if;
                     if key is null then
                         group_states := group_states || 's';
+                    elsif items[at].care_case_clinical_trial_key <> 0 then
+                        group_states := group_states || 'c';
                     else
                         group_states := group_states || 'k';
                         group_drawn := group_drawn || key;
                     end if;
                 end loop;
             end if;
-            if not commutes then
+            if has_deferrable then
                 -- Anew: a trigger may have deferred what this checks.
                 set constraints all immediate;
             end if;
@@ -696,30 +780,31 @@ begin
                     error_constraint = constraint_name;
                 if sqlstate = any (passing) or left(sqlstate, 2) = any (passing) then
                     stopped := sqlstate;
-                elsif sqlstate = '23505'
-                    and items[at].care_case_clinical_trial_key = 0
-                    and error_table = 'care_case_clinical_trial'
-                    and collisions < 1000
-                    and exists (
-                        select
-                        from pg_constraint as rule
-                        where rule.conrelid = 'care_case_clinical_trial'::regclass
-                            and rule.contype = 'p'
-                            and rule.conname = error_constraint
-                    )
-                then
-                    -- Row-level security hides the record that has the key: draw another.
-                    collisions := collisions + 1;
                 else
-                    states := states || 'f';
-                    sqlstates := sqlstates || sqlstate;
-                    messages := messages || error_message;
-                    columns := columns || error_column;
+                    is_taken := sqlstate = '23505'
+                        and error_table = 'care_case_clinical_trial'
+                        and exists (
+                            select
+                            from pg_constraint as rule
+                            where rule.conrelid = 'care_case_clinical_trial'::regclass
+                                and rule.contype = 'p'
+                                and rule.conname = error_constraint
+                        );
+                    if is_taken and items[at].care_case_clinical_trial_key = 0 and collisions < 1000 then
+                        -- Row-level security hides the record that has the key: draw another.
+                        collisions := collisions + 1;
+                        continue;
+                    end if;
+                    if is_taken and is_create then
+                        states := states || 'x';
+                    else
+                        states := states || 'f';
+                        sqlstates := sqlstates || sqlstate;
+                        messages := messages || error_message;
+                        columns := columns || error_column;
+                    end if;
                     done := done + 1;
-                    group_size := case
-                        when done % 32 = 0 then 32
-                        else 1
-                    end;
+                    group_size := case when done % 32 = 0 then 32 else 1 end;
                     collisions := 0;
                 end if;
             end if;

@@ -155,7 +155,7 @@ async def test_a_statement_that_comes_again_while_the_first_runs_creates_nothing
             ),
             'tester', null, true, '00000000-0000-0000-0000-000000000001',
             '00000000-0000-0000-0000-000000000002', $1, null, null, null,
-            extract(epoch from clock_timestamp()) + 10, '2s', array['55P03'], false
+            extract(epoch from clock_timestamp()) + 10, '2s', array['55P03'], false, 'upsert'
         ) as applied
     """
     first, second = await service.connect(), await service.connect()

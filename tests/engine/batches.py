@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Awaitable, Callable
 
-from service.engine.rows import Batch, Whole
+from service.engine.rows import Batch, Mode, Whole
 
 
 async def no_named_keys() -> Whole:
@@ -14,6 +14,7 @@ def make_batch(
     look_whole: Callable[[], Awaitable[Whole]] = no_named_keys,
     *,
     is_gone: Callable[[], bool] = bool,
+    mode: Mode = Mode.UPSERT,
 ) -> Batch:
     """Return a batch of a caller of its own."""
     return Batch(
@@ -25,4 +26,5 @@ def make_batch(
         request_id=uuid.uuid4(),
         look_whole=look_whole,
         is_gone=is_gone,
+        mode=mode,
     )

@@ -53,7 +53,7 @@ class Sent:
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
         rows, self.user, sequence, _uniform, _request, _digest, places, *rest = arguments
-        *self.reserved, _deadline, self.patience, _passing, self.must_commute = rest
+        *self.reserved, _deadline, self.patience, _passing, self.must_commute, self.mode = rest
         order = [at - 1 for at in sequence] if sequence is not None else range(len(rows))
         self.rows: list[Row] = [rows[at] for at in order]
         self.places = [_place(row) for row in self.rows]

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.engine.rows import Mode
 from service.engine.sqlstates import PASSING
 from service.statements import APPLY, KEPT_FROM_COMMUTING
 from service.wire import Item
@@ -41,9 +42,10 @@ async def apply(
     reserved: Sequence[int] | None = None,
     seconds: float = 5,
     must_commute: bool = False,
+    mode: Mode = Mode.UPSERT,
 ) -> asyncpg.Record:
     """Apply records of these keys, in this order."""
-    request = "00000000-0000-0000-0000-000000000001" if 0 in keys else None
+    request = "00000000-0000-0000-0000-000000000001" if 0 in keys or mode is Mode.CREATE else None
     (record,) = await connection.fetch(
         APPLY,
         list(map(row, keys)),
@@ -60,6 +62,7 @@ async def apply(
         "80ms",
         PASSING,
         must_commute,
+        mode,
     )
     return record
 

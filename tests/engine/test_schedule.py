@@ -110,7 +110,7 @@ class Sender:
             undealt = self.undealt(run)
             if undealt and not run.at_work:
                 return run
-            if not commutes or run.at_work < len(undealt) or run.has_keyless:
+            if not commutes or run.at_work < len(undealt) or run.has_receipts:
                 return None
         return None
 
@@ -326,7 +326,7 @@ class Senders(RuleBasedStateMachine):
             assert sent.request_places is not None
             if sent.request_places[-1] - sent.request_places[0] >= MOST_PLACES:
                 yield "places too far apart for receipts"
-            if sum(run.at_work > 0 and run.has_keyless for run in senders[0].runs) > 1:
+            if sum(run.at_work > 0 and run.has_receipts for run in senders[0].runs) > 1:
                 yield "key 0 beside another run of its batch that has some"
         if sent.must_commute != (
             beginning.believed and any(sender.batch.has_more for sender in senders)
