@@ -24,6 +24,7 @@ from service.wire import ACTIVITY_HEADER, BATCH_PATH, RECORDS_PATH
 logger = logging.getLogger(__name__)
 
 TURNED_AWAY = {429, 503}
+WRITES = {hdrs.METH_PUT, hdrs.METH_POST, hdrs.METH_DELETE}
 
 
 GENERATIONS = web.AppKey("generations", Generations)
@@ -62,7 +63,10 @@ def _add_api(app: web.Application, base_path: str, generations: Generations) -> 
     router, records = app.router, base_path + RECORDS_PATH
     router.add_put(base_path + BATCH_PATH, by(lambda generation: generation.batch.handle))
     router.add_get(records, by(lambda generation: generation.records.page))
+    router.add_post(records, by(lambda generation: generation.records.create))
     router.add_get(records + "/{key}", by(lambda generation: generation.records.get))
+    router.add_put(records + "/{key}", by(lambda generation: generation.records.replace))
+    router.add_delete(records + "/{key}", by(lambda generation: generation.records.delete))
 
 
 def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
@@ -165,7 +169,7 @@ async def _answer(
 async def _handled(request: web.Request, handler: Handler, activity_id: str) -> web.StreamResponse:
     """Return the handler's answer. Raises Problem for everything that is none."""
     try:
-        if request.app[LIFECYCLE].is_stopping and request.method == "PUT":
+        if request.app[LIFECYCLE].is_stopping and request.method in WRITES:
             raise Problem(
                 503,
                 "The service is shutting down; try again.",

@@ -53,7 +53,14 @@ class Generation:
             BodyReader(server.max_body_bytes, tuning),
             tuning.write_seconds,
         )
-        self.records = RecordHandler(server, access, admission, self.writers, tuning.write_seconds)
+        self.records = RecordHandler(
+            server,
+            access,
+            admission,
+            self.writers,
+            BodyReader(min(server.max_item_bytes, server.max_body_bytes), tuning, advice=""),
+            tuning.write_seconds,
+        )
         self.in_flight = 0
         self._idle = asyncio.Event()
 

@@ -74,7 +74,7 @@ async def test_where_there_is_no_record_there_is_404(make_service: MakeService) 
     absent = await service.ask("GET", "/7")
 
     assert absent.status == 404
-    assert absent.detail == "There is no record with the key 7."
+    assert absent.detail == "There is no record of this key."
     assert absent.envelope["error"]["instance"] == "/care-case-clinical-trials/7"
 
 

@@ -136,9 +136,10 @@ class ServiceUnderTest:
         headers: Mapping[str, str | None] | None = None,
     ) -> Answer:
         """Ask for what lies below the records' path; a record that is given is the body."""
-        body = b"" if record is None else json.dumps(record).encode()
+        if not isinstance(record, bytes):
+            record = b"" if record is None else json.dumps(record).encode()
         return await self.put(
-            record if isinstance(record, bytes) else body,
+            record,
             database=database,
             headers=headers,
             path=RECORDS + path,
