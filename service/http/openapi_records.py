@@ -72,7 +72,7 @@ def _list(server: Server) -> dict[str, Any]:
             "in": "query",
             "required": False,
             "description": "Fields, separated by commas, each with `:asc` (the default) or `:desc`;"
-            f" of {', '.join(f'`{name}`' for name in Item.__struct_encode_fields__)}, each once.",
+            f" of {', '.join(f'`{name}`' for name in Item.__struct_encode_fields__)}.",
             "schema": {"type": "string", "pattern": SORT_PATTERN},
             "example": "case_Key:desc,study_Title",
         },

@@ -19,7 +19,7 @@ _FIELDS = Item.__struct_encode_fields__
 
 _PART = rf"({'|'.join(_FIELDS)})(:(asc|desc))?"
 SORT_PATTERN = f"^({_PART}(,{_PART})*)?$"
-"""What ``sortBy`` looks like, but that each field may come once."""
+"""What ``sortBy`` looks like."""
 
 
 def key_in_path(request: web.Request) -> int:
@@ -58,15 +58,14 @@ def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
 
 def _sorting(text: str) -> list[SortField]:
     sorting: dict[str, SortField] = {}
-    for part in filter(None, text.split(",")[: len(_FIELDS) + 1]):
+    for part in filter(None, text.split(",")):
         name, _, direction = part.strip().partition(":")
         if name not in _FIELDS:
             raise _malformed(f"sortBy: {name[:50]} is no field; known are {', '.join(_FIELDS)}")
         if direction not in ("", "asc", "desc"):
             raise _malformed(f"sortBy: expected {name}:asc or {name}:desc")
-        if name in sorting:
-            raise _malformed(f"sortBy: {name} came more than once")
-        sorting[name] = SortField(name, direction == "desc")
+        # One that comes again changes nothing any more.
+        sorting.setdefault(name, SortField(name, direction == "desc"))
     return [*sorting.values()]
 
 
