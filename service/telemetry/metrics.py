@@ -19,7 +19,7 @@ ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 SAMPLE_SECONDS = 0.5
 
 REQUEST_STATUSES = (200, 201, 204, 207, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503)
-ITEM_STATUSES = (200, 201, 400, 403, 409, 500, 503)
+ITEM_STATUSES = (200, 201, 204, 400, 403, 404, 409, 500, 503)
 
 REASONS = (
     *("api_key", "token", "key_set", "rate_limit", "database_header", "database", "allow"),

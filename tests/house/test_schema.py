@@ -155,7 +155,8 @@ async def test_every_list_of_the_records_fields_is_complete(make_database: MakeD
 
 @pytest.mark.parametrize("statement", [RECORD, PAGE], ids=["record", "page"])
 def test_what_reads_records_names_every_column_in_order(statement: str) -> None:
-    columns = re.findall(r"^    (?:record\.)?(\w+),?$", statement, re.MULTILINE)
+    selected = statement.rpartition("\nselect\n")[2]
+    columns = re.findall(r"^    (?:record\.)?(\w+),?$", selected, re.MULTILINE)
 
     assert difference(list(Item.__struct_fields__), columns) == ""
 
