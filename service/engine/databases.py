@@ -4,8 +4,8 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeAlias
 
 import asyncpg
@@ -61,13 +61,9 @@ class Pool:
         # So that reads, which may take long, leave connections to the writer.
         self.reads = asyncio.Semaphore(max(1, database.pool_max_size // 2))
 
-    @asynccontextmanager
-    async def acquire(self, timeout: float) -> AsyncIterator[PooledConnection]:  # noqa: ASYNC109
+    def acquire(self, timeout: float) -> AbstractAsyncContextManager[PooledConnection]:
         """Lend a connection, a new one if need be. Raises TimeoutError after so many seconds."""
-        started_at = time.monotonic()
-        async with self._connections.acquire(timeout=timeout) as connection:
-            metrics.POOL_WAIT_SECONDS.labels(self.name).observe(time.monotonic() - started_at)
-            yield connection
+        return self._connections.acquire(timeout=timeout)
 
     @property
     def is_exhausted(self) -> bool:

@@ -7,8 +7,6 @@ statements themselves write and read.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import UUID
 
 import asyncpg
@@ -49,24 +47,29 @@ class Requests:
         self._pool = pool
         self._ended: dict[UUID, asyncio.Event] = {}
 
-    @asynccontextmanager
-    async def run(
+    async def begin(
         self, request_id: UUID, activity_id: str, *, digest: UUID | None, patience: float
-    ) -> AsyncIterator[None]:
-        """Work on a request, when nobody else does any more.
+    ) -> None:
+        """Count the request as at work until end(), when nobody else works on it any more.
 
         With a digest it has been sent under a key of the client's, and is claimed for these bytes.
-        Raises StillRunning after so many seconds, AnotherBody, and what with_connection() does.
+        Raises StillRunning after so many seconds, AnotherBody, Unclaimable, and what
+        with_connection() does; it then does not count.
         """
         if request_id in self._ended:
             await self._outwait(request_id, patience)
         self._ended[request_id] = asyncio.Event()
+        if digest is None:
+            return
         try:
-            if digest is not None:
-                await self._claim(request_id, activity_id, digest, patience)
-            yield
-        finally:
-            self._ended.pop(request_id).set()
+            await self._claim(request_id, activity_id, digest, patience)
+        except BaseException:
+            self.end(request_id)
+            raise
+
+    def end(self, request_id: UUID) -> None:
+        """Let others work on the request."""
+        self._ended.pop(request_id).set()
 
     async def _outwait(self, request_id: UUID, patience: float) -> None:
         try:

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import asyncpg
@@ -126,7 +126,7 @@ async def with_connection(
     while True:
         attempt += 1
         try:
-            async with _connected(pool, lost) as connection:
+            async with _Connected(pool, lost) as connection:
                 lost = None
                 sent_at = time.monotonic()
                 return await _run(work, connection, seconds)
@@ -183,20 +183,39 @@ def _words_of(cause: Exception, pool: Pool) -> str:
     return meaning.words if meaning.status == 503 else UNREACHABLE
 
 
-@asynccontextmanager
-async def _connected(pool: Pool, lost: _LostSession | None) -> AsyncIterator[PooledConnection]:
-    """Lend a connection, as soon as what a lost one left running has ended."""
-    lending = pool.acquire(ACQUIRE_SECONDS)
-    try:
-        connection = await lending.__aenter__()
-    except CANNOT_CONNECT as error:
-        raise _Refused(error) from error
-    try:
-        if lost is not None and not await _has_ended(pool, connection, lost):
+class _Connected:
+    """Lends a connection, as soon as what a lost one left running has ended.
+
+    Raises _Refused. (A class, since a generator would take longer than all else that it does.)
+    """
+
+    def __init__(self, pool: Pool, lost: _LostSession | None) -> None:
+        self._pool = pool
+        self._lost = lost
+
+    async def __aenter__(self) -> PooledConnection:
+        started_at = time.monotonic()
+        self._lending = self._pool.acquire(ACQUIRE_SECONDS)
+        try:
+            connection = await self._lending.__aenter__()
+        except CANNOT_CONNECT as error:
+            raise _Refused(error) from error
+        waited = time.monotonic() - started_at
+        metrics.POOL_WAIT_SECONDS.labels(self._pool.name).observe(waited)
+        if self._lost is not None:
+            try:
+                await self._outwait(connection, self._lost)
+            except BaseException:
+                await self.__aexit__()
+                raise
+        return connection
+
+    async def _outwait(self, connection: PooledConnection, lost: _LostSession) -> None:
+        if not await _has_ended(self._pool, connection, lost):
             await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))
-        yield connection
-    finally:
-        await lending.__aexit__(None, None, None)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._lending.__aexit__(None, None, None)
 
 
 async def _has_ended(pool: Pool, connection: PooledConnection, lost: _LostSession) -> bool:
@@ -218,7 +237,7 @@ async def _outlive(pool: Pool, lost: _LostSession) -> None:
         async with asyncio.timeout_at(
             asyncio.get_running_loop().time() + lost.deadline - time.monotonic()
         ):
-            async with _connected(pool, lost):
+            async with _Connected(pool, lost):
                 return
     except (_Refused, TimeoutError):
         await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))

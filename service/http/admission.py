@@ -24,7 +24,7 @@ class Admission:
     """Counts the batches in work, and the bytes of their bodies, against the limits."""
 
     def __init__(self, settings: Server) -> None:
-        self._begun: dict[str, dict[object, float]] = {}
+        self._begun: dict[str, dict[BodyBytes, float]] = {}
         self._bytes: Counter[str] = Counter()
         self.limit(settings)
 
@@ -38,21 +38,24 @@ class Admission:
         )
 
     @contextmanager
-    def batch(self, database: str) -> Iterator[None]:
-        """Count a batch while it lasts. Raises Problem 503 when its database has too many.
+    def batch(self, database: str) -> Iterator["BodyBytes"]:
+        """Count a batch while it lasts, and what is told of its body's bytes.
 
-        The limit holds for each database, so that one tenant cannot keep out another.
+        Raises Problem 503 when its database has too many; the limit holds for each, so that one
+        tenant cannot keep out another.
         """
         begun = self._begun.setdefault(database, {})
         if len(begun) >= self._max_batches:
             raise _overloaded("Too many batches for this database are in work", "batches_in_flight")
-        batch = object()
-        begun[batch] = time.monotonic()
+        body = BodyBytes(self, database)
+        begun[body] = time.monotonic()
+        metrics.BATCHES_IN_FLIGHT.labels(database).inc()
         try:
-            with metrics.BATCHES_IN_FLIGHT.labels(database).track_inprogress():
-                yield
+            yield body
         finally:
-            del begun[batch]
+            metrics.BATCHES_IN_FLIGHT.labels(database).dec()
+            del begun[body]
+            self._bytes[database] -= body.counted
 
     def sample(self) -> None:
         """Bring the age of each database's oldest batch up to date."""
@@ -60,15 +63,6 @@ class Admission:
         for database, begun in self._begun.items():
             oldest = next(iter(begun.values()), now)
             metrics.OLDEST_BATCH_SECONDS.labels(database).set(now - oldest)
-
-    @contextmanager
-    def body(self, database: str) -> Iterator["BodyBytes"]:
-        """Count the bytes of a body while it is in memory."""
-        body = BodyBytes(self, database)
-        try:
-            yield body
-        finally:
-            self._bytes[database] -= body.counted
 
     def take(self, database: str, size: int) -> None:
         """Count bytes. Raises Problem 503 when bodies together would be too large.

@@ -16,7 +16,7 @@ from service.http.access import Access, Caller
 from service.http.admission import Admission
 from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
-from service.http.idempotency import claimed, digest_of, idempotency_key, request_id
+from service.http.idempotency import claim, digest_of, idempotency_key, request_id
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
 from service.items.split import Chunk, ItemTooLarge, MalformedBody, TooManyItems, split_batch
 from service.telemetry import metrics
@@ -24,6 +24,9 @@ from service.wire import Outcome
 
 RUNS_AHEAD = 2
 """How many chunks of a batch are with the writer while the next is decoded."""
+
+SHORT_BODY_BYTES = 16 * 1024
+"""A body of which no part takes so long that others would miss their turn."""
 
 
 class BatchHandler:
@@ -54,7 +57,7 @@ class BatchHandler:
         caller, database = await self._access.grant(request, "batch")
         check_media_type(request)
         key = idempotency_key(request)
-        with self._admission.batch(database), self._admission.body(database) as counted:
+        with self._admission.batch(database) as counted:
             body = await self._reader.read(request, counted)
             record.bytes = len(body)
             metrics.BODY_BYTES.labels(database).inc(len(body))
@@ -62,11 +65,12 @@ class BatchHandler:
             writer = await self._writers.of(database)
             name = request_id(caller.name, database, key or record.activity_id)
             digest = await digest_of(body) if key is not None else None
-            async with claimed(
-                writer.requests, name, record.activity_id, digest=digest, patience=self._patience
-            ):
+            await claim(writer.requests, name, record.activity_id, digest, self._patience)
+            try:
                 batch = self._batch(request, caller, name, key, body, chunks)
                 return await self._apply(request, batch, writer, body, chunks)
+            finally:
+                writer.requests.end(name)
 
     def _batch(
         self,
@@ -129,7 +133,8 @@ class BatchHandler:
             for chunk in split_batch(body, self._max_items, self._max_item_bytes):
                 if chunk is not None:
                     chunks.append(chunk)
-                await asyncio.sleep(0)
+                if len(body) > SHORT_BODY_BYTES:
+                    await asyncio.sleep(0)
         except MalformedBody as error:
             raise Problem(400, str(error), reason="json") from None
         except TooManyItems as error:

@@ -85,6 +85,7 @@ def accepted(request: web.BaseRequest) -> str:
     return ",".join(request.headers.getall(hdrs.ACCEPT)) if hdrs.ACCEPT in request.headers else ""
 
 
+@lru_cache
 def negotiate(accept: str) -> str:
     """Return the Content-Type that the Accept header prefers (RFC 9110 section 12.5.1).
 

@@ -6,8 +6,6 @@ The header is that of draft-ietf-httpapi-idempotency-key-header.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import UUID
 
 import msgspec
@@ -50,17 +48,15 @@ def request_id(caller: str, database: str, key: str) -> UUID:
     return UUID(bytes=hashlib.sha256(name).digest()[:16])
 
 
-@asynccontextmanager
-async def claimed(
-    requests: Requests, name: UUID, activity_id: str, *, digest: UUID | None, patience: float
-) -> AsyncIterator[None]:
-    """Work on a request while nobody else does; with a digest it came under a key.
+async def claim(
+    requests: Requests, name: UUID, activity_id: str, digest: UUID | None, patience: float
+) -> None:
+    """Begin to work on a request when nobody else does; with a digest it came under a key.
 
     Raises Problem 409 while it is still at work elsewhere, 422 for another body, and 503.
     """
     try:
-        async with requests.run(name, activity_id, digest=digest, patience=patience):
-            yield
+        await requests.begin(name, activity_id, digest=digest, patience=patience)
     except StillRunning:
         raise Problem(
             409, "A request with the same key is still at work.", RETRY_AFTER, reason="at_work"

@@ -25,7 +25,7 @@ from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, Problem, accepted, negotiate
 from service.http.idempotency import (
     RETRY_AFTER,
-    claimed,
+    claim,
     digest_of,
     idempotency_key,
     request_id,
@@ -84,7 +84,7 @@ class RecordHandler:
         """Return a page of all records in the order that the query asks for."""
         _, database = await self._access.grant(request, "read")
         number, size, sorting = page_wanted(request)
-        with self._admission.batch(database), self._admission.body(database) as counted:
+        with self._admission.batch(database) as counted:
             pool = (await self._writers.of(database)).pool
             try:
                 page = await reading.page(
@@ -117,24 +117,22 @@ class RecordHandler:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Store a record that does not exist; with an Idempotency-Key it may be sent again.
 
-        Raises Problem 409 where one exists, and that of claimed().
+        Raises Problem 409 where one exists, and that of claim().
         """
         caller, database = await self._access.grant(request, "write")
         check_media_type(request)
         key = idempotency_key(request)
-        with self._admission.batch(database), self._admission.body(database) as counted:
+        with self._admission.batch(database) as counted:
             body, item = await self._item(request, counted)
             writer = await self._writers.of(database)
             batch = _batch_of_one(request, caller, Mode.CREATE, key, body)
             digest = await digest_of(body) if key is not None else None
-            async with claimed(
-                writer.requests,
-                batch.request_id,
-                batch.activity_id,
-                digest=digest,
-                patience=self._patience,
-            ):
+            requests, name = writer.requests, batch.request_id
+            await claim(requests, name, batch.activity_id, digest, self._patience)
+            try:
                 outcome = await _apply(request, writer, batch, astuple(item))
+            finally:
+                requests.end(name)
             return await self._stored(request, database, outcome)
 
     async def replace(self, request: web.Request) -> web.StreamResponse:
@@ -142,7 +140,7 @@ class RecordHandler:
         caller, database = await self._access.grant(request, "write")
         key = key_in_path(request)
         check_media_type(request)
-        with self._admission.batch(database), self._admission.body(database) as counted:
+        with self._admission.batch(database) as counted:
             body, item = await self._item(request, counted)
             if item.care_case_clinical_trial_key != key:
                 got = item.care_case_clinical_trial_key

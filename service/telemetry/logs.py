@@ -17,8 +17,10 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 
 def configure() -> None:
     """Send the log of this process to stderr."""
-    # Nothing here logs them, and finding them out costs every record a system call or two.
+    # Nothing here logs them, and finding them out costs every record a system call or two; nor
+    # where in the code it was written (the logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     handler = logging.StreamHandler()
     handler.addFilter(_add_activity)
     handler.setFormatter(_Readable() if sys.stderr.isatty() else _JsonLines())

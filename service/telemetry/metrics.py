@@ -7,6 +7,7 @@ of a kind would be no increase, and no alert.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -106,6 +107,13 @@ EVENT_LOOP_LAG_SECONDS = Histogram(
     "How late the event loop ran what was due",
     buckets=LAG_SECONDS,
 )
+
+for _metric in (
+    *(REQUESTS, REQUEST_SECONDS, ITEMS, BATCHES_IN_FLIGHT, BODY_BYTES, CHUNK_SECONDS),
+    *(STATEMENT_ROWS, SEQUENTIAL_STATEMENTS, POOL_WAIT_SECONDS),
+):
+    # A tenth of the time that the library takes to find a series; each request asks for nine.
+    _metric.labels = cache(_metric.labels)  # type: ignore[assignment]
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 

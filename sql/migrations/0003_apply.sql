@@ -261,10 +261,11 @@ as $$
 declare
     -- asyncpg sends the first and the last moment that a Python datetime can hold (and
     -- that .NET writes for "no date") as infinities; they are what they were again here.
-    first_moment constant timestamptz := '0001-01-01 00:00:00+00';
-    last_moment constant timestamptz := '9999-12-31 23:59:59.999999+00';
+    first_moment constant timestamptz := timestamptz '0001-01-01 00:00:00+00';
+    last_moment constant timestamptz := timestamptz '9999-12-31 23:59:59.999999+00';
     stop_at constant timestamptz := clock_timestamp() + interval '1 s';
     size constant integer := cardinality(items);
+    lock_timeout text;
     key_sequence regclass;
     known_places integer[];
     known_keys integer[];
@@ -272,12 +273,10 @@ declare
     is_set_based boolean;
     is_partitioned boolean;
     refers_to_itself boolean;
-    has_deferrable boolean;
     is_newest boolean;
-    is_create boolean;
-    needs_record boolean;
-    -- A stored record whose update_date is later than this stays.
-    latest timestamptz := 'infinity';
+    looks_first boolean;
+    -- A stored record whose update_date is later stays.
+    latest timestamptz;
     is_known boolean;
     is_taken boolean;
     is_leaving boolean := false;
@@ -293,7 +292,7 @@ declare
     is_new boolean;
     draws integer := 0;
     collisions integer := 0;
-    group_states text;
+    written_states text;
     group_drawn integer[];
     group_places integer[];
     group_keys integer[];
@@ -304,24 +303,20 @@ declare
     error_table text;
     error_constraint text;
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    -- Few statements, each of which does much: PL/pgSQL prepares every one of them anew in each
+    -- transaction, which takes about as long as a fiftieth of the write of one row.
+    if current_setting('transaction_isolation') <> 'read committed'
+        or current_setting('transaction_read_only')::boolean
+        -- As long as it holds nothing that others want.
+        or set_config('lock_timeout', '1s', true) is null
+    then
+        if current_setting('transaction_read_only')::boolean then
+            raise read_only_sql_transaction;
+        end if;
         raise exception 'expected the isolation level read committed, got %',
             current_setting('transaction_isolation')
             using errcode = 'CT001';
     end if;
-    if current_setting('transaction_read_only')::boolean then
-        raise read_only_sql_transaction;
-    end if;
-    -- Null otherwise: what only the other modes ask for costs the common one next to nothing.
-    if mode <> 'upsert' then
-        is_newest := mode = 'newest';
-        is_create := mode = 'create';
-        needs_record := mode in ('replace', 'delete');
-        -- What refers to a deleted record is another table's constraint.
-        has_deferrable := mode = 'delete';
-    end if;
-    -- As long as it holds nothing that others want.
-    perform set_config('lock_timeout', '1s', true);
     if request_id is not null then
         -- The lock comes first; the look at what it guards is a statement after it, since a
         -- statement's snapshot is older than the lock for which it waits.
@@ -340,20 +335,23 @@ begin
     -- Before any savepoint: if DDL keeps the table, that is the database's fault, not an item's.
     -- From here to the end DDL waits, so what the catalogue says now stays true.
     lock table care_case_clinical_trial in row exclusive mode;
-    perform set_config('lock_timeout', patience, true);
-    states := '';
-    is_by_key := false;
     select
         care_case_clinical_trial_commutes_as_planned()
         -- Depends on the role, too, which may change without a new plan.
-        and not row_security_active('care_case_clinical_trial')
-    into commutes
+        and not row_security_active('care_case_clinical_trial'),
+        '',
+        false,
+        set_config('lock_timeout', patience, true),
+        mode = 'newest',
+        mode in ('newest', 'replace', 'delete'),
+        timestamptz 'infinity'
+    into commutes, states, is_by_key, lock_timeout, is_newest, looks_first, latest
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if not commutes then
         if must_commute then
             return;
         end if;
-        has_deferrable := true;
+        set constraints all immediate;
         is_partitioned := exists (
             select
             from pg_class as relation
@@ -367,19 +365,16 @@ begin
             where rule.conrelid = 'care_case_clinical_trial'::regclass
                 and rule.confrelid = rule.conrelid
         );
-    end if;
-    if has_deferrable then
-        set constraints all immediate;
+        looks_first := looks_first or refers_to_itself;
     end if;
     is_set_based := commutes and size > 1 and is_uniform and known_places is null
-        and (is_create or needs_record) is not true;
+        and mode in ('upsert', 'newest');
     if is_set_based then
         group_size := size;
     end if;
     while done < size and savepoints < 64 and stopped is null and not is_leaving loop
         last := least(done + group_size, size);
         begin
-            group_states := '';
             if request_id is not null then
                 group_drawn := '{}';
                 group_places := '{}';
@@ -456,7 +451,7 @@ begin
                         update_date = excluded.update_date,
                         update_user = excluded.update_user,
                         website = excluded.website
-                    where is_newest is not true or stored.update_date <= excluded.update_date
+                    where not is_newest or stored.update_date <= excluded.update_date
                     returning
                         stored.care_case_clinical_trial_key as key,
                         stored.xmax = 0 as is_new
@@ -464,10 +459,10 @@ begin
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
                     array_agg(written.key) filter (where request_id is not null or is_newest)
-                into group_states, group_keys
+                into written_states, group_keys
                 from written;
                 if request_id is not null then
-                    if group_states is distinct from repeat('c', last - done)
+                    if written_states is distinct from repeat('c', last - done)
                         or group_keys && ('{0}' || reserved)
                         or exists (
                             select
@@ -477,7 +472,7 @@ begin
                     then
                         raise exception 'a drawn key is taken';
                     end if;
-                    group_states := repeat('k', last - done);
+                    written_states := repeat('k', last - done);
                     group_drawn := group_keys;
                     group_places := case
                         when is_whole then item_places
@@ -488,11 +483,11 @@ begin
                         )
                     end;
                 end if;
-                if is_newest and length(coalesce(group_states, '')) < last - done then
+                if is_newest and length(coalesce(written_states, '')) < last - done then
                     -- Where rows commute, nothing else keeps one out.
-                    group_states := (
+                    written_states := (
                         select string_agg(
-                            coalesce(substr(group_states, written.at::integer, 1), 'n'),
+                            coalesce(substr(written_states, written.at::integer, 1), 'n'),
                             '' order by sent.ordinality
                         )
                         from unnest(case when is_whole then items else slice end)
@@ -501,6 +496,7 @@ begin
                                 on written.key = sent.care_case_clinical_trial_key
                     );
                 end if;
+                states := states || written_states;
                 is_by_key := is_whole and sequence is not null;
             else
                 for i in done + 1..last loop
@@ -510,37 +506,42 @@ begin
                     end if;
                     at := coalesce(sequence[i], i);
                     item := items[at];
-                    if is_newest then
-                        -- As it was sent, whatever a trigger makes of it.
-                        latest := greatest(
-                            least(coalesce(item.update_date, now()), last_moment), first_moment
-                        );
-                    elsif needs_record and mode = 'delete' then
-                        delete from care_case_clinical_trial as stored
-                        where stored.care_case_clinical_trial_key = item.care_case_clinical_trial_key;
-                        group_states := group_states || case
-                            when found then 'd'
-                            when not exists (
-                                select
+                    if item.care_case_clinical_trial_key <> 0 and mode <> 'create'
+                        or mode in ('replace', 'delete')
+                    then
+                        if looks_first then
+                            if is_newest then
+                                -- As it was sent, whatever a trigger makes of it.
+                                latest := greatest(
+                                    least(coalesce(item.update_date, now()), last_moment),
+                                    first_moment
+                                );
+                            elsif mode = 'delete' then
+                                delete from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key
+                                    = item.care_case_clinical_trial_key;
+                                states := states || case
+                                    when found then 'd'
+                                    when not exists (
+                                        select
+                                        from care_case_clinical_trial as stored
+                                        where stored.care_case_clinical_trial_key
+                                            = item.care_case_clinical_trial_key
+                                    ) then 'a'
+                                    else 's'
+                                end;
+                                continue;
+                            elsif mode = 'replace' then
+                                perform
                                 from care_case_clinical_trial as stored
                                 where stored.care_case_clinical_trial_key
                                     = item.care_case_clinical_trial_key
-                            ) then 'a'
-                            else 's'
-                        end;
-                        continue;
-                    elsif needs_record then
-                        perform
-                        from care_case_clinical_trial as stored
-                        where stored.care_case_clinical_trial_key = item.care_case_clinical_trial_key
-                        for no key update;
-                        if not found then
-                            group_states := group_states || 'a';
-                            continue;
-                        end if;
-                    end if;
-                    if item.care_case_clinical_trial_key <> 0 and is_create is not true then
-                        if refers_to_itself then
+                                for no key update;
+                                if not found then
+                                    states := states || 'a';
+                                    continue;
+                                end if;
+                            end if;
                             is_known := exists (
                                 select
                                 from care_case_clinical_trial as stored
@@ -617,7 +618,7 @@ begin
                             );
                         end if;
                         if key is null then
-                            group_states := group_states || case
+                            states := states || case
                                 when exists (
                                     select
                                     from care_case_clinical_trial as stored
@@ -661,7 +662,7 @@ begin
                                 else 's'
                             end;
                         else
-                            group_states := group_states || case when is_new then 'c' else 'u' end;
+                            states := states || case when is_new then 'c' else 'u' end;
                         end if;
                         continue;
                     end if;
@@ -669,14 +670,19 @@ begin
                     if known is not null then
                         key := known_keys[known];
                     else
-                        while item.care_case_clinical_trial_key = 0 loop
+                        loop
                             draws := draws + 1;
-                            key := nextval(key_sequence);
-                            if key not between reserved_from and reserved_to then
+                            key := case item.care_case_clinical_trial_key
+                                when 0 then nextval(key_sequence)
+                                else item.care_case_clinical_trial_key
+                            end;
+                            if item.care_case_clinical_trial_key = 0
+                                and key not between reserved_from and reserved_to
+                            then
                                 beyond := key;
                             end if;
                             is_leaving := beyond is not null or draws > 10000;
-                            exit when is_leaving or (
+                            exit when is_leaving or item.care_case_clinical_trial_key <> 0 or (
                                 key <> 0
                                 and (key = any (reserved)) is not true
                                 and not exists (
@@ -687,9 +693,7 @@ begin
                             );
                         end loop;
                         exit when is_leaving;
-                        if item.care_case_clinical_trial_key = 0 then
-                            item.care_case_clinical_trial_key := key;
-                        end if;
+                        item.care_case_clinical_trial_key := key;
                         insert into care_case_clinical_trial as stored (
                             care_case_clinical_trial_key,
                             care_case_clinical_trial_arm_id,
@@ -735,36 +739,35 @@ begin
                         group_places := group_places || item_places[at];
                         group_keys := group_keys || key;
                     end if;
-                    if key is null then
-                        group_states := group_states || 's';
-                    elsif items[at].care_case_clinical_trial_key <> 0 then
-                        group_states := group_states || 'c';
+                    if key is null or items[at].care_case_clinical_trial_key <> 0 then
+                        states := states || case when key is null then 's' else 'c' end;
                     else
-                        group_states := group_states || 'k';
+                        states := states || 'k';
                         group_drawn := group_drawn || key;
                     end if;
                 end loop;
             end if;
-            if has_deferrable then
+            -- What refers to a deleted record is another table's constraint.
+            if not commutes or mode = 'delete' then
                 -- Anew: a trigger may have deferred what this checks.
                 set constraints all immediate;
             end if;
-            if length(group_states) < last - done and not is_leaving then
+            if length(states) < last and not is_leaving then
                 raise exception 'a row is missing';
             end if;
             savepoints := savepoints + 1;
-            states := states || group_states;
             if request_id is not null then
                 drawn := drawn || group_drawn;
                 receipt_places := receipt_places || group_places;
                 receipt_keys := receipt_keys || group_keys;
+                collisions := 0;
             end if;
             done := length(states);
-            collisions := 0;
             if done < size then
                 group_size := case when done % 32 = 0 then 32 when done % 8 = 0 then 8 else 1 end;
             end if;
         exception when others or assert_failure then
+            states := left(states, done);
             if last - done > 32 then
                 group_size := 32;
             elsif last - done > 1 then
@@ -795,7 +798,7 @@ begin
                         collisions := collisions + 1;
                         continue;
                     end if;
-                    if is_taken and is_create then
+                    if is_taken and mode = 'create' then
                         states := states || 'x';
                     else
                         states := states || 'f';

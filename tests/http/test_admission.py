@@ -13,7 +13,7 @@ def test_the_last_batch_and_the_last_byte_that_fit_are_taken_and_no_more() -> No
 
     with admission.batch("acme"), admission.batch("acme"), pytest.raises(Problem):
         admission.batch("acme").__enter__()
-    with admission.body("acme") as body, admission.body("globex") as other:
+    with admission.batch("acme") as body, admission.batch("globex") as other:
         body.grow_to(149)
         other.grow_to(101)
         with pytest.raises(Problem):
@@ -24,10 +24,10 @@ def test_one_database_leaves_room_for_the_largest_body_of_another() -> None:
     settings = Server(max_bytes_in_flight=250, max_body_bytes=100)
     admission = Admission(settings)
 
-    with admission.body("acme") as one, admission.body("acme") as two:
+    with admission.batch("acme") as one, admission.batch("acme") as two:
         one.grow_to(100)
         two.grow_to(50)
         with pytest.raises(Problem):
             two.grow_to(51)
-        with admission.body("globex") as other:
+        with admission.batch("globex") as other:
             other.grow_to(100)
