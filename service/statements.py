@@ -19,6 +19,10 @@ END_SESSION = _read("engine/end_session")
 FORGET = _read("engine/forget")
 RECEIPTS_KEPT = _read("engine/receipts_kept")
 
+RECORD = _read("reading/record")
+PAGE = _read("reading/page")
+"""Its ``{order}`` is to be filled in."""
+
 CONNECTION_STATE = _read("operations/connection_state")
 KEPT_FROM_COMMUTING = _read("operations/kept_from_commuting")
 MISSING_PRIVILEGES = _read("operations/missing_privileges")

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 BATCH_PATH = "/care-case-clinical-trials-batch"
+RECORDS_PATH = "/care-case-clinical-trials"
 DOCS_PATH = "/docs"
 LIVE_PATH = "/livez"
 
@@ -20,11 +21,16 @@ RATE_LIMIT_POLICY_HEADER = "RateLimit-Policy"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 PREFER_HEADER = "Prefer"
 PREFERENCE_APPLIED_HEADER = "Preference-Applied"
+PAGINATION_HEADER = "x-pagination"
 
 KEY_FIELD = "careCaseClinicalTrial_Key"
 
 BATCH_ITEMS = 100_000
 """Of a batch at most, unless a service is configured otherwise."""
+
+PAGE_ITEMS = 100
+MOST_PAGE_ITEMS = 1_000
+"""Of a page, unless the caller asks for another number, and at most."""
 
 USER_NAME_LENGTH = 20
 CODE_LENGTH = 64
@@ -201,8 +207,33 @@ class Debug(Struct):
     ] = UNSET
 
 
+class Pagination(Struct, rename="pascal"):
+    """Which page of how many a list is, as the header ``x-pagination`` tells it."""
+
+    total_count: int
+    total_pages: int
+    current_page: int
+    page_size: int
+
+
+class RecordEnvelope(Struct):
+    """The body of an answer about one record."""
+
+    data: Item | None
+    error: ProblemDetails | None
+    debug: Debug
+
+
+class RecordListEnvelope(Struct):
+    """The body of an answer with a page of records."""
+
+    data: list[Item] | None
+    error: ProblemDetails | None
+    debug: Debug
+
+
 class Envelope(Struct):
-    """The body of every answer; a 207 is streamed in the same form."""
+    """The body of all other answers; a 207 is streamed in the same form."""
 
     data: list[MultiCodeResponse] | None
     error: ProblemDetails | None

@@ -8,6 +8,7 @@ import secrets
 import stat
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -17,7 +18,14 @@ from service.http.access import signed_token
 from service.http.server import serve
 from service.migrations import migrate
 from service.statements import LATEST_RECORDS
-from service.wire import API_KEY_HEADER, BATCH_PATH, DATABASE_HEADER, DOCS_PATH, SAMPLE
+from service.wire import (
+    API_KEY_HEADER,
+    BATCH_PATH,
+    DATABASE_HEADER,
+    DOCS_PATH,
+    RECORDS_PATH,
+    SAMPLE,
+)
 
 DATABASES = ("acme", "globex")
 TOKEN_SECONDS = 86_400
@@ -80,6 +88,7 @@ def _configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres)
         "[auth.api_keys.demo]",
         f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"',
         f"databases = {json.dumps(DATABASES)}",
+        f"allow = {json.dumps(get_args(config.Action))}",
         "[auth.jwt]",
         'algorithms = ["HS256"]',
         f'secret = "{secret}"',
@@ -115,7 +124,14 @@ curl -X PUT {url}{BATCH_PATH} \\
   -H 'Content-Type: application/json' \\
   --data-binary @{SAMPLE}
 
-Look at the rows that were stored:
+Read back what was stored:
+
+curl '{url}{RECORDS_PATH}?sortBy=update_Date:desc&pageSize=3' \\
+  -H '{API_KEY_HEADER}: {key}' \\
+  -H 'Authorization: Bearer {token}' \\
+  -H '{DATABASE_HEADER}: {DATABASES[0]}'
+
+Or look at the rows themselves:
 
 {find_binaries() / "psql"} '{dsn}' -f {LATEST_RECORDS}
 """

@@ -58,6 +58,8 @@ class Pool:
         self.idempotency_days = database.idempotency_days
         self.run_items = database.run_items
         self._connections = connections
+        # So that reads, which may take long, leave connections to the writer.
+        self.reads = asyncio.Semaphore(max(1, database.pool_max_size // 2))
 
     def acquire(self, timeout: float) -> AbstractAsyncContextManager[PooledConnection]:
         """Lend a connection, a new one if need be. Raises TimeoutError after so many seconds."""
@@ -131,10 +133,6 @@ class Databases:
             if name not in self._pools:
                 self._pools[name] = await self._create(name)
             return self._pools[name]
-
-    def __contains__(self, name: str) -> bool:
-        """Tell whether a database of this name is configured."""
-        return name in self._settings
 
     async def _create(self, name: str) -> Pool:
         """Return a bounded pool; it connects when a connection is first acquired."""

@@ -270,10 +270,6 @@ class Writers:
             name: writer for name, writer in known.items() if databases.has(writer.pool)
         }
 
-    def __contains__(self, name: str) -> bool:
-        """Tell whether a database of this name is configured."""
-        return name in self._databases
-
     async def of(self, name: str) -> Writer:
         """Return the database's writer. Raises KeyError for a name that is not configured."""
         if name not in self._writers:

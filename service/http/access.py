@@ -1,21 +1,22 @@
-"""Headers to Caller: who calls, and which databases they may use (contract section 1)."""
+"""Headers to Caller: who calls, and what they may do in which database (contract section 1)."""
 
 import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jwt
-from aiohttp import hdrs
+from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy
 
-from service.config import ApiKey, Auth, ConfigurationError, Jwt, Tuning
-from service.http.envelope import Problem
+from service.config import Action, ApiKey, Auth, ConfigurationError, Jwt, Tuning
+from service.http.admission import RateLimiter
+from service.http.envelope import RECORD, Problem
 from service.http.jwks import KeySet, KeySetUnavailable
-from service.wire import API_KEY_HEADER, USER_NAME_LENGTH
+from service.wire import API_KEY_HEADER, DATABASE_HEADER, USER_NAME_LENGTH
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,16 @@ VERIFIED_SECONDS = 60
 """How long a token that was verified is not verified again; its ``exp`` always counts."""
 
 VERIFIED_TOKENS = 1000
+
+RATE_LIMIT = web.RequestKey("rate_limit", dict[str, str])
+"""Headers for the response, whatever it will be."""
+
+_ACTIONS: dict[Action, str] = {
+    "batch": "send batches",
+    "read": "read records",
+    "write": "create or replace single records",
+    "delete": "delete records",
+}
 
 
 class Caller(NamedTuple):
@@ -168,6 +179,44 @@ class Authenticator:
         """Let go of the connection to the key server, unless others use it, too."""
         if self._key_set is not None and all(o._key_set is not self._key_set for o in others):
             await self._key_set.close()
+
+
+class Access:
+    """What is checked of every request before anything else: who calls, and may they do this."""
+
+    def __init__(
+        self, authenticator: Authenticator, rate_limiter: RateLimiter, databases: Container[str]
+    ) -> None:
+        self._authenticator = authenticator
+        self._rate_limiter = rate_limiter
+        self._databases = databases
+
+    async def grant(self, request: web.Request, action: Action) -> tuple[Caller, str]:
+        """Return who calls, and the database that they name; the log learns of both.
+
+        Raises Problem 401, 429, 400 and 403, in this order.
+        """
+        record = request[RECORD]
+        caller = await self._authenticator.authenticate(request.headers)
+        record.caller = caller.name
+        request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)
+        record.database = database = self._database(request, caller)
+        if action not in caller.allow:
+            raise Problem(403, f"This API key may not {_ACTIONS[action]}.", reason="allow")
+        return caller, database
+
+    def _database(self, request: web.Request, caller: Caller) -> str:
+        names = request.headers.getall(DATABASE_HEADER, [])
+        if len(names) != 1 or not names[0]:
+            raise Problem(
+                400,
+                f"Name the target database in one {DATABASE_HEADER} header.",
+                reason="database_header",
+            )
+        # One check for both, so that they take the same time and look the same.
+        if not (caller.may_use(names[0]) and names[0] in self._databases):
+            raise Problem(403, "The caller may not use this database.", reason="database")
+        return names[0]
 
 
 def signed_token(rules: Jwt, subject: str, seconds: int) -> str:

@@ -4,26 +4,27 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
 from service.http import openapi, page, probes
-from service.http.batch import RATE_LIMIT
+from service.http.access import RATE_LIMIT
 from service.http.envelope import RECORD, Problem, problem_response
 from service.http.expectation import Router
-from service.http.generation import Generations
+from service.http.generation import Generation, Generations
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.http.probes import Probes
 from service.telemetry import metrics, tracing
 from service.telemetry.logs import ACTIVITY, RequestRecord, bare, trace_id
-from service.wire import ACTIVITY_HEADER, BATCH_PATH
+from service.wire import ACTIVITY_HEADER, BATCH_PATH, RECORDS_PATH
 
 logger = logging.getLogger(__name__)
 
 TURNED_AWAY = {429, 503}
+WRITES = {hdrs.METH_PUT, hdrs.METH_POST, hdrs.METH_DELETE}
 
 
 GENERATIONS = web.AppKey("generations", Generations)
@@ -41,18 +42,31 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     app[GENERATIONS] = generations
     app.cleanup_ctx.append(_watch_and_close)
 
-    async def batch(request: web.Request) -> web.StreamResponse:
-        generation = generations.current
-        with generation.in_use():
-            return await generation.batch.handle(request)
-
-    app.router.add_put(server.base_path + BATCH_PATH, batch)
+    _add_api(app, server.base_path, generations)
     page.add_routes(app, lambda: openapi.document(generations.current.settings.server))
     probed = app
     if server.management_port is not None:
         probed = app[MANAGEMENT] = _surrounded(lifecycle, tuning)
     Probes(generations, has_own_port=probed is not app).add_routes(probed)
     return app
+
+
+def _add_api(app: web.Application, base_path: str, generations: Generations) -> None:
+    def by(handler_of: Callable[[Generation], Handler]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            generation = generations.current
+            with generation.in_use():
+                return await handler_of(generation)(request)
+
+        return handle
+
+    router, records = app.router, base_path + RECORDS_PATH
+    router.add_put(base_path + BATCH_PATH, by(lambda generation: generation.batch.handle))
+    router.add_get(records, by(lambda generation: generation.records.page))
+    router.add_post(records, by(lambda generation: generation.records.create))
+    router.add_get(records + "/{key}", by(lambda generation: generation.records.get))
+    router.add_put(records + "/{key}", by(lambda generation: generation.records.replace))
+    router.add_delete(records + "/{key}", by(lambda generation: generation.records.delete))
 
 
 def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
@@ -155,7 +169,7 @@ async def _answer(
 async def _handled(request: web.Request, handler: Handler, activity_id: str) -> web.StreamResponse:
     """Return the handler's answer. Raises Problem for everything that is none."""
     try:
-        if request.app[LIFECYCLE].is_stopping and request.method == "PUT":
+        if request.app[LIFECYCLE].is_stopping and request.method in WRITES:
             raise Problem(
                 503,
                 "The service is shutting down; try again.",

@@ -12,8 +12,8 @@ from msgspec.structs import astuple
 from service.config import Server
 from service.engine.rows import Batch, Mode, Whole
 from service.engine.writer import Writer, Writers
-from service.http.access import Authenticator, Caller
-from service.http.admission import Admission, RateLimiter
+from service.http.access import Access, Caller
+from service.http.admission import Admission
 from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claim, digest_of, idempotency_key, request_id
@@ -21,16 +21,13 @@ from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
 from service.items.split import Chunk, ItemTooLarge, MalformedBody, TooManyItems, split_batch
 from service.telemetry import metrics
-from service.wire import DATABASE_HEADER, Outcome
+from service.wire import Outcome
 
 RUNS_AHEAD = 2
 """How many chunks of a batch are with the writer while the next is decoded."""
 
 SHORT_BODY_BYTES = 16 * 1024
 """A body of which no part takes so long that others would miss their turn."""
-
-RATE_LIMIT = web.RequestKey("rate_limit", dict[str, str])
-"""Headers for the response, whatever it will be."""
 
 
 class BatchHandler:
@@ -39,8 +36,7 @@ class BatchHandler:
     def __init__(
         self,
         settings: Server,
-        authenticator: Authenticator,
-        rate_limiter: RateLimiter,
+        access: Access,
         admission: Admission,
         writers: Writers,
         reader: BodyReader,
@@ -49,8 +45,7 @@ class BatchHandler:
         self._max_items = settings.max_batch_items
         self._max_item_bytes = settings.max_item_bytes
         self._patience = settings.max_queue_seconds
-        self._authenticator = authenticator
-        self._rate_limiter = rate_limiter
+        self._access = access
         self._admission = admission
         self._writers = writers
         self._reader = reader
@@ -60,10 +55,7 @@ class BatchHandler:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Check, read, decode and apply the batch; stream the outcomes as chunks commit."""
         record = request[RECORD]
-        caller = await self._authenticator.authenticate(request.headers)
-        record.caller = caller.name
-        request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)
-        record.database = database = self._database(request, caller)
+        caller, database = await self._access.grant(request, "batch")
         check_media_type(request)
         key = idempotency_key(request)
         preferences = preferences_of(request)
@@ -137,21 +129,6 @@ class BatchHandler:
                 if not response.is_read:
                     break
         return response.stream
-
-    def _database(self, request: web.Request, caller: Caller) -> str:
-        names = request.headers.getall(DATABASE_HEADER, [])
-        if len(names) != 1 or not names[0]:
-            raise Problem(
-                400,
-                f"Name the target database in one {DATABASE_HEADER} header.",
-                reason="database_header",
-            )
-        # One check for both, so that they take the same time and look the same.
-        if not (caller.may_use(names[0]) and names[0] in self._writers):
-            raise Problem(403, "The caller may not use this database.", reason="database")
-        if "batch" not in caller.allow:
-            raise Problem(403, "This API key may not send batches.", reason="allow")
-        return names[0]
 
     def _decode(self, body: bytearray, chunk: Chunk, batch: Batch) -> DecodedChunk:
         decoded = self._decoder.decode(body, chunk)

@@ -19,8 +19,9 @@ _JSON_TYPES = ("application/json", "text/json")
 class BodyReader:
     """Reads bodies, as long as they are declared right, come steadily and are not too large."""
 
-    def __init__(self, max_bytes: int, tuning: Tuning) -> None:
+    def __init__(self, max_bytes: int, tuning: Tuning, advice: str = "; send it in parts") -> None:
         self._max_bytes = max_bytes
+        self._advice = advice
         self._silence_seconds = tuning.silence_seconds
         self._bytes_per_second = tuning.body_bytes_per_second
 
@@ -32,7 +33,7 @@ class BodyReader:
         room for it.
         """
         if (request.content_length or 0) > self._max_bytes:
-            raise _too_large(self._max_bytes)
+            raise self._too_large()
         await ask_for_body(request)
         encoding = _encoding(request)
         inflater = _Inflater(encoding) if encoding in ("gzip", "deflate") else None
@@ -42,7 +43,7 @@ class BodyReader:
             nonlocal body
             body += data
             if len(body) > self._max_bytes:
-                raise _too_large(self._max_bytes)
+                raise self._too_large()
             counted.grow_to(len(body))
 
         async def take(data: bytes) -> None:
@@ -51,7 +52,7 @@ class BodyReader:
                 return
             # Compressed, too, it may not be larger: members may be empty.
             if inflater.taken + len(data) > self._max_bytes:
-                raise _too_large(self._max_bytes)
+                raise self._too_large()
             for piece in inflater.inflate(data):
                 add(piece)
                 # A few bytes may become many, and take long: others get a turn.
@@ -87,6 +88,10 @@ class BodyReader:
                 reason="content_encoding",
             )
         return body
+
+    def _too_large(self) -> Problem:
+        size = f"{self._max_bytes} bytes after decompression"
+        return Problem(413, f"The body is larger than {size}{self._advice}.", reason="body_bytes")
 
     async def _read_steadily(
         self, content: StreamReader, take: Callable[[bytes], Awaitable[None]]
@@ -139,14 +144,6 @@ def check_media_type(request: web.Request) -> None:
 def _encoding(request: web.Request) -> str:
     name = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, [])).strip().lower()
     return name.removeprefix("x-") if name == "x-gzip" else name
-
-
-def _too_large(max_bytes: int) -> Problem:
-    return Problem(
-        413,
-        f"The body is larger than {max_bytes} bytes after decompression; send it in parts.",
-        reason="body_bytes",
-    )
 
 
 SLICE_BYTES = 16 * 1024

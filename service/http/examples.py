@@ -1,10 +1,12 @@
-"""The named examples of the OpenAPI document: batches, their outcomes, and refusals by cause."""
+"""The named examples of the OpenAPI document: batches, outcomes, records, refusals by cause."""
 
 import json
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from service.config import Server
+from service.engine.statement import ABSENT, EXISTS
 from service.wire import (
     API_KEY_HEADER,
     BATCH_PATH,
@@ -37,7 +39,7 @@ _BATCHES = {
     ),
 }
 
-PROBLEMS = {
+_PROBLEMS = {
     400: "The request or its body is malformed.",
     401: "The API key or the token is missing or not valid.",
     403: "The caller may not use this database, or it does not exist.",
@@ -81,6 +83,25 @@ _CAUSES = {
 }
 
 
+_PROBLEMS_OF_RECORDS = {
+    400: "The query, the key in the path or the record is not valid.",
+    403: "The caller may not use this database or may not do this, or the database refuses it.",
+    404: "There is no record of this key.",
+    409: "The record is in conflict: with one of its key, or with others. With `Retry-After`:"
+    f" a request with the same {IDEMPOTENCY_HEADER} is still at work.",
+    413: "The record is too large.",
+    503: "The service or the database is overloaded or away; send the request again.",
+}
+
+_CAUSES_OF_RECORDS = {
+    400: {"database-missing": _CAUSES[400]["database-missing"], "item": _WHY_REFUSED},
+    403: {"database": _CAUSES[403]["database"], "allow": "This API key may not read records."},
+    404: {"absent": ABSENT},
+    409: {"exists": EXISTS},
+    413: {"bytes": "The body is larger than {0.max_item_bytes} bytes after decompression."},
+}
+
+
 def of_batches() -> dict[str, Any]:
     """Return the examples of a request body."""
     return {name: {"summary": text, "value": batch} for name, (text, batch, _) in _BATCHES.items()}
@@ -94,16 +115,48 @@ def of_outcomes() -> dict[str, Any]:
     }
 
 
-def of_problems(status: int, server: Server) -> dict[str, Any]:
-    """Return the answers of a whole request that failed, by cause."""
+def problems_of_batches(server: Server) -> dict[int, tuple[str, dict[str, Any]]]:
+    """Return what a refusal means, and examples of it by cause, by the status."""
+    return {
+        status: (text, _of_problem(status, _CAUSES[status], server, BATCH_PATH))
+        for status, text in _PROBLEMS.items()
+    }
+
+
+def problems_of_records(
+    server: Server, path: str, statuses: Iterable[int]
+) -> dict[int, tuple[str, dict[str, Any]]]:
+    """Return the same of an operation on single records."""
+    return {
+        status: (
+            _PROBLEMS_OF_RECORDS.get(status) or _PROBLEMS[status],
+            _of_problem(status, _CAUSES_OF_RECORDS.get(status) or _CAUSES[status], server, path),
+        )
+        for status in statuses
+    }
+
+
+def of_record() -> dict[str, Any]:
+    """Return the example of an answer with one record."""
+    return {"record": {"summary": "The stored record", "value": _envelope(data=RECORD)}}
+
+
+def of_page() -> dict[str, Any]:
+    """Return the example of an answer with a page of records."""
+    return {"page": {"summary": "A page of records", "value": _envelope(data=[RECORD])}}
+
+
+def _of_problem(
+    status: int, causes: Mapping[str, str], server: Server, path: str
+) -> dict[str, Any]:
     examples = {}
-    for cause, detail in _CAUSES[status].items():
+    for cause, detail in causes.items():
         problem = {
             "type": problem_type(status),
             "title": HTTPStatus(status).phrase,
             "status": status,
             "detail": detail.format(server),
-            "instance": server.base_path + BATCH_PATH,
+            "instance": server.base_path + path,
         }
         examples[cause] = {"summary": problem["detail"], "value": _envelope(error=problem)}
     return examples

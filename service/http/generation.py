@@ -12,10 +12,11 @@ from typing import Self
 from service.config import Settings, Tuning
 from service.engine.databases import Databases
 from service.engine.writer import Writers
-from service.http.access import Authenticator
+from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
 from service.http.body import BodyReader
+from service.http.records import RecordHandler
 from service.telemetry import metrics
 
 
@@ -43,13 +44,21 @@ class Generation:
         self._rate_limiter: RateLimiter = RateLimiter(
             keys, before._rate_limiter if before else None
         )
+        access = Access(self.authenticator, self._rate_limiter, settings.databases)
         self.batch = BatchHandler(
             server,
-            self.authenticator,
-            self._rate_limiter,
+            access,
             admission,
             self.writers,
             BodyReader(server.max_body_bytes, tuning),
+            tuning.write_seconds,
+        )
+        self.records = RecordHandler(
+            server,
+            access,
+            admission,
+            self.writers,
+            BodyReader(min(server.max_item_bytes, server.max_body_bytes), tuning, advice=""),
             tuning.write_seconds,
         )
         self.in_flight = 0

@@ -4,37 +4,48 @@ import json
 from typing import Any
 
 import msgspec
-from aiohttp import hdrs
 
 from service import __version__
 from service.config import Server
-from service.http import examples
-from service.http.envelope import MEDIA_TYPES
+from service.http import examples, openapi_records
+from service.http.openapi_parts import (
+    ALWAYS,
+    DATABASE,
+    HEADERS,
+    REFERENCE,
+    SECURITY,
+    TAG,
+    TRACEPARENT,
+    content,
+    headers,
+    idempotency_key,
+    problems,
+)
 from service.wire import (
-    ACTIVITY_HEADER,
     API_KEY_HEADER,
     BATCH_PATH,
     CONTRACT_PATH,
-    DATABASE_HEADER,
     IDEMPOTENCY_HEADER,
     PREFER_HEADER,
     PREFERENCE_APPLIED_HEADER,
-    RATE_LIMIT_HEADER,
-    RATE_LIMIT_POLICY_HEADER,
     Envelope,
     Item,
+    RecordEnvelope,
+    RecordListEnvelope,
     StrictItem,
 )
-
-_REFERENCE = "#/components/schemas/{name}"
 
 # The names of the public API, so that generated clients and code for it fit.
 _PUBLIC_NAMES = {
     "Item": "CareCaseClinicalTrial",
     "StrictItem": "CareCaseClinicalTrial",
     "Envelope": "MultiCodeResponseListVBAResponse",
+    "RecordEnvelope": openapi_records.ONE,
+    "RecordListEnvelope": openapi_records.LIST,
     "ProblemDetails": "VBAProblemDetails",
 }
+
+_ENVELOPE = _PUBLIC_NAMES["Envelope"]
 
 _ITEM_STATUSES = {
     201: ("`Created`", "inserted and committed"),
@@ -84,7 +95,7 @@ def document(server: Server) -> dict[str, Any]:
         "info": {
             "title": "Care Case Clinical Trials",
             "version": __version__,
-            "description": "Batch upserts of clinical-trial records of care cases.",
+            "description": "Clinical-trial records of care cases, in batches and one by one.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "externalDocs": {
@@ -93,67 +104,39 @@ def document(server: Server) -> dict[str, Any]:
             "description": "What the service promises, to the last status code",
         },
         "servers": [{"url": server.base_path or "/"}],
-        "tags": [
-            {"name": "Care Case Clinical Trials", "description": "Clinical trials of care cases."}
-        ],
-        "paths": {BATCH_PATH: {"put": _operation(server)}},
+        "tags": [{"name": TAG, "description": "Clinical trials of care cases."}],
+        "paths": {BATCH_PATH: {"put": _operation(server)}, **openapi_records.paths(server)},
         "components": {
             "schemas": _schemas(server),
-            "headers": _HEADERS,
+            "headers": HEADERS,
             "securitySchemes": {
                 "apiKeyAuth": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER},
                 "bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
             },
         },
-        "security": [{"apiKeyAuth": [], "bearerAuth": []}],
+        "security": SECURITY,
     }
 
 
 def _operation(server: Server) -> dict[str, Any]:
     batch = {
         "type": "array",
-        "items": {"$ref": _REFERENCE.format(name="CareCaseClinicalTrial")},
+        "items": {"$ref": REFERENCE.format(name="CareCaseClinicalTrial")},
         "maxItems": server.max_batch_items,
     }
     # One type, since generators choose among several; the others are accepted all the same.
     body = {"schema": batch, "examples": examples.of_batches()}
     return {
         "operationId": "UpdateBatchCareCaseClinicalTrial",
-        "tags": ["Care Case Clinical Trials"],
+        "tags": [TAG],
         "summary": "Create or update a batch of clinical trials",
         "description": _DESCRIPTION,
-        "security": [{"apiKeyAuth": [], "bearerAuth": []}],
+        "security": SECURITY,
         "parameters": [
-            {
-                "name": DATABASE_HEADER,
-                "in": "header",
-                "required": True,
-                "description": "The target database.",
-                "schema": {"type": "string", "minLength": 1, "pattern": "^[!-~]+$"},
-                "example": "acme",
-            },
-            {
-                "name": IDEMPOTENCY_HEADER,
-                "in": "header",
-                "required": False,
-                "description": "Names the batch, so that it may be sent again as a whole: records"
-                " that were created under the key answer 201 with the key they got then. Any text"
-                " of yours, such as `trials-2025-01-02-part-7`; another batch needs another.",
-                "schema": {
-                    "type": "string",
-                    "minLength": 1,
-                    "maxLength": 255,
-                    "pattern": "^[!-~]+$",
-                },
-            },
+            DATABASE,
+            idempotency_key("batch"),
             _PREFER,
-            {
-                "name": str(hdrs.TRACEPARENT),
-                "in": "header",
-                "required": False,
-                "description": "W3C Trace Context; its trace id goes into the log.",
-                "schema": {"type": "string"},
-            },
+            TRACEPARENT,
         ],
         "requestBody": {
             "required": True,
@@ -164,15 +147,10 @@ def _operation(server: Server) -> dict[str, Any]:
         "responses": {
             "207": {
                 "description": _OUTCOMES,
-                "headers": _headers(
-                    ACTIVITY_HEADER,
-                    PREFERENCE_APPLIED_HEADER,
-                    RATE_LIMIT_HEADER,
-                    RATE_LIMIT_POLICY_HEADER,
-                ),
-                "content": _content(examples.of_outcomes()),
+                "headers": headers(*ALWAYS, PREFERENCE_APPLIED_HEADER),
+                "content": content(_ENVELOPE, examples.of_outcomes()),
             },
-            **{str(status): _problem(status, server) for status in examples.PROBLEMS},
+            **problems(_ENVELOPE, examples.problems_of_batches(server)),
         },
     }
 
@@ -195,56 +173,13 @@ _PREFER: dict[str, Any] = {
 }
 
 
-def _problem(status: int, server: Server) -> dict[str, Any]:
-    names = [ACTIVITY_HEADER]
-    names += [hdrs.WWW_AUTHENTICATE] if status == 401 else []
-    names += [hdrs.RETRY_AFTER] if status in (409, 429, 503) else []
-    return {
-        "description": examples.PROBLEMS[status],
-        "headers": _headers(*names),
-        "content": _content(examples.of_problems(status, server)),
-    }
-
-
-def _content(named: dict[str, Any]) -> dict[str, Any]:
-    schema = {"$ref": _REFERENCE.format(name="MultiCodeResponseListVBAResponse")}
-    # JSON first, since generated clients ask for the first; the default is text/plain.
-    names = sorted(MEDIA_TYPES)
-    return {name: {"schema": schema, "examples": named} for name in names}
-
-
-_HEADERS = {
-    ACTIVITY_HEADER: {
-        "description": "Names the request in the log; the same as `debug.activityID`.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
-    str(hdrs.WWW_AUTHENTICATE): {"description": "`Bearer`.", "schema": {"type": "string"}},
-    str(hdrs.RETRY_AFTER): {
-        "description": "Seconds to wait before sending the batch again.",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    },
-    PREFERENCE_APPLIED_HEADER: {
-        "description": "The preferences that were applied, where there are any.",
-        "schema": {"type": "string"},
-    },
-    RATE_LIMIT_HEADER: {
-        "description": "What is left of the key's limit (IETF draft), where it has one.",
-        "schema": {"type": "string"},
-    },
-    RATE_LIMIT_POLICY_HEADER: {
-        "description": "The key's limit (IETF draft), where it has one.",
-        "schema": {"type": "string"},
-    },
-}
-
-
-def _headers(*names: str) -> dict[str, Any]:
-    return {str(name): {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
 def _schemas(server: Server) -> dict[str, Any]:
     item = Item if server.ignore_unknown_fields else StrictItem
-    _, components = msgspec.json.schema_components([item, Envelope], ref_template=_REFERENCE)
+    _, components = msgspec.json.schema_components(
+        [item, Envelope, RecordEnvelope, RecordListEnvelope], ref_template=REFERENCE
+    )
+    # Answers have the same records, which stand in the document once.
+    components["Item"] = components.pop(item.__name__)
     text = json.dumps(
         {_PUBLIC_NAMES.get(name, name): schema for name, schema in components.items()}
     )

@@ -19,14 +19,15 @@ LAG_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1)
 ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 SAMPLE_SECONDS = 0.5
 
-REQUEST_STATUSES = (207, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503)
-ITEM_STATUSES = (200, 201, 400, 403, 409, 500, 503)
+REQUEST_STATUSES = (200, 201, 204, 207, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503)
+ITEM_STATUSES = (200, 201, 204, 400, 403, 404, 409, 500, 503)
 
 REASONS = (
     *("api_key", "token", "key_set", "rate_limit", "database_header", "database", "allow"),
     *("media_type", "content_encoding", "transfer_encoding", "idempotency_key"),
     *("batches_in_flight", "bytes_in_flight", "stopping", "body_bytes", "items", "item_bytes"),
     *("body_incomplete", "json", "at_work", "another_body", "database_away", "internal"),
+    *("query", "page_bytes", "no_record", "item"),
     *("path", "method", "http", "not_loopback"),
 )
 """Which check refused a request as a whole; the log tells the same words."""

@@ -27,7 +27,7 @@ from service.engine import sqlstates
 from service.http import openapi
 from service.wire import IDEMPOTENCY_HEADER, SAMPLE, Item
 from tests.harness.running import MakeService
-from tests.harness.service import API_KEY, KEY, PATH, token
+from tests.harness.service import API_KEY, KEY, PATH, RECORDS, token
 from tests.harness.source import ROOT
 
 BROWSER = shutil.which("chromium")
@@ -58,6 +58,8 @@ def test_the_document_names_everything_as_the_public_api_does() -> None:
     assert operation["security"] == [{"apiKeyAuth": [], "bearerAuth": []}]
     assert set(document["components"]["schemas"]) == {
         "CareCaseClinicalTrial",
+        "CareCaseClinicalTrialListVBAResponse",
+        "CareCaseClinicalTrialVBAResponse",
         "Debug",
         "KeyValuePair",
         "MultiCodeResponse",
@@ -73,6 +75,75 @@ def test_the_document_names_everything_as_the_public_api_does() -> None:
     assert list(operation["requestBody"]["content"]) == ["application/json"]
     assert list(body["examples"]) == ["created", "key-0", "refused"]
     assert len(msgspec.convert(body["examples"]["created"]["value"], list[Item])) == 1
+
+
+def operations() -> dict[str, dict[str, Any]]:
+    """Return the operations of the document by their ids."""
+    paths = openapi.document(Server())["paths"]
+    return {each["operationId"]: each for path in paths.values() for each in path.values()}
+
+
+def test_the_operations_on_one_record_are_named_as_the_public_api_names_them() -> None:
+    paths = openapi.document(Server())["paths"]
+    found = operations()
+
+    assert {
+        f"{method} {path}": operation["operationId"]
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+    } == {
+        f"put {PATH}": "UpdateBatchCareCaseClinicalTrial",
+        f"get {RECORDS}": "ListCareCaseClinicalTrial",
+        f"post {RECORDS}": "CreateCareCaseClinicalTrial",
+        f"get {RECORDS}/{{key}}": "GetCareCaseClinicalTrial",
+        f"put {RECORDS}/{{key}}": "UpdateCareCaseClinicalTrial",
+        f"delete {RECORDS}/{{key}}": "DeleteCareCaseClinicalTrial",
+    }
+    assert {name: next(iter(each["responses"])) for name, each in found.items()} == {
+        "UpdateBatchCareCaseClinicalTrial": "207",
+        "ListCareCaseClinicalTrial": "200",
+        "CreateCareCaseClinicalTrial": "201",
+        "GetCareCaseClinicalTrial": "200",
+        "UpdateCareCaseClinicalTrial": "200",
+        "DeleteCareCaseClinicalTrial": "204",
+    }
+    for name, operation in found.items():
+        assert operation["security"] == [{"apiKeyAuth": [], "bearerAuth": []}], name
+        assert "vbasoftware-database" in [each["name"] for each in operation["parameters"]]
+    assert "x-pagination" in found["ListCareCaseClinicalTrial"]["responses"]["200"]["headers"]
+    assert "Location" in found["CreateCareCaseClinicalTrial"]["responses"]["201"]["headers"]
+
+
+async def test_the_examples_of_one_record_are_what_the_service_says(
+    make_service: MakeService,
+) -> None:
+    found = operations()
+    service = await make_service(allow=["read", "write"])
+    record = found["CreateCareCaseClinicalTrial"]["requestBody"]["content"]["application/json"]
+    key = record["example"][KEY]
+
+    def shown(name: str, status: int, cause: str) -> Any:
+        content = found[name]["responses"][str(status)]["content"]["application/json"]
+        return content["examples"][cause]["value"] | {"debug": {}}
+
+    for name, method, path, body, status, cause in [
+        ("GetCareCaseClinicalTrial", "GET", f"/{key}", None, 404, "absent"),
+        ("CreateCareCaseClinicalTrial", "POST", "", record["example"], 201, "record"),
+        ("CreateCareCaseClinicalTrial", "POST", "", record["example"], 409, "exists"),
+        (
+            *("CreateCareCaseClinicalTrial", "POST", ""),
+            *(record["example"] | {"update_User": "x" * 21}, 400, "item"),
+        ),
+        ("GetCareCaseClinicalTrial", "GET", f"/{key}", None, 200, "record"),
+        ("ListCareCaseClinicalTrial", "GET", "?sortBy=case_Key", None, 200, "page"),
+        ("UpdateCareCaseClinicalTrial", "PUT", f"/{key}", record["example"], 200, "record"),
+    ]:
+        answer = await service.ask(method, path, body)
+
+        told = json.loads(json.dumps(answer.envelope).replace(f"/{key}", "/{key}"))
+        example = json.loads(json.dumps(shown(name, status, cause)).replace(f"/{key}", "/{key}"))
+        assert answer.status == status
+        assert told | {"debug": {}} == example
 
 
 def test_every_field_has_its_limit_and_a_description() -> None:

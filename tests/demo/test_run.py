@@ -1,5 +1,6 @@
 """The demo: what a person sees who only wants to look."""
 
+import json
 import re
 import socket
 import subprocess
@@ -33,19 +34,19 @@ def welcome(postgres_folder: Path) -> Iterator[str]:
 
 
 def test_the_commands_of_the_welcome_can_be_pasted(welcome: str) -> None:
-    curl = re.search(r"^curl .*?\S\n\n", welcome, re.MULTILINE | re.DOTALL)
+    curl, read = re.findall(r"^curl .*?\S\n\n", welcome, re.MULTILINE | re.DOTALL)
     psql = re.search(r"^\S*/psql .*$", welcome, re.MULTILINE)
-    assert curl is not None
     assert psql is not None
 
-    created, updated, rows = (
+    created, updated, page, rows = (
         subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
-        for command in (curl[0], curl[0], psql[0])
+        for command in (curl, curl, read, psql[0])
     )
 
     assert created.stdout.startswith('{"data":[{"id":[')
     assert '"body":"Created"' in created.stdout
     assert '"body":"Updated"' in updated.stdout
+    assert len(json.loads(page.stdout)["data"]) == 3
     assert "(20 rows)" in rows.stdout
 
 

@@ -104,6 +104,85 @@ async def test_a_connection_cut_at_any_point_creates_a_record_without_key_once(
     assert await service.comments() == dict(zip(answer.keys, [MARK.decode(), "other"], strict=True))
 
 
+@pytest.mark.parametrize("key", [0, 17])
+@pytest.mark.parametrize("fault", [before, during, after, before_the_answer])
+async def test_a_connection_cut_at_any_point_of_a_post_creates_its_record_once(
+    make_service: MakeService, proxy: Proxy, fault: Fault, key: int
+) -> None:
+    service = await make_service({"acme": proxy.dsn}, allow=["write"])
+    proxy.fault = once = Once(MARK, fault)
+    record = {KEY: key, "comment": MARK.decode()}
+    headers: dict[str, str | None] = {"Idempotency-Key": "k"}
+
+    answer = await service.ask("POST", "", record, headers=headers)
+    again = await service.ask("POST", "", record, headers=headers)
+
+    assert once.happened
+    # Also where the lost attempt had created it.
+    assert (answer.status, again.status) == (201, 201)
+    assert answer.envelope["data"] == again.envelope["data"]
+    assert await service.comments() == {answer.envelope["data"][KEY]: MARK.decode()}
+
+
+@pytest.mark.parametrize("fault", [before, during, after, before_the_answer])
+async def test_a_connection_cut_at_any_point_of_a_delete_is_204(
+    make_service: MakeService, proxy: Proxy, fault: Fault
+) -> None:
+    service = await make_service({"acme": proxy.dsn}, allow=["batch", "delete"])
+    await service.put([{KEY: 17}])
+    # The mode stands among the arguments.
+    proxy.fault = once = Once(b"delete", fault)
+
+    answer = await service.ask("DELETE", "/17")
+
+    assert once.happened
+    assert answer.status == 204
+    assert await service.comments() == {}
+    assert (await service.ask("DELETE", "/17")).status == 404
+
+
+@pytest.mark.parametrize("fault", [before, during, after, before_the_answer])
+async def test_a_connection_cut_at_any_point_of_a_read_costs_no_answer(
+    make_service: MakeService, proxy: Proxy, fault: Fault
+) -> None:
+    service = await make_service({"acme": proxy.dsn}, allow=["batch", "read"])
+    await service.put([{KEY: 17}])
+    proxy.fault = once = Once(b"measured.size", fault)
+
+    answer = await service.ask("GET")
+
+    assert once.happened
+    assert [record[KEY] for record in answer.envelope["data"]] == [17]
+
+
+async def test_a_record_that_cannot_be_read_back_was_stored_all_the_same(
+    make_service: MakeService, proxy: Proxy
+) -> None:
+    service = await make_service({"acme": proxy.dsn}, allow=["write"])
+    headers: dict[str, str | None] = {"Idempotency-Key": "k"}
+
+    def stay_away(link: Link, _data: bytes) -> None:
+        link.cut()
+
+    def from_the_read_on(link: Link, data: bytes) -> bytes | None:
+        # Nothing but the read asks for the record by its key.
+        if b"where care_case_clinical_trial_key = $1" not in data:
+            return data
+        proxy.fault = stay_away
+        link.cut()
+        return None
+
+    proxy.fault = from_the_read_on
+    answer = await service.ask("POST", "", {KEY: 17, "comment": "kept"}, headers=headers)
+    proxy.fault = None
+    again = await service.ask("POST", "", {KEY: 17, "comment": "kept"}, headers=headers)
+
+    assert answer.status == 201
+    assert answer.headers["Location"].endswith("/17")
+    assert answer.envelope["data"] is None
+    assert again.envelope["data"]["comment"] == "kept"
+
+
 KEYS_OF_CLIENTS = [
     pytest.param({}, id="none"),
     pytest.param({"Idempotency-Key": "k"}, id="one of its own"),

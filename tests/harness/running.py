@@ -72,7 +72,10 @@ class MakeRole(Protocol):
     """Makes services like a given one whose role on acme has only some privileges."""
 
     async def __call__(
-        self, service: ServiceUnderTest, privileges: str = "select, insert, update"
+        self,
+        service: ServiceUnderTest,
+        privileges: str = "select, insert, update",
+        allow: list[str] | None = None,
     ) -> ServiceUnderTest:
         """Return one that serves."""
 
@@ -133,7 +136,9 @@ async def make_role(make_service: MakeService) -> AsyncIterator[MakeRole]:
     roles: list[tuple[ServiceUnderTest, str]] = []
 
     async def make(
-        service: ServiceUnderTest, privileges: str = "select, insert, update"
+        service: ServiceUnderTest,
+        privileges: str = "select, insert, update",
+        allow: list[str] | None = None,
     ) -> ServiceUnderTest:
         role = f"role_{secrets.token_hex(4)}"
         roles.append((service, role))
@@ -146,7 +151,7 @@ async def make_role(make_service: MakeService) -> AsyncIterator[MakeRole]:
             f" care_case_clinical_trial_care_case_clinical_trial_key_seq to {role}"
         )
         dsn = re.sub(r"://[^/]*@", f"://{role}:{role}@", service.databases["acme"])
-        return await make_service({"acme": dsn})
+        return await make_service({"acme": dsn}, allow=allow)
 
     yield make
     for service, role in roles:

@@ -20,6 +20,7 @@ API_KEY = "the-key-of-the-loader"
 GUEST_KEY = "the-key-of-a-guest"
 SECRET = "a secret of the tests that is long enough for every algorithm: HS512 wants 64 bytes"
 PATH = "/care-case-clinical-trials-batch"
+RECORDS = "/care-case-clinical-trials"
 KEY = "careCaseClinicalTrial_Key"
 
 
@@ -47,6 +48,10 @@ class Answer:
     envelope: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.status == 204:
+            assert not self.body
+            self.envelope = {}
+            return
         self.envelope = json.loads(self.body)
         assert list(self.envelope) == ["data", "error", "debug"]
 
@@ -123,6 +128,26 @@ class ServiceUnderTest:
             skip_auto_headers=["Content-Type", "Accept"],
         ) as response:
             return Answer(response.status, response.headers, await response.read())
+
+    async def ask(
+        self,
+        method: str,
+        path: str = "",
+        record: Any = None,
+        *,
+        database: str = "acme",
+        headers: Mapping[str, str | None] | None = None,
+    ) -> Answer:
+        """Ask for what lies below the records' path; a record that is given is the body."""
+        if not isinstance(record, bytes):
+            record = b"" if record is None else json.dumps(record).encode()
+        return await self.put(
+            record,
+            database=database,
+            headers=headers,
+            path=RECORDS + path,
+            method=method,
+        )
 
     async def send(self, body: bytes, encoding: str = "identity") -> int:
         """Send a body of any size with valid credentials, and return the status of the answer.

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.harness.running import StartProcess
-from tests.harness.service import KEY, PATH, token
+from tests.harness.service import KEY, PATH, RECORDS, token
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -128,3 +128,39 @@ def test_on_a_terminal_lines_are_for_people() -> None:
     assert "INFO    request  status=207" in line
     os.close(mine)
     os.close(its)
+
+
+async def test_single_records_are_logged_by_their_route_and_what_became_of_them(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    service, process = await start_process(allow=["read", "write", "delete"])
+    marker = "planted-marker"
+
+    await service.ask("POST", "", {KEY: 471147, "comment": marker})
+    await service.ask("GET", "/471147")
+    await service.ask("GET", f"?sortBy={marker}")
+    await service.ask("PUT", "/471147", {KEY: 471147, "case_Key": marker})
+    await service.ask("DELETE", "/471147")
+    await service.ask("DELETE", "/471147")
+    process.terminate()
+    process.wait(10)
+
+    (log,) = tmp_path.glob("log-*")
+    text = log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    requests = [line for line in lines if line["message"] == "request"]
+    one = f"{RECORDS}/{{key}}"
+    assert [
+        (line["method"], line["path"], line["status"], line.get("outcomes"), line.get("reason"))
+        for line in requests
+    ] == [
+        ("POST", RECORDS, 201, {"201": 1}, None),
+        ("GET", one, 200, None, None),
+        ("GET", RECORDS, 400, None, "query"),
+        ("PUT", one, 400, {"400": 1}, "item"),
+        ("DELETE", one, 204, {"204": 1}, None),
+        ("DELETE", one, 404, {"404": 1}, "no_record"),
+    ]
+    assert all((line["caller"], line["database"]) == ("loader", "acme") for line in requests)
+    assert marker not in text
+    assert "471147" not in text

@@ -45,6 +45,27 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples.get((name, frozenset(labels.items())), 0)
 
 
+async def test_single_records_are_counted_like_batches_of_one(make_service: MakeService) -> None:
+    service = await make_service(allow=["read", "write", "delete"])
+    before = await scrape(service)
+
+    await service.ask("POST", "", {KEY: 1})
+    await service.ask("GET", "/1")
+    await service.ask("GET", "/2")
+    await service.ask("DELETE", "/1")
+    after = await scrape(service)
+
+    def grew(name: str, **labels: str) -> float:
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    for status in ("200", "201", "204", "404"):
+        assert grew("care_trials_requests_total", status=status, database="acme") == 1
+    for status in ("201", "204"):
+        assert grew("care_trials_items_total", status=status, database="acme") == 1
+    assert grew("care_trials_refusals_total", reason="no_record") == 1
+    assert grew("care_trials_request_duration_seconds_count", database="acme") == 4
+
+
 async def test_requests_items_bytes_and_chunks_are_counted(make_service: MakeService) -> None:
     service = await make_service()
     before = await scrape(service)

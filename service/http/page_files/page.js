@@ -22,7 +22,7 @@ fetch("openapi.json")
       dom_id: "#page",
       presets: [SwaggerUIBundle.presets.apis],
       defaultModelsExpandDepth: 0,
-      docExpansion: "full",
+      docExpansion: "list",
       tryItOutEnabled: true,
       syntaxHighlight: { activated: false },
       validatorUrl: null,
@@ -34,11 +34,15 @@ fetch("openapi.json")
       },
       // The answer stands below the example: bring it into view.
       responseInterceptor: (response) => {
-        const show = () => document.querySelector(".live-responses-table")?.scrollIntoView();
+        const operation = document.activeElement?.closest(".opblock") ?? document;
+        const show = () => operation.querySelector(".live-responses-table")?.scrollIntoView();
         setTimeout(show, 100);
         return response;
       },
       onComplete: () => {
+        // The batch alone stands open.
+        const [{ tags, operationId }] = Object.values(Object.values(spec.paths)[0]);
+        page.layoutActions.show(["operations", tags[0], operationId], true);
         for (const [scheme, name] of [["apiKeyAuth", "key"], ["bearerAuth", "token"]]) {
           if (kept(name)) {
             page.preauthorizeApiKey(scheme, kept(name));

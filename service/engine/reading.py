@@ -1,0 +1,115 @@
+"""What is stored: a record by its key, and pages of records (contract section 1, "One record")."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import asyncpg
+
+from service.engine.databases import Pool, PooledConnection
+from service.engine.retrying import Unavailable, with_connection
+from service.engine.sqlstates import sqlstate_of
+from service.statements import PAGE, RECORD
+from service.wire import Item
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 10
+"""How long a read waits for those before it, which have their share of the connections."""
+
+_COLUMNS = dict(zip(Item.__struct_encode_fields__, Item.__struct_fields__, strict=True))
+_KEY_FIELD = next(iter(_COLUMNS))
+
+
+class Unreadable(Exception):
+    """The database lacks what reading needs: a migration or a privilege; the log says which."""
+
+
+class PageTooLarge(Exception):
+    """The records of the page hold more bytes of text than a page may."""
+
+
+class SortField(NamedTuple):
+    """A field by whose values records are sorted, by its name on the wire."""
+
+    name: str
+    is_descending: bool
+
+
+class Page(NamedTuple):
+    """Some records, their bytes of text, and how many records there are in all."""
+
+    records: list[Item]
+    size: int
+    total: int
+
+
+async def find(pool: Pool, key: int, activity_id: str) -> Item | None:
+    """Return the record of a key, None where there is none.
+
+    Raises Unreadable and what with_connection() does.
+    """
+    rows = await _read(pool, RECORD, (key,), activity_id)
+    return Item(*rows[0]) if rows else None
+
+
+async def page(
+    pool: Pool,
+    sorting: Sequence[SortField],
+    *,
+    offset: int,
+    limit: int,
+    most_bytes: int,
+    activity_id: str,
+) -> Page:
+    """Return at most ``limit`` records behind the first ``offset`` of all, in this order.
+
+    The key breaks ties. Raises KeyError for a field that records do not have, PageTooLarge,
+    Unreadable and what with_connection() does.
+    """
+    statement = PAGE.replace("{order}", _order(sorting))
+    rows = await _read(pool, statement, (limit, offset, most_bytes), activity_id)
+    total, size = rows[0]["total"], rows[0]["size"]
+    if size > most_bytes:
+        raise PageTooLarge
+    records = [Item(*row[2:]) for row in rows if row[_COLUMNS[_KEY_FIELD]] is not None]
+    return Page(records, size, total)
+
+
+def _order(sorting: Sequence[SortField]) -> str:
+    """Return what stands behind "order by": columns by the names that we know, and nothing else."""
+    fields = [*sorting]
+    if not any(field.name == _KEY_FIELD for field in fields):
+        fields.append(SortField(_KEY_FIELD, is_descending=False))
+    return ", ".join(
+        f"record.{_COLUMNS[name]} {'desc' if is_descending else 'asc'}"
+        for name, is_descending in fields
+    )
+
+
+async def _read(
+    pool: Pool, statement: str, arguments: tuple[int, ...], activity_id: str
+) -> list[asyncpg.Record]:
+    async def work(
+        connection: PooledConnection, _deadline: float, seconds: float
+    ) -> list[asyncpg.Record]:
+        return await connection.fetch(statement, *arguments, timeout=seconds)
+
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await pool.reads.acquire()
+    except TimeoutError:
+        raise Unavailable("Too many records of this database are being read") from None
+    try:
+        return await with_connection(pool, work, float(pool.statement_seconds), activity_id)
+    except asyncpg.PostgresError as error:
+        fields = {
+            "activityID": activity_id,
+            "database": pool.name,
+            "sqlstate": sqlstate_of(error),
+        }
+        logger.error("records cannot be read", extra=fields)
+        raise Unreadable from None
+    finally:
+        pool.reads.release()

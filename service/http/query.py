@@ -1,0 +1,73 @@
+"""Which records a request is about: the key in its path, or the page that its query asks for.
+
+Contract section 1, "One record".
+"""
+
+import re
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from service.engine.reading import SortField
+from service.http.envelope import Problem
+from service.wire import INT32, MOST_PAGE_ITEMS, PAGE_ITEMS, Item
+
+PARAMETERS = ("page", "pageSize", "sortBy")
+
+_INTEGER = re.compile(r"-?[0-9]{1,10}")
+_FIELDS = Item.__struct_encode_fields__
+
+_PART = rf"({'|'.join(_FIELDS)})(:(asc|desc))?"
+SORT_PATTERN = f"^({_PART}(,{_PART})*)?$"
+"""What ``sortBy`` looks like."""
+
+
+def key_in_path(request: web.Request) -> int:
+    """Return the key of the record that the path names. Raises Problem 400."""
+    text = request.match_info["key"]
+    key = int(text) if _INTEGER.fullmatch(text) else None
+    if key is None or key not in INT32:
+        raise Problem(
+            400,
+            f"Expected the key in the path to be an integer from {INT32[0]} to {INT32[-1]}.",
+            reason="query",
+        )
+    return key
+
+
+def page_wanted(request: web.Request) -> tuple[int, int, list[SortField]]:
+    """Return the number of the page, its size, and the order. Raises Problem 400."""
+    query = request.query
+    for name in query:
+        if name not in PARAMETERS:
+            raise _malformed(f"{name[:50]} is unknown; known are {', '.join(PARAMETERS)}")
+        if len(query.getall(name)) > 1:
+            raise _malformed(f"{name} came more than once")
+    number = _count(query, "page", 1, INT32[-1])
+    size = _count(query, "pageSize", PAGE_ITEMS, MOST_PAGE_ITEMS)
+    return number, size, _sorting(query.get("sortBy", ""))
+
+
+def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = query.get(name, str(default))
+    count = int(text) if _INTEGER.fullmatch(text) else 0
+    if not 1 <= count <= most:
+        raise _malformed(f"{name}: expected an integer from 1 to {most}")
+    return count
+
+
+def _sorting(text: str) -> list[SortField]:
+    sorting: dict[str, SortField] = {}
+    for part in filter(None, text.split(",")):
+        name, _, direction = part.strip().partition(":")
+        if name not in _FIELDS:
+            raise _malformed(f"sortBy: {name[:50]} is no field; known are {', '.join(_FIELDS)}")
+        if direction not in ("", "asc", "desc"):
+            raise _malformed(f"sortBy: expected {name}:asc or {name}:desc")
+        # One that comes again changes nothing any more.
+        sorting.setdefault(name, SortField(name, direction == "desc"))
+    return [*sorting.values()]
+
+
+def _malformed(words: str) -> Problem:
+    return Problem(400, f"The query is malformed: {words}.", reason="query")
