@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 BATCH_PATH = "/care-case-clinical-trials-batch"
 RECORDS_PATH = "/care-case-clinical-trials"
@@ -20,6 +20,8 @@ RATE_LIMIT_POLICY_HEADER = "RateLimit-Policy"
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 PAGINATION_HEADER = "x-pagination"
+PREFER_HEADER = "Prefer"
+PREFERENCE_APPLIED_HEADER = "Preference-Applied"
 
 KEY_FIELD = "careCaseClinicalTrial_Key"
 
@@ -166,6 +168,10 @@ class MultiCodeResponse(Struct):
     id: list[KeyValuePair]
     status: int
     body: str
+    index: Annotated[
+        int | UnsetType,
+        Meta(description="The item's place in the request, from 0; only with `return=minimal`."),
+    ] = UNSET
 
 
 class ProblemDetails(Struct):
@@ -190,6 +196,15 @@ class Debug(Struct):
     """What an operator needs to find the request in the log."""
 
     activity_id: str = field(name="activityID")
+    created: Annotated[
+        int | UnsetType, Meta(description="How many were; only with `return=minimal`.")
+    ] = UNSET
+    updated: Annotated[
+        int | UnsetType, Meta(description="How many were; only with `return=minimal`.")
+    ] = UNSET
+    failed: Annotated[
+        int | UnsetType, Meta(description="How many did; only with `return=minimal`.")
+    ] = UNSET
 
 
 class Pagination(Struct, rename="pascal"):

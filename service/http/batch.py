@@ -10,13 +10,14 @@ from aiohttp import web
 from msgspec.structs import astuple
 
 from service.config import Server
-from service.engine.rows import Batch, Whole
+from service.engine.rows import Batch, Mode, Whole
 from service.engine.writer import Writer, Writers
 from service.http.access import Access, Caller
 from service.http.admission import Admission
 from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claim, digest_of, idempotency_key, request_id
+from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
 from service.items.split import Chunk, ItemTooLarge, MalformedBody, TooManyItems, split_batch
 from service.telemetry import metrics
@@ -57,6 +58,7 @@ class BatchHandler:
         caller, database = await self._access.grant(request, "batch")
         check_media_type(request)
         key = idempotency_key(request)
+        preferences = preferences_of(request)
         with self._admission.batch(database) as counted:
             body = await self._reader.read(request, counted)
             record.bytes = len(body)
@@ -67,8 +69,9 @@ class BatchHandler:
             digest = await digest_of(body) if key is not None else None
             await claim(writer.requests, name, record.activity_id, digest, self._patience)
             try:
-                batch = self._batch(request, caller, name, key, body, chunks)
-                return await self._apply(request, batch, writer, body, chunks)
+                batch = self._batch(request, caller, name, key, preferences.mode, body, chunks)
+                response = EnvelopeResponse(request, self._write_seconds, preferences)
+                return await self._apply(response, batch, writer, body, chunks)
             finally:
                 writer.requests.end(name)
 
@@ -78,6 +81,7 @@ class BatchHandler:
         caller: Caller,
         name: UUID,
         key: str | None,
+        mode: Mode,
         body: bytearray,
         chunks: list[Chunk],
     ) -> Batch:
@@ -97,34 +101,38 @@ class BatchHandler:
             key=key or record.activity_id,
             request_id=name,
             look_whole=look_whole,
+            mode=mode,
             is_gone=lambda: request.transport is None,
             has_more=len(chunks) > 1,
         )
 
     async def _apply(
         self,
-        request: web.Request,
+        response: EnvelopeResponse,
         batch: Batch,
         writer: Writer,
         body: bytearray,
         chunks: list[Chunk],
     ) -> web.StreamResponse:
-        response = EnvelopeResponse(request, self._write_seconds)
         if not chunks:
             await response.send([], is_last=True)
         elif len(chunks) == 1:
             # A task, and a generator of one, would cost as much as to apply a record.
-            decoded = self._decoder.decode(body, chunks[0])
+            decoded = self._decode(body, chunks[0], batch)
             rows = list(map(astuple, decoded.items))
             applied = await writer.apply(batch, rows, decoded.places)
-            await response.send(decoded.in_order(applied), is_last=True)
+            await _send(response, decoded, applied, is_last=True)
             return response.stream
         async with aclosing(self._outcomes(body, chunks, batch, writer)) as parts:
-            async for outcomes, is_last in parts:
-                await response.send(outcomes, is_last=is_last)
+            async for decoded, applied, is_last in parts:
+                await _send(response, decoded, applied, is_last=is_last)
                 if not response.is_read:
                     break
         return response.stream
+
+    def _decode(self, body: bytearray, chunk: Chunk, batch: Batch) -> DecodedChunk:
+        decoded = self._decoder.decode(body, chunk)
+        return decoded.all_dated() if batch.mode is Mode.NEWEST else decoded
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:
         """Return the chunks of a body that is valid JSON to its end, before any is applied."""
@@ -145,8 +153,8 @@ class BatchHandler:
 
     async def _outcomes(
         self, body: bytearray, chunks: list[Chunk], batch: Batch, writer: Writer
-    ) -> AsyncGenerator[tuple[list[Outcome], bool]]:
-        """Yield the outcomes of one chunk after the other, and whether they are the last.
+    ) -> AsyncGenerator[tuple[DecodedChunk, list[Outcome], bool]]:
+        """Yield one chunk after the other, what became of its items, and whether it is the last.
 
         While the writer works on some chunks, the next one is decoded.
         """
@@ -154,7 +162,7 @@ class BatchHandler:
         place = 0
         try:
             for chunk in chunks:
-                decoded = self._decoder.decode(body, chunk)
+                decoded = self._decode(body, chunk, batch)
                 places = [place + offset for offset in decoded.places]
                 place += len(decoded.items) + len(decoded.refusals)
                 rows = list(map(astuple, decoded.items))
@@ -164,10 +172,17 @@ class BatchHandler:
                 await asyncio.sleep(0)
                 if len(at_work) > RUNS_AHEAD:
                     decoded, task = at_work.popleft()
-                    yield decoded.in_order(await task), False
+                    yield decoded, await task, False
             while at_work:
                 decoded, task = at_work.popleft()
-                yield decoded.in_order(await task), not at_work
+                yield decoded, await task, not at_work
         finally:
             batch.give_up("The client hung up")
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
+
+
+async def _send(
+    response: EnvelopeResponse, decoded: DecodedChunk, applied: list[Outcome], *, is_last: bool
+) -> None:
+    keyless = decoded.keyless if response.is_minimal else ()
+    await response.send(decoded.in_order(applied), is_last=is_last, keyless=keyless)

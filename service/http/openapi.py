@@ -26,6 +26,8 @@ from service.wire import (
     BATCH_PATH,
     CONTRACT_PATH,
     IDEMPOTENCY_HEADER,
+    PREFER_HEADER,
+    PREFERENCE_APPLIED_HEADER,
     Envelope,
     Item,
     RecordEnvelope,
@@ -55,7 +57,8 @@ _ITEM_STATUSES = {
     403: ("message", "privilege, row-level security"),
     409: (
         "message",
-        "foreign key, unique or exclusion constraint; a trigger kept the record out",
+        "foreign key, unique or exclusion constraint; a trigger kept the record out; with"
+        " `resolution=newest`, a newer record is stored",
     ),
     503: (
         "message",
@@ -132,6 +135,7 @@ def _operation(server: Server) -> dict[str, Any]:
         "parameters": [
             DATABASE,
             idempotency_key("batch"),
+            _PREFER,
             TRACEPARENT,
         ],
         "requestBody": {
@@ -143,12 +147,30 @@ def _operation(server: Server) -> dict[str, Any]:
         "responses": {
             "207": {
                 "description": _OUTCOMES,
-                "headers": headers(*ALWAYS),
+                "headers": headers(PREFERENCE_APPLIED_HEADER, *ALWAYS),
                 "content": content(_ENVELOPE, examples.of_outcomes()),
             },
             **problems(_ENVELOPE, examples.problems_of_batches(server)),
         },
     }
+
+
+_PREFER: dict[str, Any] = {
+    "name": PREFER_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Preferences (RFC 7240), separated by commas; unknown ones are ignored.\n\n"
+    "- `return=minimal`: `data` holds only the items that were not stored and those of key 0, each"
+    " with its place in the request as `index`; `debug` also tells how many were created, updated,"
+    " and failed.\n"
+    "- `resolution=newest`: an item replaces a stored record only if its `update_Date`, which it"
+    " then must have, is not older than the stored one; else its outcome is 409.",
+    "schema": {"type": "string"},
+    "examples": {
+        name: {"summary": name, "value": name}
+        for name in ("return=minimal", "resolution=newest", "return=minimal, resolution=newest")
+    },
+}
 
 
 def _schemas(server: Server) -> dict[str, Any]:

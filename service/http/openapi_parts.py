@@ -11,6 +11,7 @@ from service.wire import (
     DATABASE_HEADER,
     IDEMPOTENCY_HEADER,
     PAGINATION_HEADER,
+    PREFERENCE_APPLIED_HEADER,
     RATE_LIMIT_HEADER,
     RATE_LIMIT_POLICY_HEADER,
 )
@@ -73,6 +74,10 @@ HEADERS: dict[str, Any] = {
     str(hdrs.RETRY_AFTER): {
         "description": "Seconds to wait before sending the request again.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    PREFERENCE_APPLIED_HEADER: {
+        "description": "The preferences that were applied, where there are any.",
+        "schema": {"type": "string"},
     },
     RATE_LIMIT_HEADER: {
         "description": "What is left of the key's limit (IETF draft), where it has one.",

@@ -27,6 +27,27 @@ class DecodedChunk(NamedTuple):
             return range(count)
         return [place for place in range(count) if place not in self.refusals]
 
+    @property
+    def keyless(self) -> set[int]:
+        """The places of the valid items of key 0."""
+        return {
+            place
+            for place, item in zip(self.places, self.items, strict=True)
+            if item.care_case_clinical_trial_key == 0
+        }
+
+    def all_dated(self) -> "DecodedChunk":
+        """Return the chunk with the items refused that do not say when they were updated."""
+        if all(item.update_date is not None for item in self.items):
+            return self
+        undated = {
+            place: Outcome(item.care_case_clinical_trial_key, 400, _UNDATED)
+            for place, item in zip(self.places, self.items, strict=True)
+            if item.update_date is None
+        }
+        items = [item for item in self.items if item.update_date is not None]
+        return DecodedChunk(items, self.refusals | undated)
+
     def in_order(self, outcomes: list[Outcome]) -> list[Outcome]:
         """Return the items' outcomes with those of the refused items in their places."""
         if not self.refusals:
@@ -139,6 +160,7 @@ _NO_OBJECT = {
     for first in firsts
 }
 
+_UNDATED = "update_Date: Expected a date-time, by which resolution=newest decides, got none"
 _NUL = b"\\u0000"
 _UNSTORABLE = (
     "Expected text that PostgreSQL can store, got U+0000, a lone surrogate"

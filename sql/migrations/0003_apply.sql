@@ -277,6 +277,7 @@ declare
     looks_first boolean;
     -- A stored record whose update_date is later stays.
     latest timestamptz;
+    is_newer boolean;
     is_known boolean;
     is_taken boolean;
     is_leaving boolean := false;
@@ -516,6 +517,17 @@ begin
                                     least(coalesce(item.update_date, now()), last_moment),
                                     first_moment
                                 );
+                                -- Before the statement, so that its triggers do not run in vain.
+                                select stored.update_date > latest
+                                into is_newer
+                                from care_case_clinical_trial as stored
+                                where stored.care_case_clinical_trial_key
+                                    = item.care_case_clinical_trial_key
+                                for no key update;
+                                if is_newer then
+                                    states := states || 'n';
+                                    continue;
+                                end if;
                             elsif mode = 'delete' then
                                 delete from care_case_clinical_trial as stored
                                 where stored.care_case_clinical_trial_key
@@ -605,6 +617,7 @@ begin
                             update_date = excluded.update_date,
                             update_user = excluded.update_user,
                             website = excluded.website
+                        -- It may have come since the look.
                         where stored.update_date <= latest
                         returning
                             stored.care_case_clinical_trial_key,

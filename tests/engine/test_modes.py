@@ -285,6 +285,18 @@ async def test_the_date_that_counts_is_the_one_that_was_sent(tenant: Tenant) -> 
     assert await tenant.told(Mode.NEWEST, record(1, update_date=EARLY)) == [409]
 
 
+async def test_a_trigger_that_files_elsewhere_does_not_run_for_what_is_older(
+    tenant: Tenant,
+) -> None:
+    await tenant.connection.execute("create table filed (comment text)")
+    await trigger(tenant, "insert", "insert into filed values (new.comment); return new;")
+
+    told = await tenant.told(Mode.NEWEST, record(1, "older", EARLY), record(1, "newer", LATE))
+
+    assert told == [409, 200]
+    assert [row["comment"] for row in await tenant.connection.fetch("table filed")] == ["newer"]
+
+
 @pytest.mark.parametrize("mode", [Mode.UPSERT, Mode.NEWEST, Mode.CREATE, Mode.REPLACE])
 async def test_a_trigger_that_keeps_a_record_out_is_told(tenant: Tenant, mode: Mode) -> None:
     await trigger(tenant, "insert", "return null;")

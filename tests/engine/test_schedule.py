@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from service.engine.databases import Pool
-from service.engine.rows import Batch, Run, Whole
+from service.engine.rows import Batch, Mode, Run, Whole
 from service.engine.schedule import (
     PATIENT_REFUSALS,
     SLOTS,
@@ -173,8 +173,16 @@ class Senders(RuleBasedStateMachine):
         caller=st.sampled_from(["x", "y"]),
         runs=st.lists(run_keys, min_size=1, max_size=4),
         handed=st.integers(1, 3),
+        mode=st.sampled_from(Mode),
     )
-    def send(self, user: str, caller: str, runs: list[list[int]], handed: int) -> None:
+    def send(
+        self,
+        user: str,
+        caller: str,
+        runs: list[list[int]],
+        handed: int,
+        mode: Mode = Mode.UPSERT,
+    ) -> None:
         async def look_whole() -> Whole:
             return Whole([key for keys in runs for key in keys if key], uuid.uuid4())
 
@@ -188,6 +196,7 @@ class Senders(RuleBasedStateMachine):
             request_id=uuid.uuid4(),
             look_whole=look_whole,
             is_gone=lambda: sender.is_gone,
+            mode=mode,
             has_more=len(runs) > 1,
         )
         sender = Sender(number, batch, list(runs))
@@ -338,14 +347,16 @@ class Senders(RuleBasedStateMachine):
             yield "two runs of a batch in one statement"
         if {sender.batch.user for sender in senders} != {sent.user}:
             yield "users share a statement"
-        if 0 in sent.keys:
+        if {sender.batch.mode for sender in senders} != {sent.mode}:
+            yield "modes share a statement"
+        if 0 in sent.keys or sent.mode is Mode.CREATE:
             if len(runs) > 1:
-                yield "a batch with key 0 shares a statement"
+                yield "a batch with receipts shares a statement"
             assert sent.request_places is not None
             if sent.request_places[-1] - sent.request_places[0] >= MOST_PLACES:
                 yield "places too far apart for receipts"
             if sum(run.at_work > 0 and run.has_receipts for run in senders[0].runs) > 1:
-                yield "key 0 beside another run of its batch that has some"
+                yield "receipts beside another run of its batch that has some"
         if sent.must_commute != (
             beginning.believed and any(sender.batch.has_more for sender in senders)
         ):

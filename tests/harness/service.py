@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import asyncpg
 import jwt as pyjwt
+from multidict import CIMultiDict
 from yarl import URL
 
 API_KEY = "the-key-of-the-loader"
@@ -112,9 +113,11 @@ class ServiceUnderTest:
             "vbasoftware-database": database,
             "Content-Type": "application/json",
         }
-        merged = {
-            name: value for name, value in {**usual, **(headers or {})}.items() if value is not None
-        }
+        merged = CIMultiDict[str]()
+        for name, value in {**usual, **(headers or {})}.items():
+            # Several lines of one header, line by line.
+            for line in value.split("\n") if value is not None else ():
+                merged.add(name, line)
         data = BytesIO(batch if isinstance(batch, bytes) else json.dumps(batch).encode())
         async with self.session.request(
             method,

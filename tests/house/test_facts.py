@@ -22,7 +22,9 @@ OWN_HEADERS = {name for constant, name in vars(wire).items() if constant.endswit
 
 def spelt_out(text: str) -> set[str]:
     """Return the modules where a text stands in a literal, alone or within a longer one."""
-    found = modules_with(lambda value: text.lower() in str(value).lower())
+    # A single word such as Prefer means other things, too, in small letters.
+    words = re.compile(re.escape(text) + r"(?![\w-])", re.IGNORECASE if "-" in text else 0)
+    found = modules_with(lambda value: words.search(str(value)) is not None)
     return set().union(*found.values())
 
 

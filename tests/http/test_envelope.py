@@ -37,6 +37,6 @@ def test_an_envelope_of_fragments_is_that_of_the_structs(
         for outcome in told
     ]
 
-    written = ENVELOPE_START + encode_outcomes(told) + envelope_end(activity_id)
+    written = ENVELOPE_START + encode_outcomes(told) + envelope_end(Debug(activity_id))
 
     assert written == msgspec.json.encode(Envelope(data, None, Debug(activity_id)))

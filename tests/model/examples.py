@@ -12,13 +12,14 @@ from typing import Any
 import aiohttp
 from hypothesis import strategies as st
 
-from tests.model.batches import batches
+from tests.model.batches import DATES, batches
 from tests.model.reference import KEY, Item, Outcome
 from tests.model.tables import KEY_COLUMN, REWRITTEN_FROM, Table
 from tests.model.tenants import tables
 from tests.model.twins import HASTY, Twins
 
 RESTORED = "restored schema"
+NEWEST = "resolution=newest"
 
 FALLBACK_KEYS_FROM = 1_900_000_000
 """The reference draws from here on for items that the service did not create."""
@@ -46,9 +47,10 @@ class Example:
     table: Table
     batches: tuple[Sequence[Item], ...]
     restored_before: int | None = None
+    is_newest: bool = False
 
     def __str__(self) -> str:
-        lines = [self.table.ddl]
+        lines = [self.table.ddl, *([f"Prefer: {NEWEST}"] if self.is_newest else [])]
         if self.table.stranger:
             lines.append(f"meanwhile, in an open transaction: {self.table.stranger.statement}")
         for number, batch in enumerate(self.batches):
@@ -68,7 +70,8 @@ class Example:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What it has beyond batches for an ordinary table."""
-        return self.table.kinds + (() if self.restored_before is None else (RESTORED,))
+        restored = () if self.restored_before is None else (RESTORED,)
+        return (*self.table.kinds, *restored, *((NEWEST,) if self.is_newest else ()))
 
 
 @st.composite
@@ -84,7 +87,20 @@ def examples(
     restored_before = None
     if slow and not table.kinds and RESTORED not in without and draw(st.integers(0, 19)) == 19:
         restored_before = len(made) - 1
-    return Example(table, tuple(made), restored_before)
+    is_newest = NEWEST not in without and draw(st.booleans())
+    if is_newest:
+        made = [list(map(_dated, batch, count())) for batch in made]
+    return Example(table, tuple(made), restored_before, is_newest)
+
+
+def _dated(item: Item, place: int) -> Item:
+    """Return the item with a date, where it is a good one; a few are left without."""
+    if item.meaning is None or "update_Date" in item.meaning or place % 13 == 12:
+        return item
+    date, meaning = list(DATES.items())[(place + item.key) % len(DATES)]
+    return Item(
+        {**item.wire, "update_Date": date}, {**item.meaning, "update_Date": meaning}, item.key
+    )
 
 
 async def differences(twins: Twins, example: Example) -> list[str]:
@@ -107,7 +123,7 @@ async def try_out(twins: Twins, example: Example) -> "Trial":
     """Make the table, send the batches, replay each on the twin, and compare."""
     began = datetime.now(UTC) - timedelta(seconds=1)
     await twins.reset(example.table)
-    trial = Trial(twins, example.table)
+    trial = Trial(twins, example.table, is_newest=example.is_newest)
     async with twins.held(example.table.stranger):
         for number, batch in enumerate(example.batches):
             if number == example.restored_before:
@@ -122,8 +138,9 @@ async def try_out(twins: Twins, example: Example) -> "Trial":
 class Trial:
     """What became of an example: ``told`` has what each item of each batch was told."""
 
-    def __init__(self, twins: Twins, table: Table) -> None:
+    def __init__(self, twins: Twins, table: Table, *, is_newest: bool = False) -> None:
         self._twins = twins
+        self._is_newest = is_newest
         self._stranger = table.stranger
         self._rewrites_keys = any(feature.rewrites_keys for feature in table.features)
         self._fallback_keys = count(FALLBACK_KEYS_FROM)
@@ -136,7 +153,8 @@ class Trial:
         """Send a batch, replay it on the twin, compare what each item was told."""
         database = HASTY if self._stranger else "acme"
         try:
-            answer = await self._twins.put(batch, database)
+            prefer = NEWEST if self._is_newest else None
+            answer = await self._twins.put(batch, database, prefer=prefer)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             self.differences = [f"no answer: {error!r}"]
             return
@@ -146,7 +164,9 @@ class Trial:
         told = answer.outcomes
         self.told.append(told)
         drawn = [self._drawn(item, each) for item, each in zip(batch, told, strict=True)]
-        expected = await self._twins.reference.apply(batch, drawn, self._is_held)
+        expected = await self._twins.reference.apply(
+            batch, drawn, self._is_held, is_newest=self._is_newest
+        )
         for place, (item, outcome, each) in enumerate(zip(batch, expected, told, strict=True)):
             if symptom := self._compare(item, outcome, each):
                 key, status, body = each

@@ -115,6 +115,10 @@ RETURNING = f"""
     ) as existed"""
 CREATE = INSERT + RETURNING
 REPLACE = INSERT + ON_CONFLICT + RETURNING
+# Locked, so that the answer stays true.
+IS_NEWER = f"""
+    select update_date > {_sent("update_Date", 2)} from care_case_clinical_trial
+    where {COLUMNS[KEY]} = $1 for no key update"""
 # What was not sent and has a default equals whatever is stored.
 EQUALS = f"""
     select exists(select from care_case_clinical_trial where {COLUMNS[KEY]} = $1 and {
@@ -138,9 +142,12 @@ class Reference:
         batch: Sequence[Item],
         drawn: Sequence[int],
         is_held: Callable[[Item], bool] = lambda item: False,
+        *,
+        is_newest: bool = False,
     ) -> list[Outcome]:
         """Apply the items in array order; return what they are told.
 
+        ``is_newest``: the batch came with ``Prefer: resolution=newest``.
         ``drawn`` has a key for each item of key 0, ``is_held`` tells which items have to wait for
         somebody else's lock until patience ends.
         """
@@ -149,20 +156,26 @@ class Reference:
         async with self.connection.transaction():
             await self.connection.execute("set constraints all immediate")
             for item, key in zip(batch, drawn, strict=True):
-                if item.meaning is None:
+                if item.meaning is None or (is_newest and "update_Date" not in item.meaning):
                     outcomes.append(Outcome(400))
                 elif item.key in given_up or is_held(item):
                     outcomes.append(Outcome(503))
                 else:
-                    outcomes.append(await self._apply(item, item.meaning, key))
+                    outcomes.append(await self._apply(item, item.meaning, key, is_newest=is_newest))
                 if outcomes[-1].status == 503 and item.key != 0:
                     given_up.add(item.key)
         return outcomes
 
-    async def _apply(self, item: Item, meaning: Mapping[str, Any], drawn: int) -> Outcome:
+    async def _apply(
+        self, item: Item, meaning: Mapping[str, Any], drawn: int, *, is_newest: bool
+    ) -> Outcome:
         row = {**dict.fromkeys(COLUMNS), **meaning, KEY: item.key or drawn}
         try:
             async with self.connection.transaction():  # a savepoint
+                if is_newest and await self.connection.fetchval(
+                    IS_NEWER, row[KEY], row["update_Date"]
+                ):
+                    return Outcome(409, "a newer record is stored")
                 statement = (
                     INSERT + RETURNING if item.key == 0 else INSERT + ON_CONFLICT + RETURNING
                 )

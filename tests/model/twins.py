@@ -152,9 +152,12 @@ class Twins:
         self._end_service()
         await self._serve()
 
-    async def put(self, batch: Sequence[Item], database: str = "acme") -> Answer:
+    async def put(
+        self, batch: Sequence[Item], database: str = "acme", *, prefer: str | None = None
+    ) -> Answer:
         """Send a batch to the service."""
-        return await self.service.put([item.wire for item in batch], database=database)
+        items = [item.wire for item in batch]
+        return await self.service.put(items, database=database, headers={"Prefer": prefer})
 
     @asynccontextmanager
     async def held(self, stranger: Stranger | None) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ AGAIN = "tests/contract/test_idempotency.py::"
 WRITER = "tests/engine/test_writer.py::"
 SHARING = "tests/engine/test_sharing.py::"
 FUNCTION_TEST = "tests/engine/test_function.py::"
+MODES = "tests/engine/test_modes.py::"
 RETRYING = "tests/engine/test_retrying.py::"
 CLIENT = "tests/send/test_client.py::"
 STORED_ONCE = "tests/send/test_stored_once.py::"
@@ -166,6 +167,41 @@ MUTANTS = [
         "returning known.digest <> request_digest",
         "returning false",
         (AGAIN + "test_another_body_under_the_same_key_is_422_and_nothing_is_applied",),
+    ),
+    Mutant(
+        "what is newer is replaced by many at once",
+        FUNCTION,
+        "where not is_newest or stored.update_date <= excluded.update_date",
+        "",
+        (MODES + "test_of_many_records_the_newest_stay",),
+    ),
+    Mutant(
+        "what is newer is replaced one by one",
+        FUNCTION,
+        "if is_newer then",
+        "if false then",
+        (MODES + "test_a_trigger_that_files_elsewhere_does_not_run_for_what_is_older",),
+    ),
+    Mutant(
+        "no receipt of a record that was created under its own key",
+        "service/engine/statement.py",
+        "is_keyless or self.batch.mode is Mode.CREATE",
+        "is_keyless",
+        (MODES + "test_after_a_lost_answer_the_second_attempt_says_what_the_first_did",),
+    ),
+    Mutant(
+        "modes share a statement",
+        "service/engine/schedule.py",
+        "batch.mode is first.mode",
+        "True",
+        (MODES + "test_batches_of_all_modes_at_once_are_told_their_own",),
+    ),
+    Mutant(
+        "what was deleted by a lost attempt is absent",
+        "service/engine/statement.py",
+        "run.in_doubt = end",
+        "pass",
+        (MODES + "test_after_a_lost_answer_the_second_attempt_says_what_the_first_did",),
     ),
     Mutant(
         "a key is drawn before the batch is known as a whole",
