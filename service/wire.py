@@ -19,9 +19,9 @@ RATE_LIMIT_POLICY_HEADER = "RateLimit-Policy"
 """Of draft-ietf-httpapi-ratelimit-headers."""
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
+PAGINATION_HEADER = "x-pagination"
 PREFER_HEADER = "Prefer"
 PREFERENCE_APPLIED_HEADER = "Preference-Applied"
-PAGINATION_HEADER = "x-pagination"
 
 KEY_FIELD = "careCaseClinicalTrial_Key"
 

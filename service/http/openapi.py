@@ -147,7 +147,7 @@ def _operation(server: Server) -> dict[str, Any]:
         "responses": {
             "207": {
                 "description": _OUTCOMES,
-                "headers": headers(*ALWAYS, PREFERENCE_APPLIED_HEADER),
+                "headers": headers(PREFERENCE_APPLIED_HEADER, *ALWAYS),
                 "content": content(_ENVELOPE, examples.of_outcomes()),
             },
             **problems(_ENVELOPE, examples.problems_of_batches(server)),

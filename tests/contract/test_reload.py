@@ -23,7 +23,7 @@ from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import Process, StartProcess
-from tests.harness.service import KEY, SECRET, free_port, token
+from tests.harness.service import KEY, PATH, SECRET, free_port, token
 
 DONE = "settings read again"
 
@@ -158,7 +158,7 @@ async def test_limits_are_changed(start_process: StartProcess, tmp_path: Path) -
         described = await response.json()
 
     assert [answer.status for answer in answers] == [413, 207, 429]
-    (operation,) = described["paths"].values()
+    operation = described["paths"][PATH]
     schema = operation["put"]["requestBody"]["content"]["application/json"]["schema"]
     assert schema["maxItems"] == 1
 

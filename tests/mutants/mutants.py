@@ -11,6 +11,7 @@ FUNCTION_TEST = "tests/engine/test_function.py::"
 MODES = "tests/engine/test_modes.py::"
 RETRYING = "tests/engine/test_retrying.py::"
 CLIENT = "tests/send/test_client.py::"
+RECORDS = "tests/contract/test_records.py::"
 STORED_ONCE = "tests/send/test_stored_once.py::"
 
 
@@ -272,5 +273,26 @@ MUTANTS = [
         "if len(row) != len(fields):",
         "if len(row) > len(fields):",
         ("tests/send/test_files.py::test_a_row_with_another_number_of_cells_erases_nothing",),
+    ),
+    Mutant(
+        "an API key may do everything",
+        "service/http/access.py",
+        "if action not in caller.allow:",
+        "if not caller.allow:",
+        (RECORDS + "test_a_key_may_do_what_its_allow_lists_and_nothing_else",),
+    ),
+    Mutant(
+        "a PUT of one record creates it",
+        "service/http/records.py",
+        "_batch_of_one(request, caller, Mode.REPLACE,",
+        "_batch_of_one(request, caller, Mode.UPSERT,",
+        (RECORDS + "test_put_of_a_record_that_does_not_exist_is_404_and_creates_none",),
+    ),
+    Mutant(
+        "ties are broken by the key from the last on",
+        "service/engine/reading.py",
+        "fields.append(SortField(_KEY_FIELD, is_descending=False))",
+        "fields.append(SortField(_KEY_FIELD, is_descending=True))",
+        ("tests/model/test_records.py::test_single_records_are_those_of_a_dictionary",),
     ),
 ]
