@@ -260,6 +260,7 @@ declare
     known_keys integer[];
     known integer;
     is_set_based boolean;
+    is_distributed boolean;
     is_partitioned boolean;
     refers_to_itself boolean;
     is_known boolean;
@@ -268,6 +269,8 @@ declare
     savepoints integer := 0;
     group_size integer := 32;
     last integer;
+    reached integer;
+    suspect integer;
     slice care_case_clinical_trial_item[];
     is_whole boolean;
     at integer;
@@ -321,9 +324,13 @@ begin
     select
         care_case_clinical_trial_commutes_as_planned()
         -- Depends on the role, too, which may change without a new plan.
-        and not row_security_active('care_case_clinical_trial')
-    into commutes
+        and not row_security_active('care_case_clinical_trial'),
+        care_case_clinical_trial_is_distributed_as_planned()
+    into commutes, is_distributed
     from (select count(*) from care_case_clinical_trial where false) as beside;
+    if is_distributed then
+        perform care_case_clinical_trial_set_workers(patience);
+    end if;
     if not commutes then
         if must_commute then
             return;
@@ -343,7 +350,9 @@ begin
                 and rule.confrelid = rule.conrelid
         );
     end if;
-    is_set_based := commutes and size > 1 and is_uniform and known_places is null;
+    is_set_based := commutes and size > 1 and is_uniform and known_places is null
+        -- Many rows go to every shard at once, which takes as long as some 30 items do.
+        and (size > 32 or not is_distributed);
     if is_set_based then
         group_size := size;
     end if;
@@ -366,6 +375,14 @@ begin
                             from unnest(sequence[done + 1:last]) as element (at)
                         )
                     end;
+                end if;
+                if is_distributed and request_id is not null then
+                    -- Rows come back in any order, so which is whose has to be known before.
+                    is_whole := false;
+                    slice := items;
+                    for i in 1..size loop
+                        slice[i].care_case_clinical_trial_key := nextval(key_sequence);
+                    end loop;
                 end if;
                 with written as (
                     insert into care_case_clinical_trial as stored (
@@ -433,9 +450,21 @@ begin
                 )
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                    array_agg(written.key) filter (where request_id is not null)
+                    array_agg(written.key) filter (where request_id is not null or is_distributed)
                 into group_states, group_keys
                 from written;
+                if is_distributed and request_id is null then
+                    -- All of them, which are sorted by key.
+                    group_states := (
+                        select string_agg(each.state, '' order by each.key)
+                        from unnest(string_to_array(group_states, null), group_keys)
+                            as each (state, key)
+                    );
+                elsif is_distributed then
+                    group_keys := array(
+                        select sent.care_case_clinical_trial_key from unnest(slice) as sent
+                    );
+                end if;
                 if request_id is not null then
                     if position('u' in group_states) > 0
                         or group_keys && ('{0}' || reserved)
@@ -450,7 +479,7 @@ begin
                     group_states := repeat('k', last - done);
                     group_drawn := group_keys;
                     group_places := case
-                        when is_whole then item_places
+                        when last - done = size then item_places
                         when sequence is null then item_places[done + 1:last]
                         else array(
                             select item_places[element.at]
@@ -458,13 +487,14 @@ begin
                         )
                     end;
                 end if;
-                is_by_key := is_whole and sequence is not null;
+                is_by_key := last - done = size and sequence is not null;
             else
                 for i in done + 1..last loop
                     if (i > 1 and clock_timestamp() > stop_at) then
                         is_leaving := true;
                         exit;
                     end if;
+                    reached := i;
                     at := coalesce(sequence[i], i);
                     item := items[at];
                     if item.care_case_clinical_trial_key <> 0 then
@@ -678,11 +708,22 @@ begin
             done := length(states);
             collisions := 0;
             if done < size then
-                group_size := case when done % 32 = 0 then 32 when done % 8 = 0 then 8 else 1 end;
+                group_size := case
+                    when suspect = done + 1 then 1
+                    when is_distributed or done % 32 = 0 then 32
+                    when done % 8 = 0 then 8
+                    else 1
+                end;
             end if;
         exception when others or assert_failure then
             if last - done > 32 then
                 group_size := 32;
+                -- Item by item: each statement for a group would go to every shard.
+                is_set_based := is_set_based and not is_distributed;
+            elsif last - done > 1 and is_distributed then
+                -- Those before it, then the one that failed.
+                suspect := reached;
+                group_size := greatest(reached - done - 1, 1);
             elsif last - done > 1 then
                 group_size := case
                     when last - done > 8 and left(sqlstate, 2) <> all (passing) then 8
@@ -694,11 +735,16 @@ begin
                     error_column = column_name,
                     error_table = table_name,
                     error_constraint = constraint_name;
+                if is_distributed and error_table = '' then
+                    select error.message, error.column_name, error.constraint_name
+                    into error_message, error_column, error_constraint
+                    from care_case_clinical_trial_read_worker_error(error_message) as error;
+                end if;
                 if sqlstate = any (passing) or left(sqlstate, 2) = any (passing) then
                     stopped := sqlstate;
                 elsif sqlstate = '23505'
                     and items[at].care_case_clinical_trial_key = 0
-                    and error_table = 'care_case_clinical_trial'
+                    and (error_table = 'care_case_clinical_trial' or is_distributed)
                     and collisions < 1000
                     and exists (
                         select
@@ -717,7 +763,7 @@ begin
                     columns := columns || error_column;
                     done := done + 1;
                     group_size := case
-                        when done % 32 = 0 then 32
+                        when is_distributed or done % 32 = 0 then 32
                         else 1
                     end;
                     collisions := 0;
