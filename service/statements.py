@@ -19,6 +19,8 @@ END_SESSION = _read("engine/end_session")
 FORGET = _read("engine/forget")
 RECEIPTS_KEPT = _read("engine/receipts_kept")
 
+DISTRIBUTE = _read("operations/distribute")
+IS_DISTRIBUTED = _read("operations/is_distributed")
 CONNECTION_STATE = _read("operations/connection_state")
 KEPT_FROM_COMMUTING = _read("operations/kept_from_commuting")
 MISSING_PRIVILEGES = _read("operations/missing_privileges")

@@ -8,9 +8,9 @@ wait for somebody else goes alone, beside the slots.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from itertools import takewhile
+from itertools import dropwhile, islice, takewhile
 
 from service.engine.reserved import NO_WINDOW, Window
 from service.engine.rows import Batch, Run
@@ -132,9 +132,10 @@ class Schedule:
             elif may_start and (not sections or self._may_share(sections, run, room)):
                 section = self._section(run, taken, room)
                 if section is not None:
-                    sections.append(section)
-                    taken.append(run.named_keys_between(section.start, section.end))
-                    room -= section.end - section.start
+                    for each in [section, *self._following(section, taken, room)]:
+                        sections.append(each)
+                        taken.append(each.run.named_keys_between(each.start, each.end))
+                        room -= each.end - each.start
                     if not self._is_shareable(run):
                         room = 0
                     continue
@@ -174,6 +175,23 @@ class Schedule:
                     end = position
                     break
         return Section(run, start, end) if end > start else None
+
+    def _following(
+        self, section: Section, taken: list[AbstractSet[int]], room: int
+    ) -> Iterator[Section]:
+        """Yield the next runs of the batch behind a section, as long as they fit in as a whole."""
+        behind = dropwhile(lambda other: other is not section.run, section.run.batch.runs)
+        for run in islice(behind, 1, None):
+            room -= section.end - section.start
+            ends_its_run = section.end == len(section.run.rows)
+            is_next = ends_its_run and self.commutes and run.is_waiting and not run.alone
+            if not is_next or not self._is_shareable(section.run) or not self._is_shareable(run):
+                return
+            following = self._section(run, taken, room)
+            if following is None or following.end < len(run.rows):
+                return
+            yield following
+            section = following
 
     def _may_share(self, sections: list[Section], run: Run, room: int) -> bool:
         # Not a few rows of a large run, which would then be two.

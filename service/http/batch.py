@@ -18,12 +18,20 @@ from service.http.body import BodyReader, check_media_type
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claimed, digest_of, idempotency_key, request_id
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
-from service.items.split import Chunk, ItemTooLarge, MalformedBody, TooManyItems, split_batch
+from service.items.split import (
+    CHUNK_ITEMS,
+    Chunk,
+    ItemTooLarge,
+    MalformedBody,
+    TooManyItems,
+    split_batch,
+)
 from service.telemetry import metrics
 from service.wire import DATABASE_HEADER, Outcome
 
 RUNS_AHEAD = 2
-"""How many chunks of a batch are with the writer while the next is decoded."""
+"""How many chunks of a batch are with the writer while the next is decoded; as many more as two
+statements may take."""
 
 RATE_LIMIT = web.RequestKey("rate_limit", dict[str, str])
 """Headers for the response, whatever it will be."""
@@ -169,6 +177,7 @@ class BatchHandler:
         While the writer works on some chunks, the next one is decoded.
         """
         at_work: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
+        runs_ahead = max(RUNS_AHEAD, 2 * writer.pool.run_items // CHUNK_ITEMS)
         place = 0
         try:
             for chunk in chunks:
@@ -180,7 +189,7 @@ class BatchHandler:
                 at_work.append((decoded, task))
                 # Lets the writer send its statement before the next chunk is decoded.
                 await asyncio.sleep(0)
-                if len(at_work) > RUNS_AHEAD:
+                if len(at_work) > runs_ahead:
                     decoded, task = at_work.popleft()
                     yield decoded.in_order(await task), False
             while at_work:

@@ -48,7 +48,7 @@ class Example:
     restored_before: int | None = None
 
     def __str__(self) -> str:
-        lines = [self.table.ddl]
+        lines = [self.table.ddl, self.table.features_ddl]
         if self.table.stranger:
             lines.append(f"meanwhile, in an open transaction: {self.table.stranger.statement}")
         for number, batch in enumerate(self.batches):
