@@ -10,7 +10,9 @@ from tests.harness.ledger import Ledger
 from tests.harness.running import MakeService
 from tests.harness.service import ServiceUnderTest
 
-FAULTS = 20
+FAULTS = 8
+"""In each of three kinds of load."""
+
 RECOVER_SECONDS = 60
 
 
@@ -26,16 +28,20 @@ async def service(make_service: MakeService) -> AsyncIterator[ServiceUnderTest]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [20, 200], ids=["item by item", "set-based"])
+@pytest.mark.parametrize(
+    ("size", "keyless"),
+    [(20, 3), (0, 100), (200, 0)],
+    ids=["item by item", "new records, set-based", "named records, set-based"],
+)
 async def test_nothing_is_lost_or_doubled_when_servers_are_killed(
-    service: ServiceUnderTest, size: int
+    service: ServiceUnderTest, size: int, keyless: int
 ) -> None:
     assert URL is not None
     servers = await asyncio.to_thread(lambda: asyncio.run(servers_to_kill(URL)))
     ledger = Ledger(service)
 
-    async with ledger.under_load(size=size):
-        for fault in range(FAULTS // 2):
+    async with ledger.under_load(size=size, keyless=keyless):
+        for fault in range(FAULTS):
             await asyncio.sleep(0.5)
             server = servers[fault % len(servers)]
             await asyncio.to_thread(server.kill)

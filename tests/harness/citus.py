@@ -99,10 +99,17 @@ class Server:
         """Start it, and wait until it has recovered."""
         owner = self._data.stat()
         subprocess.run(
-            [self._programs / "pg_ctl", "-D", self._data, "-l", "/dev/null", "-w", "-s", "start"],
+            [
+                self._programs / "pg_ctl",
+                *("-D", self._data),
+                *("-l", self._data / "log_of_tests"),
+                *("-w", "-s", "start"),
+            ],
             user=owner.st_uid,
             group=owner.st_gid,
             extra_groups=[],
+            # With the home of another user it finds certificates that it may not read.
+            env={"HOME": str(self._data)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             check=True,
