@@ -97,7 +97,7 @@ TIMED_OUT = "57014"
 UNKNOWN = "XX000"
 """Stands for an error to which the server gave no code."""
 
-WORKER_LOST = "08006"
+_WORKER_LOST = "08006"
 _OF_A_LOST_WORKER = "connection marked as essential"
 """How Citus tells, as an internal error, that a worker was lost in the middle of a statement."""
 
@@ -129,7 +129,7 @@ PASSING = sorted(
 def sqlstate_of(error: Exception) -> str:
     """Return the error's SQLSTATE, where the server sent one."""
     sqlstate = getattr(error, "sqlstate", None) or UNKNOWN
-    return WORKER_LOST if sqlstate == UNKNOWN and _OF_A_LOST_WORKER in str(error) else sqlstate
+    return _WORKER_LOST if sqlstate == UNKNOWN and _OF_A_LOST_WORKER in str(error) else sqlstate
 
 
 def message_of(message: str, column: str | None) -> str:
