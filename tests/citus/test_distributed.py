@@ -12,7 +12,7 @@ from service.migrations import migrate
 from tests.harness.citus import join
 from tests.harness.configuration import Configure, DatabaseSettings
 from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService, RunCommand
+from tests.harness.running import MakeRole, MakeService, RunCommand
 from tests.harness.service import KEY, ServiceUnderTest
 
 LARGE: DatabaseSettings = {"run_items": 5000, "distributed": True}
@@ -116,6 +116,22 @@ async def test_statements_at_the_same_time_do_not_keep_each_other_waiting(
         assert [answer.statuses for answer in answers] == [[200] * 3000] * 2
 
     assert await failures(service) == before
+
+
+async def test_new_records_pass_by_keys_that_row_level_security_hides(
+    service: ServiceUnderTest, make_role: MakeRole
+) -> None:
+    await service.put([{KEY: key, "disease": "hidden"} for key in range(1, 61)])
+    await service.execute("alter table care_case_clinical_trial enable row level security")
+    await service.execute(
+        "create policy hide on care_case_clinical_trial using (disease is distinct from 'hidden')"
+    )
+    of_role = await make_role(service)
+
+    answer = await of_role.put([{KEY: 0, "disease": "x"}] * 3)
+
+    assert answer.statuses == [201] * 3
+    assert min(answer.keys) > 60
 
 
 async def test_receipts_stay_on_the_coordinator(service: ServiceUnderTest) -> None:
