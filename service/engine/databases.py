@@ -57,6 +57,7 @@ class Pool:
         self.is_shared_by_transaction = database.transaction_pooling
         self.idempotency_days = database.idempotency_days
         self.run_items = database.run_items
+        self.is_distributed = database.distributed
         self._connections = connections
 
     @asynccontextmanager

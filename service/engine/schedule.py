@@ -37,7 +37,8 @@ class Schedule:
     ``run_items``: rows of one statement at most; ``most_lone``: how many items may run alone at
     once, beside the slots; ``long_patience``: how long such an item waits for a lock, in
     milliseconds. ``commutes`` is a guess that costs nothing when wrong: a statement that relies on
-    it makes sure.
+    it makes sure. ``is_distributed``: a statement for many rows goes to many servers, so that one
+    that fails costs more than to apply them one after another.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class Schedule:
         most_lone: int,
         long_patience: int,
         now: Callable[[], float] = time.monotonic,
+        *,
+        is_distributed: bool = False,
     ) -> None:
         self._run_items = run_items
+        self._is_distributed = is_distributed
         self.commutes = True
         self.last_drawn = 0
         self._most_lone = most_lone
@@ -146,6 +150,7 @@ class Schedule:
             sections,
             must_commute=self.commutes and any(s.run.batch.has_more for s in sections),
             window=self._window(sections[0].run),
+            is_cautious=self._is_distributed and self._is_unshared(sections[0].run.batch),
         )
 
     def _head(self, batch: Batch) -> Run | None:
@@ -199,8 +204,11 @@ class Schedule:
         return fits and sections[0].run.batch.user == run.batch.user and self._is_shareable(run)
 
     def _is_shareable(self, run: Run) -> bool:
-        until = self._unshared_until.get(run.batch.caller)
-        return not run.has_keyless and (until is None or until < self._now())
+        return not run.has_keyless and not self._is_unshared(run.batch)
+
+    def _is_unshared(self, batch: Batch) -> bool:
+        until = self._unshared_until.get(batch.caller)
+        return until is not None and until >= self._now()
 
     def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
         key = run.keys[len(run.outcomes)]
