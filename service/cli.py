@@ -107,7 +107,7 @@ def migrate_command(
                 raise MigrationFailed("behind the current schema: run care-trials migrate")
             if not is_status:
                 dsn = tenant.migration_dsn or tenant.dsn
-                asyncio.run(migrate_once_reachable(dsn, seconds))
+                asyncio.run(migrate_once_reachable(dsn, seconds, is_distributed=tenant.distributed))
             click.echo(f"{name}: at the current schema")
         except MigrationFailed as error:
             failed = True

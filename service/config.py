@@ -149,6 +149,7 @@ class Database(_Settings, frozen=True):
     transaction_pooling: bool = False
     idempotency_days: PositiveInt = 7
     run_items: PositiveInt = 500
+    distributed: bool = False
 
     def __post_init__(self) -> None:
         for setting, dsn in (("dsn", self.dsn), ("migration_dsn", self.migration_dsn)):

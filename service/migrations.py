@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 import asyncpg
 
 from service.postgres import CANNOT_CONNECT, connect_arguments, in_words
-from service.statements import CONNECTION_STATE, SCHEMA_IS_CURRENT, SQL_FOLDER
+from service.statements import CONNECTION_STATE, DISTRIBUTE, SCHEMA_IS_CURRENT, SQL_FOLDER
 
 CONNECT_SECONDS = 10
 ASK_AGAIN_SECONDS = 0.5
@@ -49,11 +49,16 @@ async def wait_until_current(dsn: str, seconds: float) -> bool:
     return await _wait(lambda: is_current(dsn), seconds)
 
 
-async def migrate_once_reachable(dsn: str, seconds: float) -> None:
-    """Apply the missing migrations as soon as a server is there. Raises MigrationFailed."""
+async def migrate_once_reachable(dsn: str, seconds: float, *, is_distributed: bool = False) -> None:
+    """Apply the missing migrations as soon as a server is there. Raises MigrationFailed.
+
+    ``is_distributed``: then let Citus distribute the record table, unless it is already.
+    """
 
     async def attempt() -> bool:
         await migrate(dsn)
+        if is_distributed:
+            await distribute(dsn)
         return True
 
     await _wait(attempt, seconds)
@@ -97,6 +102,28 @@ async def migrate(dsn: str) -> None:
     )
     if result.returncode != 0:
         raise MigrationFailed(f"dbmate: {_without_credentials(result.stderr, dsn)}")
+
+
+async def distribute(dsn: str) -> None:
+    """Distribute the record table by its key over the workers of Citus, unless it is already.
+
+    Raises MigrationFailed.
+    """
+    try:
+        connection = await asyncpg.connect(**connect_arguments(dsn, CONNECT_SECONDS))
+    except CANNOT_CONNECT as error:
+        raise Unreachable(in_words(error, dsn)) from None
+    try:
+        await connection.execute(DISTRIBUTE)
+    except asyncpg.UndefinedTableError:
+        raise MigrationFailed(
+            'distributed = true, but the database has no Citus: run "create extension citus" in it'
+            " on each server and add the workers (citus_add_node), or take the setting out"
+        ) from None
+    except asyncpg.PostgresError as error:
+        raise MigrationFailed(f"Citus does not distribute the table: {error}") from None
+    finally:
+        await connection.close()
 
 
 def _dbmate() -> str:

@@ -23,6 +23,8 @@ RECORD = _read("reading/record")
 PAGE = _read("reading/page")
 """Its ``{order}`` is to be filled in."""
 
+DISTRIBUTE = _read("operations/distribute")
+IS_DISTRIBUTED = _read("operations/is_distributed")
 CONNECTION_STATE = _read("operations/connection_state")
 KEPT_FROM_COMMUTING = _read("operations/kept_from_commuting")
 MISSING_PRIVILEGES = _read("operations/missing_privileges")

@@ -1,6 +1,7 @@
 """What every test may ask for; ``tests/harness`` makes it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ from service.wire import SAMPLE
 pytest.register_assert_rewrite("tests.harness")
 
 pytest_plugins = [
+    "tests.harness.citus",
     "tests.harness.postgres",
     "tests.harness.configuration",
     "tests.harness.running",
     "tests.harness.skips",
 ]
+
+
+# They want a cluster.
+collect_ignore = [] if os.environ.get("TEST_CITUS_URL") else ["citus"]
 
 
 @pytest.fixture(scope="session")

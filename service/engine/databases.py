@@ -57,6 +57,7 @@ class Pool:
         self.is_shared_by_transaction = database.transaction_pooling
         self.idempotency_days = database.idempotency_days
         self.run_items = database.run_items
+        self.is_distributed = database.distributed
         self._connections = connections
         # So that reads, which may take long, leave connections to the writer.
         self.reads = asyncio.Semaphore(max(1, database.pool_max_size // 2))

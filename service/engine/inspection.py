@@ -9,6 +9,7 @@ import asyncpg
 from service.config import Database
 from service.postgres import CANNOT_CONNECT, address, connect_arguments, in_words
 from service.statements import (
+    IS_DISTRIBUTED,
     KEPT_FROM_COMMUTING,
     MISSING_PRIVILEGES,
     SCHEMA_IS_CURRENT,
@@ -77,6 +78,8 @@ async def _look(connection: Any, database: Database) -> AsyncIterator[tuple[Leve
         yield "failed", f"the role {role} lacks a right: grant {missing} to {role}"
     for (reason,) in await connection.fetch(UNSUPPORTED):
         yield "failed", reason
+    if database.distributed and not await connection.fetchval(IS_DISTRIBUTED):
+        yield "failed", "distributed = true, but it is not: run care-trials migrate"
     if database.transaction_pooling and state["isolation"] != ISOLATION:
         yield "failed", f"alter role {role} set default_transaction_isolation = '{ISOLATION}'"
     if database.transaction_pooling and state["statement_timeout"] == "0":

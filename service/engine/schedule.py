@@ -8,9 +8,9 @@ wait for somebody else goes alone, beside the slots.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from itertools import takewhile
+from itertools import dropwhile, islice, takewhile
 
 from service.engine.reserved import NO_WINDOW, Window
 from service.engine.rows import Batch, Run
@@ -37,7 +37,8 @@ class Schedule:
     ``run_items``: rows of one statement at most; ``most_lone``: how many items may run alone at
     once, beside the slots; ``long_patience``: how long such an item waits for a lock, in
     milliseconds. ``commutes`` is a guess that costs nothing when wrong: a statement that relies on
-    it makes sure.
+    it makes sure. ``is_distributed``: a statement for many rows goes to many servers, so that one
+    that fails costs more than to apply them one after another.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class Schedule:
         most_lone: int,
         long_patience: int,
         now: Callable[[], float] = time.monotonic,
+        *,
+        is_distributed: bool = False,
     ) -> None:
         self._run_items = run_items
+        self._is_distributed = is_distributed
         self.commutes = True
         self.last_drawn = 0
         self._most_lone = most_lone
@@ -132,9 +136,10 @@ class Schedule:
             elif may_start and (not sections or self._may_share(sections, run, room)):
                 section = self._section(run, taken, room)
                 if section is not None:
-                    sections.append(section)
-                    taken.append(run.named_keys_between(section.start, section.end))
-                    room -= section.end - section.start
+                    for each in [section, *self._following(section, taken, room)]:
+                        sections.append(each)
+                        taken.append(each.run.named_keys_between(each.start, each.end))
+                        room -= each.end - each.start
                     if not self._is_shareable(run):
                         room = 0
                     continue
@@ -145,6 +150,7 @@ class Schedule:
             sections,
             must_commute=self.commutes and any(s.run.batch.has_more for s in sections),
             window=self._window(sections[0].run),
+            is_cautious=self._is_distributed and self._is_unshared(sections[0].run.batch),
         )
 
     def _head(self, batch: Batch) -> Run | None:
@@ -175,6 +181,23 @@ class Schedule:
                     break
         return Section(run, start, end) if end > start else None
 
+    def _following(
+        self, section: Section, taken: list[AbstractSet[int]], room: int
+    ) -> Iterator[Section]:
+        """Yield the next runs of the batch behind a section, as long as they fit in as a whole."""
+        behind = dropwhile(lambda other: other is not section.run, section.run.batch.runs)
+        for run in islice(behind, 1, None):
+            room -= section.end - section.start
+            ends_its_run = section.end == len(section.run.rows)
+            is_next = ends_its_run and self.commutes and run.is_waiting and not run.alone
+            if not is_next or not self._is_shareable(section.run) or not self._is_shareable(run):
+                return
+            following = self._section(run, taken, room)
+            if following is None or following.end < len(run.rows):
+                return
+            yield following
+            section = following
+
     def _may_share(self, sections: list[Section], run: Run, room: int) -> bool:
         # Not a few rows of a large run, which would then be two.
         fits = len(run.rows) - len(run.outcomes) <= room
@@ -183,8 +206,11 @@ class Schedule:
         return fits and is_alike and self._is_shareable(run)
 
     def _is_shareable(self, run: Run) -> bool:
-        until = self._unshared_until.get(run.batch.caller)
-        return not run.has_receipts and (until is None or until < self._now())
+        return not run.has_receipts and not self._is_unshared(run.batch)
+
+    def _is_unshared(self, batch: Batch) -> bool:
+        until = self._unshared_until.get(batch.caller)
+        return until is not None and until >= self._now()
 
     def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
         key = run.keys[len(run.outcomes)]

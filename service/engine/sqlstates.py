@@ -97,6 +97,10 @@ TIMED_OUT = "57014"
 UNKNOWN = "XX000"
 """Stands for an error to which the server gave no code."""
 
+_WORKER_LOST = "08006"
+_OF_A_LOST_WORKER = "connection marked as essential"
+"""How Citus tells, as an internal error, that a worker was lost in the middle of a statement."""
+
 NOT_RUNNABLE = ("42", "CT")
 """Classes of errors that lie in the statement, which fails for every row: for want of a migration,
 a privilege or a setting of the role."""
@@ -124,7 +128,8 @@ PASSING = sorted(
 
 def sqlstate_of(error: Exception) -> str:
     """Return the error's SQLSTATE, where the server sent one."""
-    return getattr(error, "sqlstate", None) or UNKNOWN
+    sqlstate = getattr(error, "sqlstate", None) or UNKNOWN
+    return _WORKER_LOST if sqlstate == UNKNOWN and _OF_A_LOST_WORKER in str(error) else sqlstate
 
 
 def message_of(message: str, column: str | None) -> str:

@@ -67,7 +67,9 @@ class Statement:
         is_lone: bool = False,
         patience: str = SHORT_PATIENCE,
         window: Window = NO_WINDOW,
+        is_cautious: bool = False,
     ) -> None:
+        """``is_cautious``: one after another from the start, for an item will fail."""
         self.sections = sections
         self.is_lone = is_lone
         self._must_commute = must_commute
@@ -83,16 +85,17 @@ class Statement:
             self._rows = list(chain.from_iterable(run.rows[a:b] for run, a, b in sections))
             self.named_keys = set(self.keys)
         is_distinct = len(self.named_keys) == len(self.keys)
+        self._is_cautious = is_cautious
         self.batch = sections[0].run.batch
         is_keyless = not is_distinct and 0 in self.keys
         self._has_receipts = is_keyless or self.batch.mode is Mode.CREATE
-        self._is_uniform = is_distinct or not self.named_keys
+        self._is_uniform = (is_distinct or not self.named_keys) and not is_cautious
 
     def why_sequential(self, applied: Applied) -> str | None:
         """Return why its items were tried one after another, None where they were not."""
         if self.is_lone:
             return "alone"
-        if applied.has_failures or applied.stopped is not None:
+        if applied.has_failures or applied.stopped is not None or self._is_cautious:
             return "failure"
         if not applied.commutes:
             return "table"

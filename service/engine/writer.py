@@ -59,7 +59,12 @@ class Writer:
         # Less than the statement may take, so that waiting can be told from working.
         patience = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
         most_lone = max(1, pool.max_size - SLOTS)
-        self._schedule = Schedule(pool.run_items, most_lone, int(1000 * patience))
+        self._schedule = Schedule(
+            pool.run_items,
+            most_lone,
+            int(1000 * patience),
+            is_distributed=pool.is_distributed,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests = Requests(pool)
         # In a context of its own, not in that of the request which happened to be the first.

@@ -19,12 +19,20 @@ from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claim, digest_of, idempotency_key, request_id
 from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
-from service.items.split import Chunk, ItemTooLarge, MalformedBody, TooManyItems, split_batch
+from service.items.split import (
+    CHUNK_ITEMS,
+    Chunk,
+    ItemTooLarge,
+    MalformedBody,
+    TooManyItems,
+    split_batch,
+)
 from service.telemetry import metrics
 from service.wire import Outcome
 
 RUNS_AHEAD = 2
-"""How many chunks of a batch are with the writer while the next is decoded."""
+"""How many chunks of a batch are with the writer while the next is decoded; as many more as two
+statements may take."""
 
 SHORT_BODY_BYTES = 16 * 1024
 """A body of which no part takes so long that others would miss their turn."""
@@ -159,6 +167,7 @@ class BatchHandler:
         While the writer works on some chunks, the next one is decoded.
         """
         at_work: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
+        runs_ahead = max(RUNS_AHEAD, 2 * writer.pool.run_items // CHUNK_ITEMS)
         place = 0
         try:
             for chunk in chunks:
@@ -170,7 +179,7 @@ class BatchHandler:
                 at_work.append((decoded, task))
                 # Lets the writer send its statement before the next chunk is decoded.
                 await asyncio.sleep(0)
-                if len(at_work) > RUNS_AHEAD:
+                if len(at_work) > runs_ahead:
                     decoded, task = at_work.popleft()
                     yield decoded, await task, False
             while at_work:

@@ -271,6 +271,7 @@ declare
     known_keys integer[];
     known integer;
     is_set_based boolean;
+    is_distributed boolean;
     is_partitioned boolean;
     refers_to_itself boolean;
     is_newest boolean;
@@ -285,6 +286,8 @@ declare
     savepoints integer := 0;
     group_size integer := 32;
     last integer;
+    reached integer;
+    suspect integer;
     slice care_case_clinical_trial_item[];
     is_whole boolean;
     at integer;
@@ -345,9 +348,13 @@ begin
         set_config('lock_timeout', patience, true),
         mode = 'newest',
         mode in ('newest', 'replace', 'delete'),
-        timestamptz 'infinity'
-    into commutes, states, is_by_key, lock_timeout, is_newest, looks_first, latest
+        timestamptz 'infinity',
+        care_case_clinical_trial_is_distributed_as_planned()
+    into commutes, states, is_by_key, lock_timeout, is_newest, looks_first, latest, is_distributed
     from (select count(*) from care_case_clinical_trial where false) as beside;
+    if is_distributed then
+        perform care_case_clinical_trial_set_workers(patience);
+    end if;
     if not commutes then
         if must_commute then
             return;
@@ -369,7 +376,9 @@ begin
         looks_first := looks_first or refers_to_itself;
     end if;
     is_set_based := commutes and size > 1 and is_uniform and known_places is null
-        and mode in ('upsert', 'newest');
+        and mode in ('upsert', 'newest')
+        -- Many rows go to every shard at once, which takes as long as some 30 items do.
+        and (size > 32 or not is_distributed);
     if is_set_based then
         group_size := size;
     end if;
@@ -391,6 +400,14 @@ begin
                             from unnest(sequence[done + 1:last]) as element (at)
                         )
                     end;
+                end if;
+                if is_distributed and request_id is not null then
+                    -- Rows come back in any order, so which is whose has to be known before.
+                    is_whole := false;
+                    slice := items;
+                    for i in 1..size loop
+                        slice[i].care_case_clinical_trial_key := nextval(key_sequence);
+                    end loop;
                 end if;
                 with written as (
                     insert into care_case_clinical_trial as stored (
@@ -459,9 +476,21 @@ begin
                 )
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                    array_agg(written.key) filter (where request_id is not null or is_newest)
+                    array_agg(written.key) filter (where request_id is not null or is_newest or is_distributed)
                 into written_states, group_keys
                 from written;
+                if is_distributed and request_id is null and not is_newest then
+                    -- All of them, which are sorted by key.
+                    written_states := (
+                        select string_agg(each.state, '' order by each.key)
+                        from unnest(string_to_array(written_states, null), group_keys)
+                            as each (state, key)
+                    );
+                elsif is_distributed then
+                    group_keys := array(
+                        select sent.care_case_clinical_trial_key from unnest(slice) as sent
+                    );
+                end if;
                 if request_id is not null then
                     if written_states is distinct from repeat('c', last - done)
                         or group_keys && ('{0}' || reserved)
@@ -476,7 +505,7 @@ begin
                     written_states := repeat('k', last - done);
                     group_drawn := group_keys;
                     group_places := case
-                        when is_whole then item_places
+                        when last - done = size then item_places
                         when sequence is null then item_places[done + 1:last]
                         else array(
                             select item_places[element.at]
@@ -484,7 +513,9 @@ begin
                         )
                     end;
                 end if;
-                if is_newest and length(coalesce(written_states, '')) < last - done then
+                if is_newest
+                    and (is_distributed or length(coalesce(written_states, '')) < last - done)
+                then
                     -- Where rows commute, nothing else keeps one out.
                     written_states := (
                         select string_agg(
@@ -498,13 +529,14 @@ begin
                     );
                 end if;
                 states := states || written_states;
-                is_by_key := is_whole and sequence is not null;
+                is_by_key := last - done = size and sequence is not null;
             else
                 for i in done + 1..last loop
                     if (i > 1 and clock_timestamp() > stop_at) then
                         is_leaving := true;
                         exit;
                     end if;
+                    reached := i;
                     at := coalesce(sequence[i], i);
                     item := items[at];
                     if item.care_case_clinical_trial_key <> 0 and mode <> 'create'
@@ -777,12 +809,23 @@ begin
             end if;
             done := length(states);
             if done < size then
-                group_size := case when done % 32 = 0 then 32 when done % 8 = 0 then 8 else 1 end;
+                group_size := case
+                    when suspect = done + 1 then 1
+                    when is_distributed or done % 32 = 0 then 32
+                    when done % 8 = 0 then 8
+                    else 1
+                end;
             end if;
         exception when others or assert_failure then
             states := left(states, done);
             if last - done > 32 then
                 group_size := 32;
+                -- Item by item: each statement for a group would go to every shard.
+                is_set_based := is_set_based and not is_distributed;
+            elsif last - done > 1 and is_distributed then
+                -- Those before it, then the one that failed.
+                suspect := reached;
+                group_size := greatest(reached - done - 1, 1);
             elsif last - done > 1 then
                 group_size := case
                     when last - done > 8 and left(sqlstate, 2) <> all (passing) then 8
@@ -794,11 +837,16 @@ begin
                     error_column = column_name,
                     error_table = table_name,
                     error_constraint = constraint_name;
+                if is_distributed and error_table = '' then
+                    select error.message, error.column_name, error.constraint_name
+                    into error_message, error_column, error_constraint
+                    from care_case_clinical_trial_read_worker_error(error_message) as error;
+                end if;
                 if sqlstate = any (passing) or left(sqlstate, 2) = any (passing) then
                     stopped := sqlstate;
                 else
                     is_taken := sqlstate = '23505'
-                        and error_table = 'care_case_clinical_trial'
+                        and (error_table = 'care_case_clinical_trial' or is_distributed)
                         and exists (
                             select
                             from pg_constraint as rule
@@ -820,7 +868,10 @@ begin
                         columns := columns || error_column;
                     end if;
                     done := done + 1;
-                    group_size := case when done % 32 = 0 then 32 else 1 end;
+                    group_size := case
+                        when is_distributed or done % 32 = 0 then 32
+                        else 1
+                    end;
                     collisions := 0;
                 end if;
             end if;

@@ -109,6 +109,7 @@ class FakeDatabase(Pool):
     is_shared_by_transaction = False
     is_exhausted = False
     run_items = 500
+    is_distributed = False
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size

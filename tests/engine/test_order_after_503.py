@@ -18,6 +18,30 @@ async def test_a_statement_takes_as_many_rows_as_are_configured() -> None:
     assert statement.keys == [1, 2]
 
 
+async def test_a_statement_takes_several_runs_of_a_batch_where_more_rows_are_configured() -> None:
+    schedule = Schedule(run_items=5, most_lone=1, long_patience=1000)
+    batch = make_batch()
+    for rows in [(1,), (2,)], [(3,), (4,)], [(5,), (6,)]:
+        batch.runs.append(Run(batch, rows, range(2)))
+    schedule.add(batch)
+
+    statements = [schedule.begin(), schedule.begin(), schedule.begin()]
+
+    assert [s and s.keys for s in statements] == [[1, 2, 3, 4], [5, 6], None]
+
+
+async def test_a_run_that_names_a_key_of_the_one_before_it_waits_for_that_one() -> None:
+    schedule = Schedule(run_items=5, most_lone=1, long_patience=1000)
+    batch = make_batch()
+    for rows in [(1,), (2,)], [(3,), (1,)]:
+        batch.runs.append(Run(batch, rows, range(2)))
+    schedule.add(batch)
+
+    statements = [schedule.begin(), schedule.begin()]
+
+    assert [s and s.keys for s in statements] == [[1, 2], [3]]
+
+
 async def test_later_items_of_a_refused_key_are_not_tried() -> None:
     schedule = Schedule(run_items=500, most_lone=1, long_patience=1000)
     batch = make_batch()

@@ -83,3 +83,12 @@ def test_a_code_counts_before_its_class_and_what_is_unknown_is_500() -> None:
 )
 def test_a_message_names_the_field_and_is_cut(message: str, column: str | None, told: str) -> None:
     assert sqlstates.message_of(message, column) == told
+
+
+def test_a_lost_worker_of_citus_is_a_lost_connection_and_no_fault_of_ours() -> None:
+    error = asyncpg.InternalServerError("failure on connection marked as essential: w1:5432")
+
+    meaning = meaning_of(sqlstates.sqlstate_of(error))
+
+    assert (meaning.status, meaning.is_retried) == (503, True)
+    assert sqlstates.sqlstate_of(asyncpg.InternalServerError("cache lookup failed")) == "XX000"

@@ -55,6 +55,7 @@ class DatabaseSettings(TypedDict, total=False):
     transaction_pooling: bool
     idempotency_days: int
     run_items: int
+    distributed: bool
 
 
 class Configure(Protocol):

@@ -108,13 +108,15 @@ class Ledger:
         ]
 
     @asynccontextmanager
-    async def under_load(self, senders: int = 4, size: int = 20) -> AsyncIterator[None]:
+    async def under_load(
+        self, senders: int = 4, size: int = 20, keyless: int = 3
+    ) -> AsyncIterator[None]:
         """Send requests, one after the other from each sender, while the block runs."""
         is_over = asyncio.Event()
 
         async def keep_sending(sender: int) -> None:
             while not is_over.is_set():
-                if not await self.send(sender, size=size):
+                if not await self.send(sender, size=size, keyless=keyless):
                     await asyncio.sleep(0.02)
 
         tasks = [asyncio.create_task(keep_sending(sender)) for sender in range(1, senders + 1)]

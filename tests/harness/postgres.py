@@ -2,20 +2,20 @@
 
 import asyncio
 import os
-import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 import pytest
 
 from service.demo.postgres import EmbeddedPostgres
-from service.migrations import migrate
+from service.migrations import distribute, migrate
+from tests.harness import citus
 
 
 class MakeDatabase(Protocol):
@@ -34,8 +34,11 @@ class MakePostgres(Protocol):
 
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
-    """The DSN of a server to make databases on: TEST_DATABASE_URL, else an embedded one."""
-    if given := os.environ.get("TEST_DATABASE_URL"):
+    """The DSN of a server to make databases on.
+
+    That is TEST_CITUS_URL, else TEST_DATABASE_URL, else an embedded one.
+    """
+    if given := citus.URL or os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="tests-") as folder:
@@ -47,15 +50,32 @@ def server_dsn() -> Iterator[str]:
             yield postgres.dsn()
 
 
+async def _execute(connection: Any, statement: str) -> None:
+    try:
+        await connection.execute(statement)
+    except asyncpg.ObjectInUseError:
+        if not citus.URL:
+            raise
+        # Its maintenance came back while its database was dropped.
+        await asyncio.sleep(1)
+        await connection.execute(statement)
+
+
 def _on_server(dsn: str, statement: str) -> None:
     async def run() -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
+        for server in servers:
+            connection = await asyncpg.connect(server)
+            try:
+                await _execute(connection, statement)
+            finally:
+                await connection.close()
+
+    servers = citus.servers_of(dsn)
 
     asyncio.run(run())
+
+
+_IN_USE = "from pg_stat_activity where datname ="
 
 
 def _in_thread(function: Callable[..., None], *arguments: str) -> None:
@@ -64,16 +84,20 @@ def _in_thread(function: Callable[..., None], *arguments: str) -> None:
         executor.submit(function, *arguments).result()
 
 
-def _dsn_of(server_dsn: str, database: str) -> str:
-    return re.sub(r"^(\w+://[^/]*/)[^?]*", rf"\g<1>{database}", server_dsn)
-
-
 @pytest.fixture(scope="session")
 def template(server_dsn: str) -> Iterator[str]:
     """The name of a migrated database from which others are copied."""
     name = f"template_{secrets.token_hex(4)}"
+    dsn = citus.with_database(server_dsn, name)
     _on_server(server_dsn, f"create database {name}")
-    asyncio.run(migrate(_dsn_of(server_dsn, name)))
+    if citus.URL:
+        asyncio.run(citus.join(server_dsn, name))
+    asyncio.run(migrate(dsn))
+    if citus.URL:
+        asyncio.run(distribute(dsn))
+        # Its maintenance holds a connection, with which it could not be copied.
+        _on_server(server_dsn, f"alter database {name} allow_connections false")
+        _on_server(server_dsn, f"select pg_terminate_backend(pid, 9000) {_IN_USE} '{name}'")
     yield name
     _on_server(server_dsn, f"drop database {name} with (force)")
 
@@ -88,7 +112,7 @@ def make_database(server_dsn: str, template: str) -> Iterator[MakeDatabase]:
         names.append(name)
         source = template if migrated else "template0"
         _in_thread(_on_server, server_dsn, f"create database {name} template {source}")
-        return _dsn_of(server_dsn, name)
+        return citus.with_database(server_dsn, name)
 
     yield make
     for name in names:

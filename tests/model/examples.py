@@ -50,7 +50,8 @@ class Example:
     is_newest: bool = False
 
     def __str__(self) -> str:
-        lines = [self.table.ddl, *([f"Prefer: {NEWEST}"] if self.is_newest else [])]
+        lines = [self.table.ddl, self.table.features_ddl]
+        lines += [f"Prefer: {NEWEST}"] if self.is_newest else []
         if self.table.stranger:
             lines.append(f"meanwhile, in an open transaction: {self.table.stranger.statement}")
         for number, batch in enumerate(self.batches):

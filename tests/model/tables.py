@@ -85,12 +85,13 @@ class Table:
         )
 
     @property
-    def ddl(self) -> str:
-        """The statements that make it."""
-        return ";\n".join([self._table, *(feature.ddl for feature in self.features)])
+    def features_ddl(self) -> str:
+        """The statements that make its features."""
+        return ";\n".join(feature.ddl for feature in self.features)
 
     @property
-    def _table(self) -> str:
+    def ddl(self) -> str:
+        """The statements that make it, bare of features."""
         if not self.partitions:
             return f"create table {TABLE} (like pristine.record including all)"
         # An identity column of a partitioned table came with PostgreSQL 17.

@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 import aiohttp
 import asyncpg
 
+from service.statements import DISTRIBUTE
+from tests.harness import citus
 from tests.harness.proxy import Proxy
 from tests.harness.service import API_KEY, SECRET, Answer, ServiceUnderTest, free_port
 from tests.model.reference import Item, Reference
@@ -65,11 +67,6 @@ def configuration(form: str, port: int, databases: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def with_database(dsn: str, database: str) -> str:
-    """Return the DSN of another database of the same server."""
-    return re.sub(r"^(\w+://[^/]*/)[^?]*", rf"\g<1>{database}", dsn)
-
-
 class Twins:
     """A running service, its database, and the twin; ``run`` runs what works with them."""
 
@@ -96,10 +93,7 @@ class Twins:
         await server.execute(f"create role {self._name} login password '{self._name}'")
         self._resources.push_async_callback(server.execute, f"drop role {self._name}")
         for name, database in self._databases.items():
-            await server.execute(f"create database {database}")
-            self._resources.push_async_callback(
-                server.execute, f"drop database {database} with (force)"
-            )
+            await self._make(database)
             self._admins[name] = await self._connect(self._owners_dsn(name))
         await self._migrate()
         for admin in self._admins.values():
@@ -115,6 +109,18 @@ class Twins:
         self._resources.callback(self._end_service)
         await self._serve()
 
+    async def _make(self, database: str) -> None:
+        """Make a database on the server, or on each of a cluster."""
+        servers = await asyncio.to_thread(citus.servers_of, self._server_dsn)
+        for each in servers:
+            server = await self._connect(each)
+            await server.execute(f"create database {database}")
+            self._resources.push_async_callback(
+                server.execute, f"drop database {database} with (force)"
+            )
+        if len(servers) > 1:
+            await citus.join(self._server_dsn, database)
+
     async def stop(self) -> None:
         """Stop the service and remove what was made on the server."""
         await self._resources.aclose()
@@ -126,7 +132,7 @@ class Twins:
 
     async def reset(self, table: Table) -> None:
         """Make the table, and all that is around it, anew in both databases."""
-        for admin in self._admins.values():
+        for name, admin in self._admins.items():
             await admin.execute(
                 f"""
                 set lock_timeout = '10s';
@@ -134,10 +140,12 @@ class Twins:
                 drop schema tenant cascade;
                 drop table {TABLE};
                 create schema tenant;
-                {table.ddl};
-                {self._grants}
+                {table.ddl}
                 """
             )
+            if citus.URL and name == "acme":
+                await admin.execute(DISTRIBUTE)
+            await admin.execute(f"{table.features_ddl}; {self._grants}")
 
     async def restore(self) -> None:
         """Drop and make the service's schema under it, as ``pg_restore --clean`` does."""
@@ -219,7 +227,7 @@ class Twins:
         """
 
     def _owners_dsn(self, name: str) -> str:
-        return with_database(self._server_dsn, self._databases[name])
+        return citus.with_database(self._server_dsn, self._databases[name])
 
     def _dsn(self, name: str) -> str:
         """Return a DSN of the service's own role, to which row-level security applies."""
