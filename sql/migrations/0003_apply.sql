@@ -528,6 +528,11 @@ begin
                                     states := states || 'n';
                                     continue;
                                 end if;
+                                -- What row-level security hides is to be refused, as PostgreSQL
+                                -- does after the condition; the look above must do there.
+                                if row_security_active('care_case_clinical_trial') then
+                                    latest := timestamptz 'infinity';
+                                end if;
                             elsif mode = 'delete' then
                                 delete from care_case_clinical_trial as stored
                                 where stored.care_case_clinical_trial_key
