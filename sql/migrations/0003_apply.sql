@@ -274,6 +274,7 @@ declare
     is_partitioned boolean;
     refers_to_itself boolean;
     is_newest boolean;
+    needs_keys boolean;
     looks_first boolean;
     -- A stored record whose update_date is later stays.
     latest timestamptz;
@@ -344,9 +345,11 @@ begin
         false,
         set_config('lock_timeout', patience, true),
         mode = 'newest',
+        request_id is not null or mode = 'newest',
         mode in ('newest', 'replace', 'delete'),
         timestamptz 'infinity'
-    into commutes, states, is_by_key, lock_timeout, is_newest, looks_first, latest
+    into commutes, states, is_by_key, lock_timeout, is_newest, needs_keys,
+        looks_first, latest
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if not commutes then
         if must_commute then
@@ -459,7 +462,7 @@ begin
                 )
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                    array_agg(written.key) filter (where request_id is not null or is_newest)
+                    array_agg(written.key) filter (where needs_keys)
                 into written_states, group_keys
                 from written;
                 if request_id is not null then
