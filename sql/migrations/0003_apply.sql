@@ -274,6 +274,7 @@ declare
     is_partitioned boolean;
     refers_to_itself boolean;
     is_newest boolean;
+    needs_keys boolean;
     looks_first boolean;
     -- A stored record whose update_date is later stays.
     latest timestamptz;
@@ -344,9 +345,11 @@ begin
         false,
         set_config('lock_timeout', patience, true),
         mode = 'newest',
+        request_id is not null or mode = 'newest',
         mode in ('newest', 'replace', 'delete'),
         timestamptz 'infinity'
-    into commutes, states, is_by_key, lock_timeout, is_newest, looks_first, latest
+    into commutes, states, is_by_key, lock_timeout, is_newest, needs_keys,
+        looks_first, latest
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if not commutes then
         if must_commute then
@@ -459,7 +462,7 @@ begin
                 )
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                    array_agg(written.key) filter (where request_id is not null or is_newest)
+                    array_agg(written.key) filter (where needs_keys)
                 into written_states, group_keys
                 from written;
                 if request_id is not null then
@@ -527,6 +530,11 @@ begin
                                 if is_newer then
                                     states := states || 'n';
                                     continue;
+                                end if;
+                                -- What row-level security hides is to be refused, as PostgreSQL
+                                -- does after the condition; the look above must do there.
+                                if row_security_active('care_case_clinical_trial') then
+                                    latest := timestamptz 'infinity';
                                 end if;
                             elsif mode = 'delete' then
                                 delete from care_case_clinical_trial as stored
