@@ -275,6 +275,7 @@ declare
     is_partitioned boolean;
     refers_to_itself boolean;
     is_newest boolean;
+    needs_keys boolean;
     looks_first boolean;
     -- A stored record whose update_date is later stays.
     latest timestamptz;
@@ -347,10 +348,13 @@ begin
         false,
         set_config('lock_timeout', patience, true),
         mode = 'newest',
+        request_id is not null or mode = 'newest'
+            or care_case_clinical_trial_is_distributed_as_planned(),
         mode in ('newest', 'replace', 'delete'),
         timestamptz 'infinity',
         care_case_clinical_trial_is_distributed_as_planned()
-    into commutes, states, is_by_key, lock_timeout, is_newest, looks_first, latest, is_distributed
+    into commutes, states, is_by_key, lock_timeout, is_newest, needs_keys,
+        looks_first, latest, is_distributed
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if is_distributed then
         perform care_case_clinical_trial_set_workers(patience);
@@ -476,7 +480,7 @@ begin
                 )
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                    array_agg(written.key) filter (where request_id is not null or is_newest or is_distributed)
+                    array_agg(written.key) filter (where needs_keys)
                 into written_states, group_keys
                 from written;
                 if is_distributed and request_id is null and not is_newest then
@@ -486,7 +490,7 @@ begin
                         from unnest(string_to_array(written_states, null), group_keys)
                             as each (state, key)
                     );
-                elsif is_distributed then
+                elsif is_distributed and request_id is not null then
                     group_keys := array(
                         select sent.care_case_clinical_trial_key from unnest(slice) as sent
                     );
@@ -559,6 +563,11 @@ begin
                                 if is_newer then
                                     states := states || 'n';
                                     continue;
+                                end if;
+                                -- What row-level security hides is to be refused, as PostgreSQL
+                                -- does after the condition; the look above must do there.
+                                if row_security_active('care_case_clinical_trial') then
+                                    latest := timestamptz 'infinity';
                                 end if;
                             elsif mode = 'delete' then
                                 delete from care_case_clinical_trial as stored

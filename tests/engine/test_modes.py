@@ -2,6 +2,7 @@
 # ruff: noqa: S608 (the statements are made of constants)
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,8 +15,10 @@ from msgspec.structs import astuple
 from service.config import Database, Tuning
 from service.engine.databases import Databases
 from service.engine.rows import Batch, Mode
+from service.engine.sqlstates import PASSING
 from service.engine.statement import Statement
 from service.engine.writer import Writer
+from service.statements import APPLY
 from service.wire import Item, Outcome
 from tests.engine.batches import make_batch
 from tests.harness.postgres import MakeDatabase
@@ -283,6 +286,36 @@ async def test_the_date_that_counts_is_the_one_that_was_sent(tenant: Tenant) -> 
     await trigger(tenant, "insert", "new.update_date := now(); return new;")
 
     assert await tenant.told(Mode.NEWEST, record(1, update_date=EARLY)) == [409]
+
+
+@pytest.mark.parametrize("date", [EARLY, LATE], ids=["older", "newer"])
+async def test_a_record_that_row_level_security_hides_is_refused_whatever_its_date(
+    tenant: Tenant, date: datetime
+) -> None:
+    await tenant.connection.execute(
+        f"alter table {TABLE} enable row level security, force row level security;"
+        f"create policy hide on {TABLE} using (comment <> 'stored');"
+        "do $$ begin execute 'create role ' || quote_ident('hidden_' || current_database())"
+        " || ' login'; end $$"
+    )
+    role = f"hidden_{await tenant.connection.fetchval('select current_database()')}"
+    await tenant.connection.execute(
+        f"""
+        grant select, insert, update on {TABLE} to "{role}";
+        grant usage, update on sequence {TABLE}_{TABLE}_key_seq to "{role}"
+        """
+    )
+    try:
+        await tenant.connection.execute(f'set session authorization "{role}"')
+        (applied,) = await tenant.connection.fetch(
+            APPLY, [astuple(record(1, "sent", date))], "tester", None, True, None, None, None,
+            None, None, None, time.time() + 5, "80ms", PASSING, False, Mode.NEWEST,
+        )  # fmt: skip
+    finally:
+        await tenant.connection.execute("reset session authorization")
+        await tenant.connection.execute(f'drop owned by "{role}"; drop role "{role}"')
+
+    assert (applied["states"], applied["sqlstates"]) == ("f", ["42501"])
 
 
 async def test_a_trigger_that_files_elsewhere_does_not_run_for_what_is_older(
