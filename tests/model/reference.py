@@ -115,6 +115,11 @@ RETURNING = f"""
     ) as existed"""
 CREATE = INSERT + RETURNING
 REPLACE = INSERT + ON_CONFLICT + RETURNING
+# A trigger may have led it to another record. (What row-level security hides is refused.)
+REPLACE_OLDER = f"""{INSERT} {ON_CONFLICT}
+    where row_security_active('care_case_clinical_trial')
+        or stored.update_date <= {_sent("update_Date", [*COLUMNS].index("update_Date") + 1)}
+    {RETURNING}"""
 # Locked, so that the answer stays true.
 IS_NEWER = f"""
     select update_date > {_sent("update_Date", 2)} from care_case_clinical_trial
@@ -176,9 +181,8 @@ class Reference:
                     IS_NEWER, row[KEY], row["update_Date"]
                 ):
                     return Outcome(409, "a newer record is stored")
-                statement = (
-                    INSERT + RETURNING if item.key == 0 else INSERT + ON_CONFLICT + RETURNING
-                )
+                replace = REPLACE_OLDER if is_newest else REPLACE
+                statement = CREATE if item.key == 0 else replace
                 stored = await self.connection.fetchrow(statement, *row.values())
             if stored is not None:
                 return Outcome(200 if stored["existed"] else 201, stored_key=stored["key"])
