@@ -855,11 +855,18 @@ begin
                     stopped := sqlstate;
                 else
                     is_taken := sqlstate = '23505'
-                        and (error_table = 'care_case_clinical_trial' or is_distributed)
                         and exists (
                             select
                             from pg_constraint as rule
-                            where rule.conrelid = 'care_case_clinical_trial'::regclass
+                                join pg_class as relation on relation.oid = rule.conrelid
+                            where (
+                                    relation.oid = 'care_case_clinical_trial'::regclass
+                                    or relation.oid in (
+                                        select partition.relid
+                                        from pg_partition_tree('care_case_clinical_trial') as partition
+                                    )
+                                )
+                                and (relation.relname = error_table or is_distributed)
                                 and rule.contype = 'p'
                                 and rule.conname = error_constraint
                         );

@@ -112,13 +112,18 @@ def test_new_records_find_the_gaps_between_taken_keys(twins: Twins, last: int, n
     assert statuses == [201] * number
 
 
-def test_new_records_pass_by_keys_that_row_level_security_hides(twins: Twins) -> None:
+@pytest.mark.parametrize("partitions", [0, 2])
+def test_new_records_pass_by_keys_that_row_level_security_hides(
+    twins: Twins, partitions: int
+) -> None:
     ddl = (
         f"{records('true', 300, 'hidden')}; alter table {TABLE} enable row level security;"
         f" create policy hide on {TABLE} using (disease is distinct from 'hidden')"
     )
 
-    (statuses,) = prove(twins, created(0, 0, 0), ddl=ddl)
+    (statuses,) = prove(
+        twins, created(0, 0, 0), table=Table(partitions, (Feature("of this test", ddl),))
+    )
 
     assert statuses == [201] * 3
 
