@@ -165,11 +165,8 @@ _PREFER: dict[str, Any] = {
     " and failed.\n"
     "- `resolution=newest`: an item replaces a stored record only if its `update_Date`, which it"
     " then must have, is not older than the stored one; else its outcome is 409.",
+    # No example: the page would send the first.
     "schema": {"type": "string"},
-    "examples": {
-        name: {"summary": name, "value": name}
-        for name in ("return=minimal", "resolution=newest", "return=minimal, resolution=newest")
-    },
 }
 
 

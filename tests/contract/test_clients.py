@@ -327,6 +327,11 @@ expected-statuses = [207, 400, 403, 404, 409, 413, 415, 422]
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429, "5xx"]
 
+# A text with U+0000 is one for JSON Schema, not for PostgreSQL; here it fails the request.
+[[operations]]
+include-operation-id = "CreateCareCaseClinicalTrial"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 409, 422]
+
 # The key in the path and that in the body have to be the same.
 [[operations]]
 include-operation-id = "UpdateCareCaseClinicalTrial"
