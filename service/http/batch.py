@@ -14,28 +14,18 @@ from service.engine.rows import Batch, Mode, Whole
 from service.engine.writer import Writer, Writers
 from service.http.access import Access, Caller
 from service.http.admission import Admission
-from service.http.body import BodyReader, check_media_type
+from service.http.body import BodyReader, check_media_type, chunks_of
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claim, digest_of, idempotency_key, request_id
 from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
-from service.items.split import (
-    CHUNK_ITEMS,
-    Chunk,
-    ItemTooLarge,
-    MalformedBody,
-    TooManyItems,
-    split_batch,
-)
+from service.items.split import CHUNK_ITEMS, Chunk, ItemTooLarge, TooManyItems
 from service.telemetry import metrics
 from service.wire import Outcome
 
 RUNS_AHEAD = 2
 """How many chunks of a batch are with the writer while the next is decoded; as many more as two
 statements may take."""
-
-SHORT_BODY_BYTES = 16 * 1024
-"""A body of which no part takes so long that others would miss their turn."""
 
 
 class BatchHandler:
@@ -143,21 +133,12 @@ class BatchHandler:
         return decoded.all_dated() if batch.mode is Mode.NEWEST else decoded
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:
-        """Return the chunks of a body that is valid JSON to its end, before any is applied."""
-        chunks: list[Chunk] = []
         try:
-            for chunk in split_batch(body, self._max_items, self._max_item_bytes):
-                if chunk is not None:
-                    chunks.append(chunk)
-                if len(body) > SHORT_BODY_BYTES:
-                    await asyncio.sleep(0)
-        except MalformedBody as error:
-            raise Problem(400, str(error), reason="json") from None
+            return await chunks_of(body, self._max_items, self._max_item_bytes)
         except TooManyItems as error:
             raise Problem(413, str(error), reason="items") from None
         except ItemTooLarge as error:
             raise Problem(413, str(error), reason="item_bytes") from None
-        return chunks
 
     async def _outcomes(
         self, body: bytearray, chunks: list[Chunk], batch: Batch, writer: Writer

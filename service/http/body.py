@@ -12,6 +12,10 @@ from service.config import Tuning
 from service.http.admission import BodyBytes
 from service.http.envelope import Problem
 from service.http.expectation import ask_for_body
+from service.items.split import Chunk, MalformedBody, split_batch
+
+SHORT_BODY_BYTES = 16 * 1024
+"""A body of which no part takes so long that others would miss their turn."""
 
 _JSON_TYPES = ("application/json", "text/json")
 
@@ -105,6 +109,23 @@ class BodyReader:
                 await take(data)
                 at_this_rate = slowest + received / self._bytes_per_second
                 limit.reschedule(min(loop.time() + self._silence_seconds, at_this_rate))
+
+
+async def chunks_of(body: bytes | bytearray, max_items: int, max_item_bytes: int) -> list[Chunk]:
+    """Return the chunks of a body that is valid JSON to its end, before any is applied.
+
+    Raises Problem 400, TooManyItems and ItemTooLarge.
+    """
+    chunks: list[Chunk] = []
+    try:
+        for chunk in split_batch(body, max_items, max_item_bytes):
+            if chunk is not None:
+                chunks.append(chunk)
+            if len(body) > SHORT_BODY_BYTES:
+                await asyncio.sleep(0)
+    except MalformedBody as error:
+        raise Problem(400, str(error), reason="json") from None
+    return chunks
 
 
 def check_media_type(request: web.Request) -> None:

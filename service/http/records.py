@@ -21,7 +21,7 @@ from service.engine.statement import ABSENT
 from service.engine.writer import Writer, Writers
 from service.http.access import Access, Caller
 from service.http.admission import Admission, BodyBytes
-from service.http.body import BodyReader, check_media_type
+from service.http.body import BodyReader, check_media_type, chunks_of
 from service.http.envelope import RECORD, Problem, accepted, negotiate
 from service.http.idempotency import (
     RETRY_AFTER,
@@ -32,7 +32,7 @@ from service.http.idempotency import (
 )
 from service.http.query import key_in_path, page_wanted
 from service.items.decode import BatchDecoder
-from service.items.split import Chunk, MalformedBody, TooManyItems, split_batch
+from service.items.split import Chunk, TooManyItems
 from service.telemetry import metrics
 from service.wire import (
     KEY_FIELD,
@@ -201,14 +201,8 @@ class RecordHandler:
 
 async def _only_chunk(array: bytes) -> Chunk:
     """Return where the only item of an array stands. Raises Problem 400."""
-    chunks: list[Chunk] = []
     try:
-        for chunk in split_batch(array, 1, len(array)):
-            if chunk is not None:
-                chunks.append(chunk)
-            await asyncio.sleep(0)
-    except MalformedBody as error:
-        raise Problem(400, str(error), reason="json") from None
+        chunks = await chunks_of(array, 1, len(array))
     except TooManyItems:
         raise Problem(400, "Expected the body to be one JSON object.", reason="json") from None
     if not chunks:
