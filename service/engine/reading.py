@@ -1,29 +1,21 @@
 """What is stored: a record by its key, and pages of records (contract section 1, "One record")."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import asyncpg
 
 from service.engine.databases import Pool, PooledConnection
-from service.engine.retrying import Unavailable, with_connection
-from service.engine.sqlstates import sqlstate_of
+from service.engine.retrying import Unavailable, served
 from service.statements import PAGE, RECORD
 from service.wire import Item
-
-logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10
 """How long a read waits for those before it, which have their share of the connections."""
 
 _COLUMNS = dict(zip(Item.__struct_encode_fields__, Item.__struct_fields__, strict=True))
 _KEY_FIELD = next(iter(_COLUMNS))
-
-
-class Unreadable(Exception):
-    """The database lacks what reading needs: a migration or a privilege; the log says which."""
 
 
 class PageTooLarge(Exception):
@@ -48,7 +40,7 @@ class Page(NamedTuple):
 async def find(pool: Pool, key: int, activity_id: str) -> Item | None:
     """Return the record of a key, None where there is none.
 
-    Raises Unreadable and what with_connection() does.
+    Raises what served() does.
     """
     rows = await _read(pool, RECORD, (key,), activity_id)
     return Item(*rows[0]) if rows else None
@@ -66,7 +58,7 @@ async def page(
     """Return at most ``limit`` records behind the first ``offset`` of all, in this order.
 
     The key breaks ties. Raises KeyError for a field that records do not have, PageTooLarge,
-    Unreadable and what with_connection() does.
+    and what served() does.
     """
     statement = PAGE.replace("{order}", _order(sorting))
     rows = await _read(pool, statement, (limit, offset, most_bytes), activity_id)
@@ -102,14 +94,7 @@ async def _read(
     except TimeoutError:
         raise Unavailable("Too many records of this database are being read") from None
     try:
-        return await with_connection(pool, work, float(pool.statement_seconds), activity_id)
-    except asyncpg.PostgresError as error:
-        fields = {
-            "activityID": activity_id,
-            "database": pool.name,
-            "sqlstate": sqlstate_of(error),
-        }
-        logger.error("records cannot be read", extra=fields)
-        raise Unreadable from None
+        seconds = float(pool.statement_seconds)
+        return await served(pool, work, seconds, activity_id, failure="records cannot be read")
     finally:
         pool.reads.release()

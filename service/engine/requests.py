@@ -12,8 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from service.engine.databases import Pool, PooledConnection
-from service.engine.retrying import TimedOut, Unavailable, with_connection
-from service.engine.sqlstates import sqlstate_of
+from service.engine.retrying import TimedOut, Unavailable, served, with_connection
 from service.statements import CLAIM, FORGET, RECEIPTS_KEPT
 from service.telemetry import metrics
 
@@ -36,10 +35,6 @@ class AnotherBody(Exception):
     """The same request came before with other bytes (422)."""
 
 
-class Unclaimable(Exception):
-    """The database lacks what a claim needs: a migration or a privilege; the log says which."""
-
-
 class Requests:
     """The requests for one database that this process works on."""
 
@@ -53,8 +48,8 @@ class Requests:
         """Count the request as at work until end(), when nobody else works on it any more.
 
         With a digest it has been sent under a key of the client's, and is claimed for these bytes.
-        Raises StillRunning after so many seconds, AnotherBody, Unclaimable, and what
-        with_connection() does; it then does not count.
+        Raises StillRunning after so many seconds, AnotherBody, and what served() does; it then
+        does not count.
         """
         if request_id in self._ended:
             await self._outwait(request_id, patience)
@@ -90,16 +85,10 @@ class Requests:
 
         until = asyncio.get_running_loop().time() + patience
         while True:
-            try:
-                claim = await with_connection(self._pool, work, CLAIM_SECONDS, activity_id)
-            except asyncpg.PostgresError as error:
-                fields = {
-                    "activityID": activity_id,
-                    "database": self._pool.name,
-                    "sqlstate": sqlstate_of(error),
-                }
-                logger.error("the request cannot be claimed", extra=fields)
-                raise Unclaimable from None
+            claim = await served(
+                self._pool, work, CLAIM_SECONDS, activity_id,
+                failure="the request cannot be claimed",
+            )  # fmt: skip
             if claim["is_another"]:
                 raise AnotherBody
             if not claim["is_running"]:

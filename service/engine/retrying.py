@@ -63,6 +63,10 @@ class TimedOut(Exception):
         self.is_in_doubt = is_in_doubt
 
 
+class Unserved(Exception):
+    """The database lacks what a statement needs: a migration or a privilege; the log says which."""
+
+
 class NotEncodable(Exception):
     """An argument of a statement that asyncpg cannot send: our fault, and no retry helps."""
 
@@ -173,6 +177,22 @@ async def with_connection(
             raise Unavailable(words, is_in_doubt=is_in_doubt, is_outage=is_outage)
         jitter = random.uniform(0.5, 1)  # noqa: S311
         await asyncio.sleep(FIRST_DELAY_SECONDS * 2 ** (attempt - 1) * jitter)
+
+
+async def served(
+    pool: Pool, work: Work[Result], seconds: float, activity_id: str, *, failure: str
+) -> Result:
+    """Return what with_connection() does, for a statement that no caller's values can make fail.
+
+    Raises Unserved in place of a PostgresError, once the log has told the ``failure``; else what
+    with_connection() does.
+    """
+    try:
+        return await with_connection(pool, work, seconds, activity_id)
+    except asyncpg.PostgresError as error:
+        fields = {"activityID": activity_id, "database": pool.name, "sqlstate": sqlstate_of(error)}
+        logger.error(failure, extra=fields)
+        raise Unserved from None
 
 
 def _words_of(cause: Exception, pool: Pool) -> str:

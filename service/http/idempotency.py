@@ -11,8 +11,8 @@ from uuid import UUID
 import msgspec
 from aiohttp import hdrs, web
 
-from service.engine.requests import AnotherBody, Requests, StillRunning, Unclaimable
-from service.engine.retrying import TimedOut, Unavailable
+from service.engine.requests import AnotherBody, Requests, StillRunning
+from service.engine.retrying import TimedOut, Unavailable, Unserved
 from service.http.envelope import Problem
 from service.wire import IDEMPOTENCY_HEADER
 
@@ -64,15 +64,16 @@ async def claim(
     except AnotherBody:
         reason = f"The same {IDEMPOTENCY_HEADER} came before with another body."
         raise Problem(422, reason, reason="another_body") from None
-    except Unclaimable:
-        raise Problem(
-            500, f"Internal error, activityID {activity_id}.", reason="internal"
-        ) from None
-    except (Unavailable, TimedOut) as error:
-        reason = str(error) or "The database did not answer in time"
-        raise Problem(
-            503, f"{reason}; send the batch again.", RETRY_AFTER, reason="database_away"
-        ) from None
+    except (Unserved, Unavailable, TimedOut) as error:
+        raise unserved(error, activity_id, "batch") from None
+
+
+def unserved(error: Unserved | Unavailable | TimedOut, activity_id: str, what: str) -> Problem:
+    """Return what it means for a caller that the database did not serve ``what`` they sent."""
+    if isinstance(error, Unserved):
+        return Problem(500, f"Internal error, activityID {activity_id}.", reason="internal")
+    words = str(error) or "The database did not answer in time"
+    return Problem(503, f"{words}; send the {what} again.", RETRY_AFTER, reason="database_away")
 
 
 async def digest_of(body: bytearray) -> UUID:

@@ -14,8 +14,8 @@ from msgspec.structs import astuple
 
 from service.config import Server
 from service.engine import reading
-from service.engine.reading import Page, PageTooLarge, Unreadable
-from service.engine.retrying import TimedOut, Unavailable
+from service.engine.reading import Page, PageTooLarge
+from service.engine.retrying import TimedOut, Unavailable, Unserved
 from service.engine.rows import Batch, Mode, Row, Whole
 from service.engine.statement import ABSENT
 from service.engine.writer import Writer, Writers
@@ -29,6 +29,7 @@ from service.http.idempotency import (
     digest_of,
     idempotency_key,
     request_id,
+    unserved,
 )
 from service.http.query import key_in_path, page_wanted
 from service.items.decode import BatchDecoder
@@ -101,8 +102,8 @@ class RecordHandler:
                     f"The page has more than {self._page_bytes} bytes; ask for a smaller pageSize.",
                     reason="page_bytes",
                 ) from None
-            except (Unreadable, Unavailable, TimedOut) as error:
-                raise _unread(request, error) from None
+            except (Unserved, Unavailable, TimedOut) as error:
+                raise unserved(error, request[RECORD].activity_id, "request") from None
             counted.grow_to(page.size)
             response = _page_answer(request, page, number, size)
             # Here, so that what waits for a slow reader is counted as long as it is in memory.
@@ -195,8 +196,8 @@ class RecordHandler:
         pool = (await self._writers.of(database)).pool
         try:
             return await reading.find(pool, key, request[RECORD].activity_id)
-        except (Unreadable, Unavailable, TimedOut) as error:
-            raise _unread(request, error) from None
+        except (Unserved, Unavailable, TimedOut) as error:
+            raise unserved(error, request[RECORD].activity_id, "request") from None
 
 
 async def _only_chunk(array: bytes) -> Chunk:
@@ -251,15 +252,6 @@ def _refused(request: web.Request, outcome: Outcome) -> Problem:
 
 def _no_record() -> Problem:
     return Problem(404, ABSENT, reason="no_record")
-
-
-def _unread(request: web.Request, error: Exception) -> Problem:
-    """Return what a read that failed means for its caller."""
-    if isinstance(error, Unreadable):
-        detail = f"Internal error, activityID {request[RECORD].activity_id}."
-        return Problem(500, detail, reason="internal")
-    words = str(error) or "The database did not answer in time"
-    return Problem(503, f"{words}; send the request again.", RETRY_AFTER, reason="database_away")
 
 
 def _answer(
