@@ -69,6 +69,11 @@ class Server(_Settings, frozen=True):
         if self.management_port == self.port != 0:
             raise Wrong("management_port", "is that of server.port; expected another one")
 
+    @property
+    def max_page_bytes(self) -> int:
+        """What a page of records may have of text: whatever was stored, its cost is bounded."""
+        return 4 * self.max_item_bytes
+
 
 class ApiKey(_Settings, frozen=True):
     """A caller's key, known only by its SHA-256, and the databases the caller may use."""

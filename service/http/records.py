@@ -46,9 +46,6 @@ from service.wire import (
     RecordListEnvelope,
 )
 
-PAGE_ITEM_BYTES = 4
-"""Times ``max_item_bytes`` a page may have of text: whatever was stored, its cost is bounded."""
-
 
 class RecordHandler:
     """Answers for ``{base_path}/care-case-clinical-trials`` and what lies below it."""
@@ -62,7 +59,7 @@ class RecordHandler:
         reader: BodyReader,
         write_seconds: float,
     ) -> None:
-        self._page_bytes = PAGE_ITEM_BYTES * settings.max_item_bytes
+        self._page_bytes = settings.max_page_bytes
         self._patience = settings.max_queue_seconds
         self._reader = reader
         self._decoder = BatchDecoder(ignore_unknown_fields=settings.ignore_unknown_fields)
