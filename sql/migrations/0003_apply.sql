@@ -287,7 +287,7 @@ declare
     savepoints integer := 0;
     group_size integer := 32;
     last integer;
-    reached integer;
+    failed_at integer;
     suspect integer;
     slice care_case_clinical_trial_item[];
     is_whole boolean;
@@ -309,7 +309,7 @@ declare
     error_constraint text;
 begin
     -- Few statements, each of which does much: PL/pgSQL prepares every one of them anew in each
-    -- transaction, which takes about as long as a fiftieth of the write of one row.
+    -- transaction.
     if current_setting('transaction_isolation') <> 'read committed'
         or current_setting('transaction_read_only')::boolean
         -- As long as it holds nothing that others want.
@@ -540,7 +540,6 @@ begin
                         is_leaving := true;
                         exit;
                     end if;
-                    reached := i;
                     at := coalesce(sequence[i], i);
                     item := items[at];
                     if item.care_case_clinical_trial_key <> 0 and mode <> 'create'
@@ -826,6 +825,8 @@ begin
                 end;
             end if;
         exception when others or assert_failure then
+            -- None of the group counts; the item behind those dealt with is the one that failed.
+            failed_at := least(length(states) + 1, last);
             states := left(states, done);
             if last - done > 32 then
                 group_size := 32;
@@ -833,8 +834,8 @@ begin
                 is_set_based := is_set_based and not is_distributed;
             elsif last - done > 1 and is_distributed then
                 -- Those before it, then the one that failed.
-                suspect := reached;
-                group_size := greatest(reached - done - 1, 1);
+                suspect := failed_at;
+                group_size := greatest(failed_at - done - 1, 1);
             elsif last - done > 1 then
                 group_size := case
                     when last - done > 8 and left(sqlstate, 2) <> all (passing) then 8
