@@ -6,7 +6,7 @@
 --
 -- request      names caller, database and Idempotency-Key (or activityID)
 -- first_place  the first of the places
--- places       where in the request the items stand, less than 2,048 apart
+-- places       where in the request the items stand, ascending, less than 2,048 apart
 -- keys         the key that each was given; null: a trigger kept it out
 -- digest       of the request's bytes
 create table care_case_clinical_trial_receipt (
@@ -298,6 +298,7 @@ declare
     draws integer := 0;
     collisions integer := 0;
     written_states text;
+    written_keys integer[];
     group_drawn integer[];
     group_places integer[];
     group_keys integer[];
@@ -332,7 +333,10 @@ begin
             unnest(receipt.places, receipt.keys) as known (place, key)
         where receipt.request = request_id
             and receipt.first_place > (select min(place) from unnest(item_places) as place) - 2048
-            and receipt.first_place <= (select max(place) from unnest(item_places) as place);
+            and receipt.first_place <= (select max(place) from unnest(item_places) as place)
+            -- Not those of the items before, beside which all may go at once.
+            and receipt.places[cardinality(receipt.places)]
+                >= (select min(place) from unnest(item_places) as place);
         key_sequence := pg_get_serial_sequence(
             'care_case_clinical_trial', 'care_case_clinical_trial_key'
         );
@@ -348,8 +352,7 @@ begin
         false,
         set_config('lock_timeout', patience, true),
         mode = 'newest',
-        request_id is not null or mode = 'newest'
-            or care_case_clinical_trial_is_distributed_as_planned(),
+        mode = 'newest' or care_case_clinical_trial_is_distributed_as_planned(),
         mode in ('newest', 'replace', 'delete'),
         timestamptz 'infinity',
         care_case_clinical_trial_is_distributed_as_planned()
@@ -405,13 +408,21 @@ begin
                         )
                     end;
                 end if;
-                if is_distributed and request_id is not null then
-                    -- Rows come back in any order, so which is whose has to be known before.
-                    is_whole := false;
-                    slice := items;
-                    for i in 1..size loop
-                        slice[i].care_case_clinical_trial_key := nextval(key_sequence);
-                    end loop;
+                if request_id is not null then
+                    -- All at once: sessions that drew in turns would meet at every row in the same
+                    -- page of the index. And rows may come back in any order.
+                    group_keys := array(
+                        select nextval(key_sequence) from generate_series(done + 1, last)
+                    );
+                    if group_keys && ('{0}' || reserved)
+                        or exists (
+                            select
+                            from unnest(group_keys) as drawn_key (key)
+                            where drawn_key.key not between reserved_from and reserved_to
+                        )
+                    then
+                        raise exception 'a drawn key is taken';
+                    end if;
                 end if;
                 with written as (
                     insert into care_case_clinical_trial as stored (
@@ -435,10 +446,7 @@ begin
                         website
                     )
                     select
-                        case
-                            when sent.care_case_clinical_trial_key = 0 then nextval(key_sequence)
-                            else sent.care_case_clinical_trial_key
-                        end,
+                        coalesce(group_keys[ordinality], sent.care_case_clinical_trial_key),
                         sent.care_case_clinical_trial_arm_id,
                         sent.care_case_clinical_trial_reason_id,
                         sent.care_case_clinical_trial_study_phase_id,
@@ -456,7 +464,8 @@ begin
                         greatest(least(coalesce(sent.update_date, now()), last_moment), first_moment),
                         coalesce(sent.update_user, caller_user),
                         sent.website
-                    from unnest(case when is_whole then items else slice end) as sent
+                    from unnest(case when is_whole then items else slice end)
+                        with ordinality as sent
                     on conflict (care_case_clinical_trial_key) do update set
                         care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
                         care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
@@ -481,29 +490,18 @@ begin
                 select
                     string_agg(case when written.is_new then 'c' else 'u' end, ''),
                     array_agg(written.key) filter (where needs_keys)
-                into written_states, group_keys
+                into written_states, written_keys
                 from written;
                 if is_distributed and request_id is null and not is_newest then
                     -- All of them, which are sorted by key.
                     written_states := (
                         select string_agg(each.state, '' order by each.key)
-                        from unnest(string_to_array(written_states, null), group_keys)
+                        from unnest(string_to_array(written_states, null), written_keys)
                             as each (state, key)
-                    );
-                elsif is_distributed and request_id is not null then
-                    group_keys := array(
-                        select sent.care_case_clinical_trial_key from unnest(slice) as sent
                     );
                 end if;
                 if request_id is not null then
-                    if written_states is distinct from repeat('c', last - done)
-                        or group_keys && ('{0}' || reserved)
-                        or exists (
-                            select
-                            from unnest(group_keys) as drawn_key (key)
-                            where drawn_key.key not between reserved_from and reserved_to
-                        )
-                    then
+                    if written_states is distinct from repeat('c', last - done) then
                         raise exception 'a drawn key is taken';
                     end if;
                     written_states := repeat('k', last - done);
@@ -528,7 +526,7 @@ begin
                         )
                         from unnest(case when is_whole then items else slice end)
                             with ordinality as sent
-                            left join unnest(group_keys) with ordinality as written (key, at)
+                            left join unnest(written_keys) with ordinality as written (key, at)
                                 on written.key = sent.care_case_clinical_trial_key
                     );
                 end if;

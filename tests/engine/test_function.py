@@ -43,6 +43,7 @@ async def apply(
     seconds: float = 5,
     must_commute: bool = False,
     mode: Mode = Mode.UPSERT,
+    first_place: int = 0,
 ) -> asyncpg.Record:
     """Apply records of these keys, in this order."""
     request = "00000000-0000-0000-0000-000000000001" if 0 in keys or mode is Mode.CREATE else None
@@ -51,10 +52,10 @@ async def apply(
         list(map(row, keys)),
         "tester",
         None,
-        len(set(keys)) == len(keys) and (0 not in keys or set(keys) == {0}),
+        set(keys) == {0} or (0 not in keys and len(set(keys)) == len(keys)),
         request,
         request,
-        list(range(len(keys))) if request else None,
+        list(range(first_place, first_place + len(keys))) if request else None,
         reserved,
         None,
         None,
@@ -107,6 +108,20 @@ async def test_where_rows_do_not_commute_it_writes_nothing_that_must(
     assert (commuting["states"], commuting["commutes"]) == ("cc", True)
     assert (other["states"], other["commutes"]) == ("", False)
     assert await stored(connection) == {1, 2}
+
+
+async def test_other_items_of_a_request_go_all_at_once_as_well(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    for first in (0, 100, 200):
+        applied = await apply(connection, [0] * 100, first_place=first)
+        assert applied["states"] == "k" * 100
+
+    # Of items that go one after another, 32 share a savepoint.
+    savepoints = await connection.fetchval(
+        "select count(distinct xmin::text) from care_case_clinical_trial"
+    )
+    assert savepoints == 3
 
 
 @pytest.mark.parametrize("keys", [[0], [0, 0], [7, 0]], ids=str)
