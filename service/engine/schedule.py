@@ -30,6 +30,11 @@ PATIENT_REFUSALS = 3
 UNSHARED_SECONDS = 1
 """How long a caller whose items failed in a shared statement runs by itself."""
 
+SLOW_ITEMS = 100
+MANY_FAILURES = 0.1
+"""Rows of its statements meanwhile, where such a share of its items failed: one that fails may take
+ten times as long, and whoever comes next waits for the statement to end."""
+
 
 class Schedule:
     """The batches that wait for one database, and the statements at work.
@@ -62,6 +67,7 @@ class Schedule:
         self._lone = 0
         self._has_lone = False
         self._unshared_until: dict[str, float] = {}
+        self._is_slow: dict[str, bool] = {}
 
     def add(self, batch: Batch) -> None:
         """Let a batch wait for its turn; some of its runs are not dealt with."""
@@ -114,9 +120,10 @@ class Schedule:
         for batch in self._queue:
             batch.give_up(words)
 
-    def unshare(self, batch: Batch) -> None:
-        """Let the batch's caller run by itself for a while: its items made others slow."""
+    def unshare(self, batch: Batch, failures: float) -> None:
+        """Let the batch's caller run by itself for a while: such a share of its items failed."""
         self._unshared_until[batch.caller] = self._now() + UNSHARED_SECONDS
+        self._is_slow[batch.caller] = failures >= MANY_FAILURES
 
     def _next(self, *, has_slot: bool) -> Statement | None:
         self._has_lone = False
@@ -134,6 +141,7 @@ class Schedule:
                 if not sections and self._may_run_alone(run, taken):
                     return self._lone_statement(run)
             elif may_start and (not sections or self._may_share(sections, run, room)):
+                room = self._room(run.batch, room)
                 section = self._section(run, taken, room)
                 if section is not None:
                     for each in [section, *self._following(section, taken, room)]:
@@ -211,6 +219,10 @@ class Schedule:
     def _is_unshared(self, batch: Batch) -> bool:
         until = self._unshared_until.get(batch.caller)
         return until is not None and until >= self._now()
+
+    def _room(self, batch: Batch, room: int) -> int:
+        is_slow = self._is_unshared(batch) and self._is_slow[batch.caller]
+        return min(room, SLOW_ITEMS) if is_slow and not self._is_distributed else room
 
     def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
         key = run.keys[len(run.outcomes)]

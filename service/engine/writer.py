@@ -198,8 +198,9 @@ class Writer:
             if mine:
                 run.batch.refused_in_a_row = 0
                 run.alone = max(0, run.alone - len(mine))
-                if applied.has_failures and any(outcome.status >= 400 for outcome in mine):
-                    self._schedule.unshare(run.batch)
+                failed = applied.has_failures and sum(outcome.status >= 400 for outcome in mine)
+                if failed:
+                    self._schedule.unshare(run.batch, failed / len(mine))
                 run.add(mine)
             if len(mine) < end - start:
                 # Those that follow in the statement were not tried.

@@ -530,3 +530,22 @@ def test_a_run_that_is_too_large_goes_on_after_the_others_had_their_turn(
         senders.finish(first)
 
     assert [len(keys) for keys in begun] == [500, 1, 500, 1, 200]
+
+
+@pytest.mark.parametrize(
+    ("states", "sizes"),
+    [("fc", [500, 100, 100, 100, 100]), ("f" + 99 * "c", [500, 400])],
+    ids=["half", "1%"],
+)
+def test_who_sends_many_items_that_fail_holds_a_slot_for_fewer(
+    senders: Senders, states: str, sizes: list[int]
+) -> None:
+    senders.send("ann", "x", [list(range(1000, 1900))], 1)
+
+    begun = []
+    while senders.database.at_work:
+        (first,) = senders.database.at_work
+        begun.append(len(first.keys))
+        senders.finish(first, states)
+
+    assert begun == sizes
