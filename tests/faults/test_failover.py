@@ -4,12 +4,14 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from service.demo.postgres import EmbeddedPostgres, find_binaries
+from service.wire import IDEMPOTENCY_HEADER
 from tests.harness.ledger import Ledger
 from tests.harness.proxy import Proxy
 from tests.harness.running import MakeService
@@ -73,6 +75,47 @@ async def test_batches_go_on_after_a_failover_and_nothing_is_lost(
         await ledger.assert_recovers()
 
     await ledger.assert_true()
+
+
+async def test_a_record_without_key_is_created_once_over_a_failover(
+    postgres: EmbeddedPostgres, standby: EmbeddedPostgres, make_service: MakeService
+) -> None:
+    hosts = f"127.0.0.1:{postgres.port},127.0.0.1:{standby.port}"
+    dsn = f"postgresql://postgres@{hosts}/acme?target_session_attrs=primary"
+    service = await make_service({"acme": dsn})
+    acknowledged: dict[str, int] = {}
+    is_over = asyncio.Event()
+
+    async def send(sender: int) -> None:
+        for number in count():
+            if is_over.is_set():
+                return
+            comment = f"{sender}.{number}"
+            statuses: list[int] = []
+            while statuses != [201]:
+                answer = await service.put(
+                    [{KEY: 0, "comment": comment}], headers={IDEMPOTENCY_HEADER: comment}
+                )
+                statuses = answer.statuses if answer.status == 207 else []
+            acknowledged[comment] = int(answer.outcomes[0][0] or 0)
+
+    sending = [asyncio.create_task(send(sender)) for sender in range(24)]
+    await asyncio.sleep(0.5)
+    before = len(acknowledged)
+    await asyncio.to_thread(postgres.kill)
+    await asyncio.sleep(0.3)
+    await promote(standby)
+    async with asyncio.timeout(30):
+        while len(acknowledged) < 2 * before:
+            await asyncio.sleep(0.05)
+    is_over.set()
+    await asyncio.gather(*sending)
+
+    rows = await service.fetch(
+        "select comment, care_case_clinical_trial_key as key from care_case_clinical_trial"
+    )
+    assert before > 0
+    assert sorted((row["comment"], row["key"]) for row in rows) == sorted(acknowledged.items())
 
 
 async def test_connections_to_a_demoted_primary_are_given_up(

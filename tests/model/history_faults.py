@@ -83,6 +83,7 @@ FAULTS = [
         Load(senders=24, services=1, is_keyless=True),
         SLOW_DISK,
     ),
+    Fault("receipts pruned", strikes.forget_requests, (0, 0.1), excuse=strikes.no_excuse),
     Fault("server down", strikes.keep_server_down, (0.5, 2)),
     Fault("rows locked", strikes.lock_rows, (0, 0.3), excuse=strikes.is_held),
     Fault("rows locked, lock_timeout", strikes.lock_rows, (0, 0.3), server={"lock_timeout": "300"}),

@@ -23,6 +23,9 @@ PASSING = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What a stranger is told while the server is ill, or when it is the victim of a deadlock."""
 
 
+FORGET = "select care_case_clinical_trial_forget(clock_timestamp() - interval '5 s', 100)"
+
+
 async def nothing(_world: World) -> None:
     """No harm."""
 
@@ -44,6 +47,12 @@ async def keep_server_down(world: World) -> None:
     await asyncio.to_thread(world.postgres.kill)
     await asyncio.sleep(random.uniform(0, world.longest_seconds))
     await asyncio.to_thread(world.postgres.start)
+
+
+async def forget_requests(world: World) -> None:
+    """Delete the receipts of requests that were not used for longer than senders wait."""
+    with suppress(asyncpg.UndefinedFunctionError):  # 1.0 has none.
+        await world.execute(FORGET)
 
 
 def no_excuse(_world: World, _write: Write) -> bool:
