@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
 import jwt
 
 from .load import ROOT
-from .processes import listeners
+from .processes import listeners, megabytes
 
 PATH = "/care-case-clinical-trials-batch"
 READY_SECONDS = 30
@@ -36,6 +35,7 @@ class Contestant:
     port: int
     processes: "list[subprocess.Popen[bytes]]"
     headers: Mapping[str, str] = field(default_factory=dict)
+    idle_mb: float = 0
 
     @property
     def pids(self) -> list[int]:
@@ -97,10 +97,11 @@ class Contestants:
             self._running[name] = self._builders[name]()
         return self._running[name]
 
-    def stop(self) -> None:
-        """Stop all that were started."""
-        for contestant in self._running.values():
-            contestant.stop()
+    def stop(self, *names: str) -> None:
+        """Stop those that run of some contestants, or all."""
+        for name in names or tuple(self._running):
+            if name in self._running:
+                self._running.pop(name).stop()
 
     def migrate(self) -> None:
         """Create the table, with the service's own command; the other checkout's with its own."""
@@ -161,8 +162,6 @@ class Contestants:
         return self._start("textbook", [sys.executable, "-m", "tests.bench.textbook"], free_port())
 
     def _fastapi(self) -> Contestant:
-        if not all(find_spec(name) for name in ("fastapi", "sqlalchemy", "uvicorn")):
-            raise CannotRun("the dependency group bench is not installed")
         port = free_port()
         command = [
             *(sys.executable, "-m", "uvicorn", "tests.bench.fastapi_sqlalchemy.app:app"),
@@ -181,23 +180,13 @@ class Contestants:
             if built.returncode:
                 shutil.rmtree(FASTIFY / "node_modules", ignore_errors=True)
                 raise CannotRun("npm ci failed")
-        environment = {"NODE_ENV": "production"}
-        return self._start(
-            "fastify", [node, str(FASTIFY / "server.js")], free_port(), environment=environment
-        )
+        return self._start("fastify", [node, str(FASTIFY / "server.js")], free_port())
 
     def _start(
-        self,
-        name: str,
-        command: list[str],
-        port: int,
-        *,
-        headers: Mapping[str, str] | None = None,
-        environment: Mapping[str, str] | None = None,
-        folder: Path = ROOT,
-        processes: int = 1,
-    ) -> Contestant:
-        variables = {"DATABASE_URL": self._dsn, "PORT": str(port), **(environment or {})}
+        self, name: str, command: list[str], port: int, *,
+        headers: Mapping[str, str] | None = None, folder: Path = ROOT, processes: int = 1,
+    ) -> Contestant:  # fmt: skip
+        variables = {"DATABASE_URL": self._dsn, "PORT": str(port), "NODE_ENV": "production"}
         with self._log(name) as log:
             started = [
                 subprocess.Popen(
@@ -212,6 +201,8 @@ class Contestants:
             contestant.stop()
             log_text = (self._folder / f"{name}.log").read_text()
             raise RuntimeError(f"{error}:\n{log_text[-2000:]}") from None
+        time.sleep(1)
+        contestant.idle_mb = max(megabytes(pid, "VmRSS") for pid in contestant.pids)
         return contestant
 
     def _log(self, name: str) -> TextIO:
