@@ -51,7 +51,7 @@ NAMES = {
 }
 TITLES = {scenario.name: scenario.title for scenario in SCENARIOS}
 MAIN = {
-    EXISTING: "short records, existing keys",
+    EXISTING: "short records (670 bytes), existing keys",
     REAL: "real records, existing keys",
     NEW: "short records, new keys",
     ONE_ITEM[3]: "batches of one short record, 64 connections",
