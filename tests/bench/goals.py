@@ -16,7 +16,7 @@ from .scenarios import (
     SESSION,
     THOUSAND,
     Scenario,
-)  # fmt: skip
+)
 
 Place = tuple[str, str, str]
 """A scenario, a contestant, a field of its figures."""

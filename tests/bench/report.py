@@ -20,44 +20,24 @@ from .figures import RATE, Results
 from .goals import GOALS, Goal
 from .scenarios import (
     ALL,
-    BARE,
     BATCHES,
     EXISTING,
-    LIMIT,
-    NEW,
+    MAIN,
+    NAMES,
     ONE,
     ONE_ITEM,
     OTHER,
     REAL,
     SCENARIOS,
-    SESSION,
     THOUSAND,
     Scenario,
-)  # fmt: skip
+)
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
 
-NAMES = {
-    ONE: "this service, 1 process",
-    "service-2": "this service, 2 processes",
-    "textbook": "textbook handler",
-    "fastapi": "FastAPI + SQLAlchemy",
-    "fastify": "Fastify + postgres.js",
-    SESSION: "PostgreSQL alone, 1 session",
-    LIMIT: "PostgreSQL alone",
-    BARE: "bare asyncpg",
-}
 TITLES = {scenario.name: scenario.title for scenario in SCENARIOS}
-MAIN = {
-    EXISTING: "short records (670 bytes), existing keys",
-    REAL: "real records, existing keys",
-    NEW: "short records, new keys",
-    ONE_ITEM[3]: "batches of one short record, 64 connections",
-}
-"""The scenarios that are told in plain numbers."""
-
 COMPARED = ("service_cpu_us", "postgres_cpu_us", "p99_ms")
 FIGURES = {
     "median ms": ("median_ms", 2),

@@ -24,6 +24,17 @@ BARE = "bare-asyncpg"
 ALL = (ONE, "service-2", "textbook", "fastapi", "fastify", LIMIT)
 """Those that the charts compare."""
 
+NAMES = {
+    ONE: "this service, 1 process",
+    "service-2": "this service, 2 processes",
+    "textbook": "textbook handler",
+    "fastapi": "FastAPI + SQLAlchemy",
+    "fastify": "Fastify + postgres.js",
+    SESSION: "PostgreSQL alone, 1 session",
+    LIMIT: "PostgreSQL alone",
+    BARE: "bare asyncpg",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
@@ -119,6 +130,14 @@ REAL = Scenario(
     name="real", title="real records, existing keys", contestants=(SESSION, *ALL), shape="real"
 )
 NEW = Scenario(name="new", title="new keys", contestants=(SESSION, *ALL), are_new=True)
+
+MAIN = {
+    EXISTING: "short records (670 bytes), existing keys",
+    REAL: "real records, existing keys",
+    NEW: "short records, new keys",
+    ONE_ITEM[3]: "batches of one short record, 64 connections",
+}
+"""The scenarios that are told in plain numbers."""
 
 _BOTH = (ONE, "textbook")
 
