@@ -71,11 +71,6 @@ class Results(Struct):
         values = self.by_round(scenario, contestant, field).values()
         return median(values) if values else None
 
-    def scenarios(self) -> dict[str, list[str]]:
-        """Return the scenarios that were run, with their contestants."""
-        found: dict[str, list[str]] = {}
-        for run in self.runs:
-            names = found.setdefault(run.scenario, [])
-            if run.contestant not in names:
-                names.append(run.contestant)
-        return found
+    def turns(self) -> list[tuple[str, str]]:
+        """Return each scenario with each of its contestants."""
+        return list(dict.fromkeys((run.scenario, run.contestant) for run in self.runs))

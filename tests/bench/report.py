@@ -162,23 +162,22 @@ def _goals(results: Results) -> str:
 
 def _figures(results: Results) -> str:
     rows: Rows = []
-    for scenario, contestants in results.scenarios().items():
-        for name in contestants:
-            rates = results.by_round(scenario, name, RATE).values()
-            others = [(results.middle(scenario, name, f), digits) for f, digits in FIGURES.values()]
-            rows.append(
-                [
-                    *(TITLES[scenario], NAMES[name]),
-                    *(f"{rate:,.0f}" for rate in (median(rates), min(rates), max(rates))),
-                    *("" if value is None else f"{value:.{digits}f}" for value, digits in others),
-                ]
-            )
+    for scenario, name in results.turns():
+        rates = results.by_round(scenario, name, RATE).values()
+        others = [(results.middle(scenario, name, f), digits) for f, digits in FIGURES.values()]
+        rows.append(
+            [
+                *(TITLES[scenario], NAMES[name]),
+                *(f"{rate:,.0f}" for rate in (median(rates), min(rates), max(rates))),
+                *("" if value is None else f"{value:.{digits}f}" for value, digits in others),
+            ]
+        )
     return _table(["what", "contestant", "items/s", "lowest", "highest", *FIGURES], rows)
 
 
 def side_by_side(results: Results, other: Path) -> str:
     """Return the medians of this checkout and another, and their ratio in each round."""
-    names = list(results.scenarios())
+    names = list(dict.fromkeys(scenario for scenario, _ in results.turns()))
     compared = [(name, field) for name in names for field in (RATE, *COMPARED)]
     rows: Rows = []
     for scenario, field in [*compared, (names[0], "idle_mb")]:
