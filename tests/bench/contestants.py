@@ -94,7 +94,7 @@ class Contestants:
         Raises CannotRun where something it needs is missing.
         """
         if name not in self._running:
-            self._running[name] = self._builders[name]()
+            self._builders[name]()
         return self._running[name]
 
     def stop(self, *names: str) -> None:
@@ -167,6 +167,8 @@ class Contestants:
             *(sys.executable, "-m", "uvicorn", "tests.bench.fastapi_sqlalchemy.app:app"),
             *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
             *("--loop", "uvloop", "--http", "httptools", "--no-access-log"),
+            # As long as the others: 64 connections may wait for the slowest of them.
+            *("--timeout-keep-alive", "75"),
         ]
         return self._start("fastapi", command, port)
 
@@ -194,11 +196,11 @@ class Contestants:
                 )
                 for _ in range(processes)
             ]
-        contestant = Contestant(name, port, started, headers or {})
+        # Known from here on, so that whatever happens now, stop() ends the processes.
+        contestant = self._running[name] = Contestant(name, port, started, headers or {})
         try:
             _wait_until_listening(contestant)
         except RuntimeError as error:
-            contestant.stop()
             log_text = (self._folder / f"{name}.log").read_text()
             raise RuntimeError(f"{error}:\n{log_text[-2000:]}") from None
         time.sleep(1)
