@@ -53,10 +53,10 @@ soak: $(READY) ## load under one fault after another; MINUTES=10
 mutants: $(READY) ## break the service by one shortcut after another: a test must notice each; ONLY="a name"
 	$(BIN)/python -m tests.mutants $(if $(ONLY),"$(ONLY)")
 
-bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services; BENCH=--quick: 2 minutes
+bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services; BENCH=--quick: 5 minutes
 	.venv-bench/bin/python -m tests.bench $(BENCH)
 
-bench-report: .venv-bench/.ready ## the same, and write the figures that docs/performance.md shows
+bench-report: .venv-bench/.ready ## the same, and write what docs/performance.md and README.md show
 	.venv-bench/bin/python -m tests.bench --report $(BENCH)
 
 load: .venv-load/.ready ## load the demo for a minute, check every outcome; LOAD="--users 20 --run-time 30s"

@@ -1,79 +1,61 @@
 """``python -m tests.bench``: builds, starts and compares; prints the table of ratios."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from service.demo.postgres import EmbeddedPostgres, find_binaries
+from service.demo.postgres import EmbeddedPostgres
 
 from . import report
 from .arena import Arena
 from .contestants import CannotRun, Contestants
 from .database import SETTINGS, Trials
-from .figures import Figures, Run
-from .scenarios import BESIDE, LARGE_ITEMS, LARGE_SIZES, ONE, OTHER, SCENARIOS
+from .figures import Results, Run
+from .scenarios import ONE, OTHER, SCENARIOS, Scenario
 
-RESULTS = Path(__file__).parent / "results"
-DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
-SPECIAL = ("idle", "large", "fair")
-
-Step = tuple[str, str, Callable[[], Figures]]
+Step = tuple[Scenario, str]
+"""A scenario and the contestant whose turn it is."""
 
 
 def arguments() -> argparse.Namespace:
     """Return what the command line asks for."""
-    names = [*SPECIAL, *(scenario.name for scenario in SCENARIOS)]
+    names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="short turns: 2 minutes instead of 20, or 5 with --against",
-    )
+    parser.add_argument("--quick", action="store_true", help="5 minutes instead of 25")
     parser.add_argument("--rounds", type=int, help="how often each contestant has its turn")
     parser.add_argument("--seconds", type=float, help="how long one turn takes")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=names, help=f"of {', '.join(names)}"
-    )
+        "--only", nargs="+", metavar="NAME", choices=names, default=names,
+        help=f"of {', '.join(names)}; 10x4: batches of 10, 4 connections",
+    )  # fmt: skip
     parser.add_argument(
-        "--against",
-        type=Path,
-        metavar="CHECKOUT",
+        "--against", type=Path, metavar="CHECKOUT",
         help="compare with the service of another checkout (in its .venv-run or .venv) instead",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--report",
-        action="store_true",
-        help="write the figures into tests/bench/results/ and docs/performance.md",
-    )
+        "--report", action="store_true",
+        help="write the figures into tests/bench/results/, docs/performance.md and README.md",
+    )  # fmt: skip
     chosen = parser.parse_args()
-    if chosen.against and chosen.report:
-        parser.error("--report is of the contestants, not of --against")
+    if chosen.report and (chosen.against or chosen.only is not names):
+        parser.error("--report is of all contestants in all scenarios: no --against, no --only")
     return chosen
 
 
-def steps(arena: Arena, wanted: set[str], number: int, *, has_other: bool) -> Iterator[Step]:
+def steps(wanted: Sequence[str], number: int, *, has_other: bool) -> Iterator[Step]:
     """Yield what a round consists of; the order of the contestants turns with each round."""
-    services = in_turn((ONE, OTHER) if has_other else (ONE,), number)
-    if "idle" in wanted and number == 1:
-        for name in services:
-            yield "idle", name, partial(arena.idle, name)
     for scenario in SCENARIOS:
         if scenario.name in wanted:
-            contestants = services if has_other else in_turn(scenario.contestants, number)
-            for name in contestants:
-                yield scenario.name, name, partial(arena.run, scenario, name)
-    for size in LARGE_SIZES if "large" in wanted else ():
-        for name in services:
-            yield f"large-{size}", name, partial(arena.large, name, size)
-    for label, beside in BESIDE.items() if "fair" in wanted else ():
-        for name in services:
-            yield f"fair-{label}", name, partial(arena.fair, name, label, beside)
+            contestants = (ONE, OTHER) if has_other else scenario.contestants
+            once = scenario.once if number == 1 and not has_other else ()
+            for name in (*in_turn(contestants, number), *once):
+                yield scenario, name
 
 
 def in_turn(names: tuple[str, ...], number: int) -> tuple[str, ...]:
@@ -82,22 +64,22 @@ def in_turn(names: tuple[str, ...], number: int) -> tuple[str, ...]:
     return names[first:] + names[:first]
 
 
-def compare(arena: Arena, wanted: set[str], rounds: int, *, has_other: bool) -> list[Run]:
+def compare(arena: Arena, wanted: Sequence[str], rounds: int, *, has_other: bool) -> list[Run]:
     """Return the runs of all rounds; a contestant that cannot run is left out, and said so."""
     runs: list[Run] = []
-    missing: dict[str, str] = {}
+    missing: set[str] = set()
     for number in range(1, rounds + 1):
-        for scenario, contestant, measure in steps(arena, wanted, number, has_other=has_other):
+        for scenario, contestant in steps(wanted, number, has_other=has_other):
             if contestant in missing:
                 continue
             try:
-                figures = measure()
+                figures = arena.run(scenario, contestant)
             except CannotRun as error:
-                missing[contestant] = str(error)
+                missing.add(contestant)
                 print(f"{contestant} is left out: {error}", file=sys.stderr)
                 continue
-            runs.append(Run(scenario, contestant, number, figures))
-            progress = f"round {number}, {scenario}, {contestant}"
+            runs.append(Run(scenario.name, contestant, number, figures))
+            progress = f"round {number}, {scenario.title}, {contestant}"
             print(f"{progress}: {figures.items_per_second:,.0f} items/s", file=sys.stderr)
     return runs
 
@@ -106,10 +88,8 @@ def main() -> None:
     chosen = arguments()
     # As Ctrl-C does, so that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    seconds = chosen.seconds or (1.0 if chosen.quick else 3.0)
-    rounds = chosen.rounds or ((3 if chosen.against else 1) if chosen.quick else 5)
-    names = {*SPECIAL, *(scenario.name for scenario in SCENARIOS)}
-    wanted = set(chosen.only) if chosen.only else names
+    seconds = chosen.seconds or (1.0 if chosen.quick else 5.0)
+    rounds = chosen.rounds or (1 if chosen.quick and not chosen.against else 3)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
         # As root, PostgreSQL runs under another account, which must get to its folder.
@@ -119,35 +99,26 @@ def main() -> None:
         server = stack.enter_context(
             EmbeddedPostgres(scratch / "postgres", durable=True, settings=SETTINGS, port=0)
         )
-        server.create_database("bench")
-        dsn = server.tcp_dsn("bench")
-        server.create_database("there")
-        their_dsn = server.tcp_dsn("there")
-        contestants = Contestants(dsn, folder, chosen.against, their_dsn)
+        for name in ("bench", "there"):
+            server.create_database(name)
+        trials, theirs = (Trials(server.tcp_dsn(name)) for name in ("bench", "there"))
+        contestants = Contestants(trials.dsn, folder, chosen.against, theirs.dsn)
         stack.callback(contestants.stop)
         contestants.migrate()
-        trials = Trials(dsn)
-        trials.prepare(LARGE_ITEMS)
-        theirs = Trials(their_dsn)
-        if chosen.against:
-            theirs.prepare(LARGE_ITEMS)
-        pgbench = find_binaries() / "pgbench"
-        arena = Arena(
-            dsn, trials.postmaster(), pgbench, trials, theirs, contestants, folder, seconds
-        )
+        for table in (trials, theirs) if chosen.against else (trials,):
+            table.prepare({s.shape: s.rows for s in sorted(SCENARIOS, key=lambda s: s.rows)})
+        arena = Arena(trials, theirs, contestants, folder, seconds)
         arena.warm_up()
-        runs = compare(arena, wanted, rounds, has_other=chosen.against is not None)
-        postgres = trials.version()
-    if chosen.against:
-        print(report.side_by_side(runs, chosen.against))
-        return
+        runs = compare(arena, chosen.only, rounds, has_other=chosen.against is not None)
+        machine = report.machine_and_versions(trials.version())
     command = shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]])
-    machine = report.machine_and_versions(postgres)
-    text = report.compose(runs, command, machine)
-    print(text)
+    results = Results(command, machine, os.cpu_count() or 1, runs)
+    if chosen.against:
+        print(report.side_by_side(results, chosen.against))
+        return
+    print(report.text(results))
     if chosen.report:
-        report.write(text, runs, RESULTS, command, machine)
-        report.into_document(text, DOCUMENT)
+        report.publish(results)
 
 
 if __name__ == "__main__":

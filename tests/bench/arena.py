@@ -1,142 +1,115 @@
 """Where the contestants meet: runs one scenario of one contestant and measures it."""
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from . import limit, load
 from .contestants import Contestant, Contestants
-from .database import NEW_KEYS_FROM, Trials
+from .database import Trials
 from .figures import Figures
-from .load import LoadSpec
-from .processes import forget_peak, peak_megabytes, resident_megabytes
+from .load import NEW_KEYS_FROM, LoadSpec
+from .processes import forget_peak, megabytes
 from .rows import Records
-from .scenarios import BAD_ITEMS, LARGE_ITEMS, LOCKED, OTHER, Scenario
+from .scenarios import BAD_ITEMS, BARE, LARGE, LIMIT, OTHER, REAL, SESSION, Scenario
 
-EXISTING_ROWS = 50_000
-NEW_ROWS = 150_000
-"""How many a run with new keys can create; a fast contestant's run ends with the last one."""
-
-ONE_ITEM_BODIES = 6_400
+MOST_BODIES = 6_400
 
 
 class Arena:
-    """One PostgreSQL, the contestants, and the time that a run takes."""
+    """One PostgreSQL, the contestants, and the time that a turn takes."""
 
     def __init__(
-        self, dsn: str, postgres_pid: int, pgbench: Path, trials: Trials, theirs: Trials,
-        contestants: Contestants, folder: Path, seconds: float,
-    ) -> None:  # fmt: skip
-        self._dsn = dsn
-        self._postgres_pid = postgres_pid
-        self._pgbench = pgbench
+        self, trials: Trials, theirs: Trials, contestants: Contestants, folder: Path, seconds: float
+    ) -> None:
         self._trials = trials
         self._theirs = theirs
         self._contestants = contestants
         self._folder = folder
         self._seconds = seconds
+        self._postgres_pid = trials.postmaster()
 
     def warm_up(self) -> None:
         """Write once without measuring: PostgreSQL creates its WAL files, later it reuses them."""
-        self._trials.refill("real", EXISTING_ROWS)
-        limit.pgbench(
-            self._pgbench, self._dsn, self._postgres_pid, "real", EXISTING_ROWS,
-            are_new=False, sessions=2, seconds=3,
-        )  # fmt: skip
+        self._trials.refill(REAL.shape, REAL.rows)
+        limit.pgbench(self._trials.dsn, self._postgres_pid, REAL, sessions=2, seconds=3)
 
     def run(self, scenario: Scenario, name: str) -> Figures:
-        """Run one contestant in one scenario, on a fresh table."""
-        if name == "bare-asyncpg":
-            self._trials.refill(scenario.shape, EXISTING_ROWS)
-            return limit.bare_asyncpg(self._dsn, self._seconds)
-        if name.startswith("limit-"):
-            self._trials.refill(scenario.shape, EXISTING_ROWS)
-            return limit.pgbench(
-                self._pgbench, self._dsn, self._postgres_pid, scenario.shape, EXISTING_ROWS,
-                are_new=scenario.are_new,
-                sessions=int(name.removeprefix("limit-")),
-                seconds=self._seconds,
-            )  # fmt: skip
-        spec = self._spec(self._contestants[name], scenario)
-        self._table_of(name).refill(scenario.shape, EXISTING_ROWS)
-        figures = load.finish(load.start(spec))
-        _check_statuses(figures, scenario)
+        """Run one contestant in one scenario, on a fresh table.
+
+        Raises CannotRun where the contestant cannot be started.
+        """
+        table = self._theirs if name == OTHER else self._trials
+        table.refill(scenario.shape, max(s.rows for s in (scenario, scenario.beside) if s))
+        if name == BARE:
+            return limit.bare_asyncpg(table.dsn, self._seconds)
+        if name in (LIMIT, SESSION):
+            sessions = 1 if name == SESSION else scenario.connections
+            return limit.pgbench(table.dsn, self._postgres_pid, scenario, sessions, self._seconds)
+        if scenario is LARGE:
+            # Its peak of memory is to be that of a process that has served nothing else.
+            self._contestants.stop(name)
+        contestant = self._contestants[name]
+        spec = self._spec(contestant, scenario)
+        for pid in contestant.pids:
+            forget_peak(pid)
+        with self._beside(contestant, table, scenario):
+            figures = load.finish(load.start(spec))
+        if scenario.beside is None:
+            _check_statuses(figures, scenario)
+        in_flight = Path(spec.bodies).stat().st_size * scenario.batch * scenario.connections
+        figures.bodies_mb = in_flight / len(self._keys(scenario)) / 2**20
+        figures.peak_mb = max(megabytes(pid, "VmHWM") for pid in contestant.pids)
+        figures.idle_mb = contestant.idle_mb
         return figures
 
-    def _table_of(self, name: str) -> Trials:
-        return self._theirs if name == OTHER else self._trials
+    @contextmanager
+    def _beside(self, contestant: Contestant, table: Trials, scenario: Scenario) -> Iterator[None]:
+        """Send what is to be sent beside the scenario's own load."""
+        if scenario.beside is None:
+            yield
+            return
+        spec = self._spec(contestant, scenario.beside)
+        # It begins a second before, and lasts until the other generator is started and warm.
+        spec.warm_up_seconds, spec.seconds = 0, self._seconds + 3
+        with table.locked_row() if scenario.is_row_locked else nullcontext():
+            at_work = load.start(spec)
+            time.sleep(1)
+            yield
+        load.finish(at_work)
 
-    def _spec(
-        self, contestant: Contestant, scenario: Scenario, rows: int | None = None
-    ) -> LoadSpec:
+    def _spec(self, contestant: Contestant, scenario: Scenario) -> LoadSpec:
         return LoadSpec(
             port=contestant.port,
             head=contestant.head,
-            bodies=str(self._bodies(scenario, rows)),
+            bodies=str(self._bodies(scenario)),
             items=scenario.batch,
             connections=scenario.connections,
             seconds=self._seconds,
             warm_up_seconds=min(1.0, self._seconds / 4),
-            is_once=scenario.are_new,
+            are_new=scenario.are_new,
             service_pids=contestant.pids,
             postgres_pid=self._postgres_pid,
         )
 
-    def _bodies(self, scenario: Scenario, rows: int | None) -> Path:
+    def _keys(self, scenario: Scenario) -> range:
+        first = NEW_KEYS_FROM if scenario.are_new else 1
+        return range(first, first + min(scenario.rows, MOST_BODIES * scenario.batch))
+
+    def _bodies(self, scenario: Scenario) -> Path:
         """Return the file of the scenario's request bodies, one a line; written once."""
-        path = self._folder / f"{scenario.name}-{scenario.batch}.bodies"
+        path = self._folder / f"{scenario.name}.bodies"
         if not path.exists():
-            if rows is None:
-                rows = NEW_ROWS if scenario.are_new else EXISTING_ROWS
-                rows = min(rows, ONE_ITEM_BODIES * scenario.batch)
-            first = NEW_KEYS_FROM if scenario.are_new else 1
             records = Records(
                 scenario.shape, bad_every=scenario.bad_every, bad=BAD_ITEMS[scenario.bad]
             )
+            keys = self._keys(scenario)
             with path.open("wb") as file:
-                for start in range(first, first + rows, scenario.batch):
-                    keys = range(start, start + scenario.batch)
-                    file.write(records.body(keys, scenario.key) + b"\n")
+                for start in range(0, len(keys), scenario.batch):
+                    batch = keys[start : start + scenario.batch]
+                    file.write(records.body(batch, scenario.key) + b"\n")
         return path
-
-    def large(self, name: str, batch: int) -> Figures:
-        """Send 100,000 items once, in batches of one size; measure the memory too."""
-        contestant = self._contestants[name]
-        scenario = Scenario("large", "", (), batch=batch, connections=1)
-        spec = self._spec(contestant, scenario, LARGE_ITEMS)
-        spec.is_once, spec.warm_up_seconds, spec.seconds = True, 0, 3600
-        self._table_of(name).refill("short", LARGE_ITEMS)
-        for pid in contestant.pids:
-            forget_peak(pid)
-        figures = load.finish(load.start(spec))
-        figures.peak_mb = max(map(peak_megabytes, contestant.pids))
-        figures.body_mb = Path(spec.bodies).stat().st_size * batch / LARGE_ITEMS / 2**20
-        return figures
-
-    def fair(self, name: str, label: str, beside: Scenario | None) -> Figures:
-        """Send one-item batches, alone or beside another load."""
-        contestant, table = self._contestants[name], self._table_of(name)
-        small = self._spec(contestant, Scenario("fair", "", (), batch=1, are_new=True))
-        small.is_once = False
-        small.seconds = max(3, self._seconds * 2)
-        table.refill("short", LARGE_ITEMS)
-        if beside is None:
-            return load.finish(load.start(small))
-        other = self._spec(contestant, beside, LARGE_ITEMS)
-        other.warm_up_seconds, other.seconds = 0, small.seconds + 1
-        with table.locked_row() if label == LOCKED else nullcontext():
-            at_work = load.start(other)
-            time.sleep(1)
-            figures = load.finish(load.start(small))
-        load.finish(at_work)
-        return figures
-
-    def idle(self, name: str) -> Figures:
-        """Measure the memory of a process; to be asked before it has served."""
-        contestant = self._contestants[name]
-        time.sleep(2)
-        resident = max(map(resident_megabytes, contestant.pids))
-        return Figures(items=0, items_per_second=0, resident_mb=resident)
 
 
 def _check_statuses(figures: Figures, scenario: Scenario) -> None:

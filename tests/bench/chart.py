@@ -1,53 +1,70 @@
-"""A bar chart as SVG: a panel for each scenario, a bar for each contestant."""
+"""The charts, as SVG."""
+
+# pygal is installed only with the dependency group bench.
+# mypy: disable-error-code="import-not-found"
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from statistics import median
 
-Panels = Mapping[str, Mapping[str, Sequence[float]]]
+import pygal
+from pygal.style import Style
 
-WIDTH = 760
-NAMES_WIDTH = 190
-FIGURES_WIDTH = 130
-BAR, STEP = 16, 24
-TITLE = 34
-COLOURS = {"this service": "#1f6feb", "the limit": "#8b949e"}
-OTHER_COLOUR = "#d4a72c"
+COLOURS = {
+    "service-1": "#1f6feb",
+    "service-2": "#79b8ff",
+    "textbook": "#d4a72c",
+    "fastapi": "#1a7f37",
+    "fastify": "#cf222e",
+    "limit": "#8b949e",
+}
 
 
-def draw(panels: Panels) -> str:
-    """Return the chart; a bar is the median of the rounds, the line on it their spread."""
-    parts = []
-    top = 10
-    for title, bars in panels.items():
-        parts.append(f'<text x="10" y="{top + 18}" class="title">{escape(title)}</text>')
-        top += TITLE
-        longest = max(max(rates) for rates in bars.values())
-        for name, rates in bars.items():
-            parts.append(_bar(name, rates, top, (WIDTH - NAMES_WIDTH - FIGURES_WIDTH) / longest))
-            top += STEP
-        top += 10
-    style = (
-        "text{font:13px system-ui,sans-serif;fill:#24292f}"
-        ".title{font-weight:600}.spread{stroke:#24292f;stroke-width:1.5}"
+def curves(
+    title: str, x_title: str, places: Sequence[int], lines: Mapping[str, Sequence[float | None]],
+    names: Mapping[str, str],
+) -> str:  # fmt: skip
+    """Return a line for each contestant, both axes logarithmic."""
+    chart = pygal.Line(
+        **_common(title, [COLOURS[name] for name in lines]), height=460,
+        logarithmic=True, x_title=x_title, stroke_style={"width": 2}, dots_size=3,
+    )  # fmt: skip
+    chart.x_labels = [f"{place:,}" for place in places]
+    rates = [rate for line in lines.values() for rate in line if rate]
+    steps = [step * 10**power for power in range(7) for step in (1, 2, 5)]
+    lowest = max(step for step in steps if step <= min(rates))
+    chart.y_labels = [step for step in steps if lowest <= step <= max(rates)]
+    chart.range = (lowest, max(rates) * 1.2)
+    for name, line in lines.items():
+        chart.add(names[name], line)
+    return _svg(chart)
+
+
+def stacked(title: str, bars: Mapping[str, Sequence[float]]) -> str:
+    """Return a bar for each name, of the CPU of the service and of PostgreSQL in µs."""
+    chart = pygal.HorizontalStackedBar(
+        **_common(title, ["#1f6feb", "#8b949e"]), height=130 + 34 * len(bars), max_scale=6
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}"'
-        f' viewBox="0 0 {WIDTH} {top}" role="img" aria-label="Items per second">\n'
-        f"<style>{style}</style>\n"
-        f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>\n' + "\n".join(parts) + "\n</svg>\n"
-    )
+    # pygal puts the first bar at the bottom.
+    ordered = list(bars.items())[::-1]
+    chart.x_labels = [f"{name}: {own:.1f} + {other:.1f}" for name, (own, other) in ordered]
+    for place, part in enumerate(("service", "PostgreSQL")):
+        chart.add(part, [parts[place] for _, parts in ordered])
+    return _svg(chart)
 
 
-def _bar(name: str, rates: Sequence[float], top: int, scale: float) -> str:
-    colour = next((c for start, c in COLOURS.items() if name.startswith(start)), OTHER_COLOUR)
-    middle = median(rates)
-    lowest, highest = (NAMES_WIDTH + rate * scale for rate in (min(rates), max(rates)))
-    text, line = top + BAR - 4, top + BAR / 2
-    return (
-        f'<text x="{NAMES_WIDTH - 8}" y="{text}" text-anchor="end">{escape(name)}</text>'
-        f'<rect x="{NAMES_WIDTH}" y="{top}" width="{middle * scale:.1f}" height="{BAR}"'
-        f' fill="{colour}"/>'
-        f'<line x1="{lowest:.1f}" x2="{highest:.1f}" y1="{line}" y2="{line}" class="spread"/>'
-        f'<text x="{highest + 6:.1f}" y="{text}">{middle:,.0f} items/s</text>'
-    )
+def _common(title: str, colours: Sequence[str]) -> dict[str, object]:
+    style = Style(
+        background="#ffffff", plot_background="#ffffff", font_family="system-ui, sans-serif",
+        foreground="#24292f", foreground_strong="#24292f", foreground_subtle="#57606a",
+        guide_stroke_color="#d0d7de", major_guide_stroke_color="#d0d7de", opacity=1,
+        label_font_size=13, major_label_font_size=13, legend_font_size=13, title_font_size=15,
+        colors=tuple(colours),
+    )  # fmt: skip
+    return {
+        "style": style, "title": title, "width": 820, "js": [], "no_prefix": True,
+        "truncate_legend": -1, "truncate_label": -1, "legend_at_bottom": True,
+        "legend_at_bottom_columns": 3, "value_formatter": "{:,.0f}".format,
+    }  # fmt: skip
+
+
+def _svg(chart: pygal.Graph) -> str:
+    return f"{chart.render(is_unicode=True, pretty_print=True)}\n"

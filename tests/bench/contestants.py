@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
 import jwt
 
 from .load import ROOT
-from .processes import listeners
+from .processes import listeners, megabytes
 
 PATH = "/care-case-clinical-trials-batch"
 READY_SECONDS = 30
@@ -36,6 +35,7 @@ class Contestant:
     port: int
     processes: "list[subprocess.Popen[bytes]]"
     headers: Mapping[str, str] = field(default_factory=dict)
+    idle_mb: float = 0
 
     @property
     def pids(self) -> list[int]:
@@ -94,13 +94,14 @@ class Contestants:
         Raises CannotRun where something it needs is missing.
         """
         if name not in self._running:
-            self._running[name] = self._builders[name]()
+            self._builders[name]()
         return self._running[name]
 
-    def stop(self) -> None:
-        """Stop all that were started."""
-        for contestant in self._running.values():
-            contestant.stop()
+    def stop(self, *names: str) -> None:
+        """Stop those that run of some contestants, or all."""
+        for name in names or tuple(self._running):
+            if name in self._running:
+                self._running.pop(name).stop()
 
     def migrate(self) -> None:
         """Create the table, with the service's own command; the other checkout's with its own."""
@@ -161,13 +162,13 @@ class Contestants:
         return self._start("textbook", [sys.executable, "-m", "tests.bench.textbook"], free_port())
 
     def _fastapi(self) -> Contestant:
-        if not all(find_spec(name) for name in ("fastapi", "sqlalchemy", "uvicorn")):
-            raise CannotRun("the dependency group bench is not installed")
         port = free_port()
         command = [
             *(sys.executable, "-m", "uvicorn", "tests.bench.fastapi_sqlalchemy.app:app"),
             *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
             *("--loop", "uvloop", "--http", "httptools", "--no-access-log"),
+            # As long as the others: 64 connections may wait for the slowest of them.
+            *("--timeout-keep-alive", "75"),
         ]
         return self._start("fastapi", command, port)
 
@@ -181,23 +182,13 @@ class Contestants:
             if built.returncode:
                 shutil.rmtree(FASTIFY / "node_modules", ignore_errors=True)
                 raise CannotRun("npm ci failed")
-        environment = {"NODE_ENV": "production"}
-        return self._start(
-            "fastify", [node, str(FASTIFY / "server.js")], free_port(), environment=environment
-        )
+        return self._start("fastify", [node, str(FASTIFY / "server.js")], free_port())
 
     def _start(
-        self,
-        name: str,
-        command: list[str],
-        port: int,
-        *,
-        headers: Mapping[str, str] | None = None,
-        environment: Mapping[str, str] | None = None,
-        folder: Path = ROOT,
-        processes: int = 1,
-    ) -> Contestant:
-        variables = {"DATABASE_URL": self._dsn, "PORT": str(port), **(environment or {})}
+        self, name: str, command: list[str], port: int, *,
+        headers: Mapping[str, str] | None = None, folder: Path = ROOT, processes: int = 1,
+    ) -> Contestant:  # fmt: skip
+        variables = {"DATABASE_URL": self._dsn, "PORT": str(port), "NODE_ENV": "production"}
         with self._log(name) as log:
             started = [
                 subprocess.Popen(
@@ -205,13 +196,15 @@ class Contestants:
                 )
                 for _ in range(processes)
             ]
-        contestant = Contestant(name, port, started, headers or {})
+        # Known from here on, so that whatever happens now, stop() ends the processes.
+        contestant = self._running[name] = Contestant(name, port, started, headers or {})
         try:
             _wait_until_listening(contestant)
         except RuntimeError as error:
-            contestant.stop()
             log_text = (self._folder / f"{name}.log").read_text()
             raise RuntimeError(f"{error}:\n{log_text[-2000:]}") from None
+        time.sleep(1)
+        contestant.idle_mb = max(megabytes(pid, "VmRSS") for pid in contestant.pids)
         return contestant
 
     def _log(self, name: str) -> TextIO:

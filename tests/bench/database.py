@@ -1,12 +1,13 @@
 """The one database that all contestants write to, and the copies it is refilled from."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
 import asyncpg
 
+from .load import NEW_KEYS_FROM
 from .processes import parent
 from .rows import COLUMNS, KEY_COLUMN, Records, Shape
 
@@ -19,8 +20,6 @@ SETTINGS = {
 """Room, so that no checkpoint falls into one contestant's run and not into another's, and
 WAL files that are kept. Durability is PostgreSQL's default: fsync and synchronous_commit
 are on."""
-
-NEW_KEYS_FROM = 10_000_000
 
 LOCKED_KEY = 500
 
@@ -35,26 +34,25 @@ class Trials:
     """The table of trials in the benchmark's database."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self.dsn = dsn
 
-    def prepare(self, rows: int) -> None:
-        """Make an unlogged copy of each shape's rows beside the migrated table."""
-        self._run(lambda connection: self._prepare(connection, rows))
+    def prepare(self, rows: Mapping[Shape, int]) -> None:
+        """Make an unlogged copy of so many rows of each shape beside the migrated table."""
 
-    async def _prepare(self, connection: "Connection[asyncpg.Record]", rows: int) -> None:
-        await connection.execute(_CHECK)
-        await connection.execute(f"create sequence bench_step start {NEW_KEYS_FROM // 500}")
-        shapes: tuple[Shape, ...] = ("short", "real")
-        for shape in shapes:
-            seed = f"bench_seed_{shape}"
-            await connection.execute(
-                f"create unlogged table {seed}"
-                f" (like care_case_clinical_trial, primary key ({KEY_COLUMN}))"
-            )
-            await connection.copy_records_to_table(
-                seed, records=Records(shape).rows(range(1, rows + 1)), columns=COLUMNS
-            )
-            await connection.execute(f"vacuum analyze {seed}")
+        async def work(connection: "Connection[asyncpg.Record]") -> None:
+            await connection.execute(_CHECK)
+            await connection.execute(f"create sequence bench_step start {NEW_KEYS_FROM // 500}")
+            for shape, number in rows.items():
+                seed = f"bench_seed_{shape}"
+                await connection.execute(
+                    f"create unlogged table {seed}"
+                    f" (like care_case_clinical_trial, primary key ({KEY_COLUMN}))"
+                )
+                records = Records(shape).rows(range(1, number + 1))
+                await connection.copy_records_to_table(seed, records=records, columns=COLUMNS)
+                await connection.execute(f"vacuum analyze {seed}")
+
+        self._run(work)
 
     def refill(self, shape: Shape, rows: int) -> None:
         """Bring the table to the state that each run starts from: existing rows, no dead ones."""
@@ -77,7 +75,7 @@ class Trials:
     def locked_row(self) -> Iterator[None]:
         """Hold the lock of one of the existing rows, as a stranger's open transaction does."""
         with asyncio.Runner() as runner:
-            connection = runner.run(asyncpg.connect(self._dsn))
+            connection = runner.run(asyncpg.connect(self.dsn))
             runner.run(connection.execute("begin"))
             runner.run(
                 connection.execute(
@@ -102,7 +100,7 @@ class Trials:
 
     def _run(self, work: Callable[["Connection[asyncpg.Record]"], Awaitable[Result]]) -> Result:
         async def connected() -> Result:
-            connection = await asyncpg.connect(self._dsn)
+            connection = await asyncpg.connect(self.dsn)
             try:
                 return await work(connection)
             finally:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from statistics import median
-from typing import TypedDict
 
 from msgspec import Struct
+
+RATE = "items_per_second"
+"""The field of the figures that most comparisons are of."""
 
 
 class Figures(Struct, kw_only=True):
@@ -14,23 +16,28 @@ class Figures(Struct, kw_only=True):
     items_per_second: float
     median_ms: float | None = None
     p99_ms: float | None = None
-    max_ms: float | None = None
     first_byte_share: float | None = None
     statuses: dict[str, int] = {}
     service_cpu_us: float | None = None
     postgres_cpu_us: float | None = None
-    load_cpu_seconds: float | None = None
+    load_cpu_us: float | None = None
     load_cpu_share: float | None = None
-    resident_mb: float | None = None
+    idle_mb: float | None = None
     peak_mb: float | None = None
-    body_mb: float | None = None
+    bodies_mb: float | None = None
+
+    def tell_latencies(self, seconds: Sequence[float]) -> None:
+        """Note what many measured times amount to."""
+        ordered = sorted(seconds)
+        self.median_ms = median(ordered) * 1000
+        self.p99_ms = ordered[int(len(ordered) * 0.99)] * 1000
 
     @property
-    def peak_over_body_mb(self) -> float | None:
-        """How far the memory's peak lies above the size of the body."""
-        if self.peak_mb is None or self.body_mb is None:
+    def peak_over_bodies_mb(self) -> float | None:
+        """How far the memory's peak lies above the size of the bodies in flight."""
+        if self.peak_mb is None or self.bodies_mb is None:
             return None
-        return self.peak_mb - self.body_mb
+        return self.peak_mb - self.bodies_mb
 
 
 class Run(Struct):
@@ -42,19 +49,28 @@ class Run(Struct):
     figures: Figures
 
 
-class Latencies(TypedDict):
-    """The fields of the figures that tell latency."""
+class Results(Struct):
+    """All runs of one call of the benchmark, and what they depend on."""
 
-    median_ms: float
-    p99_ms: float
-    max_ms: float
+    command: str
+    machine: dict[str, str]
+    cores: int
+    runs: list[Run]
 
+    def by_round(self, scenario: str, contestant: str, field: str) -> dict[int, float]:
+        """Return one figure of a contestant in each round that has it."""
+        found = {
+            run.round: getattr(run.figures, field)
+            for run in self.runs
+            if (run.scenario, run.contestant) == (scenario, contestant)
+        }
+        return {number: value for number, value in found.items() if value is not None}
 
-def latencies(seconds: Sequence[float]) -> Latencies:
-    """Return what many measured times amount to."""
-    ordered = sorted(seconds)
-    return Latencies(
-        median_ms=median(ordered) * 1000,
-        p99_ms=ordered[int(len(ordered) * 0.99)] * 1000,
-        max_ms=ordered[-1] * 1000,
-    )
+    def middle(self, scenario: str, contestant: str, field: str = RATE) -> float | None:
+        """Return the median over the rounds; None where nothing was measured."""
+        values = self.by_round(scenario, contestant, field).values()
+        return median(values) if values else None
+
+    def turns(self) -> list[tuple[str, str]]:
+        """Return each scenario with each of its contestants."""
+        return list(dict.fromkeys((run.scenario, run.contestant) for run in self.runs))

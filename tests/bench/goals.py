@@ -1,16 +1,26 @@
 """The goals: ratios of two contestants in one run, each round by itself, and their bounds."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .figures import Run
-from .scenarios import BESIDE, ONE
+from .figures import RATE, Results
+from .scenarios import (
+    BARE,
+    EXISTING,
+    FAIR,
+    LARGE,
+    NEW,
+    ONE,
+    ONE_ITEM,
+    REAL,
+    SESSION,
+    THOUSAND,
+    Scenario,
+)
 
 Place = tuple[str, str, str]
 """A scenario, a contestant, a field of its figures."""
 
-RATE = "items_per_second"
 CPU = "service_cpu_us"
 
 
@@ -31,13 +41,13 @@ class Goal:
             return f"at least {self.at_least:g}"
         return "" if self.at_most is None else f"at most {self.at_most:g}"
 
-    def reached(self, runs: Sequence[Run]) -> "Reached | None":
+    def reached(self, results: Results) -> "Reached | None":
         """Return what was reached; None where the runs do not tell."""
-        above = _by_round(runs, self.above)
+        above = results.by_round(*self.above)
         if self.beneath is None:
             values = list(above.values())
         else:
-            beneath = _by_round(runs, self.beneath)
+            beneath = results.by_round(*self.beneath)
             values = [above[n] / beneath[n] for n in above if beneath.get(n)]
         if not values:
             return None
@@ -58,91 +68,87 @@ class Reached:
     is_met: bool | None
 
 
-def _by_round(runs: Sequence[Run], place: Place) -> dict[int, float]:
-    scenario, contestant, field = place
-    found = {
-        run.round: getattr(run.figures, field)
-        for run in runs
-        if (run.scenario, run.contestant) == (scenario, contestant)
-    }
-    return {number: value for number, value in found.items() if value is not None}
-
-
 def _rate(
     title: str, above: tuple[str, str], beneath: tuple[str, str], at_least: float | None
 ) -> Goal:
     return Goal(title, (*above, RATE), (*beneath, RATE), at_least=at_least)
 
 
-def _against_limit(scenario: str, title: str, at_least: float | None) -> list[Goal]:
+def _against_limit(scenario: Scenario, title: str, at_least: float | None) -> list[Goal]:
     return [
         _rate(
-            f"{title}, {processes} process{'es' * (processes > 1)} / limit of one session",
-            (scenario, f"service-{processes}"),
-            (scenario, "limit-1"),
+            f"{title}, {processes} process{'es' * (processes > 1)} / PostgreSQL alone, 1 session",
+            (scenario.name, f"service-{processes}"),
+            (scenario.name, SESSION),
             at_least,
         )
         for processes in (1, 2)
     ]
 
 
+def _against(
+    title: str, contestant: str, scenario: Scenario, at_least: float | None = None
+) -> Goal:
+    return _rate(title, (scenario.name, ONE), (scenario.name, contestant), at_least)
+
+
+_EXISTING = (EXISTING.name, ONE)
+
 GOALS = (
-    *_against_limit("existing", "existing keys, 4 connections", 0.8),
-    *_against_limit("existing-real", "existing keys, real records", None),
-    *_against_limit("new", "new keys, 4 connections", 0.5),
-    Goal(
-        "PostgreSQL's CPU for an updated row, µs",
-        ("existing", ONE, "postgres_cpu_us"), at_most=5.5,
-    ),
-    Goal("the service's CPU for an item, batches of 1,000, µs", ("existing", ONE, CPU), at_most=5),
-    Goal("the same, batches of 100, µs", ("batches-of-100", ONE, CPU), at_most=7),
-    Goal("the same, batches of 10, µs", ("batches-of-10", ONE, CPU), at_most=20),
-    Goal("the same, one item, 64 connections, µs", ("one-item", ONE, CPU), at_most=120),
-    _rate("key 0, records created / named new keys", ("key-0", ONE), ("new", ONE), 0.95),
+    *_against_limit(EXISTING, "existing keys, 4 connections", 0.8),
+    *_against_limit(REAL, "existing keys, real records", None),
+    *_against_limit(NEW, "new keys, 4 connections", 0.5),
+    Goal("PostgreSQL's CPU for an updated row, µs", (*_EXISTING, "postgres_cpu_us"), at_most=5.5),
+    Goal("the service's CPU for an item, batches of 1,000, µs", (*_EXISTING, CPU), at_most=5),
+    Goal("the same, batches of 100, µs", ("100x4", ONE, CPU), at_most=7),
+    Goal("the same, batches of 10, µs", ("10x4", ONE, CPU), at_most=20),
+    Goal("the same, one item, 64 connections, µs", ("1x64", ONE, CPU), at_most=120),
+    _rate("key 0, records created / named new keys", ("key-0", ONE), (NEW.name, ONE), 0.95),
+    _against("textbook handler, 1 connection", "textbook", THOUSAND[0], 40),
+    _against("textbook handler, 4 connections", "textbook", EXISTING, 22),
+    _against("FastAPI + SQLAlchemy, 4 connections", "fastapi", EXISTING, 4),
+    _against("FastAPI + SQLAlchemy, new keys", "fastapi", NEW),
+    _against("Fastify + postgres.js, 4 connections", "fastify", EXISTING, 2.5),
+    _against("Fastify + postgres.js, new keys", "fastify", NEW),
+    _rate("1% refused items / clean", ("refused", ONE), _EXISTING, 0.5),
+    _rate("1% invalid items / clean", ("invalid", ONE), _EXISTING, 0.5),
     _rate(
-        "textbook handler, 1 connection",
-        ("one-connection", ONE), ("one-connection", "textbook"), 40,
+        "all items refused / textbook handler",
+        ("all-refused", ONE), ("all-refused", "textbook"), 5,
     ),
-    _rate("textbook handler, 4 connections", ("existing", ONE), ("existing", "textbook"), 22),
-    _rate("FastAPI + SQLAlchemy, 4 connections", ("existing", ONE), ("existing", "fastapi"), 4),
-    _rate("FastAPI + SQLAlchemy, new keys", ("new", ONE), ("new", "fastapi"), None),
-    _rate("Fastify + postgres.js, 4 connections", ("existing", ONE), ("existing", "fastify"), 2.5),
-    _rate("Fastify + postgres.js, new keys", ("new", ONE), ("new", "fastify"), None),
-    _rate("1% refused items / clean", ("bad-1-percent", ONE), ("existing", ONE), 0.5),
-    _rate("1% invalid items / clean", ("invalid-1-percent", ONE), ("existing", ONE), 0.5),
-    _rate("all items refused / textbook handler", ("bad-all", ONE), ("bad-all", "textbook"), 5),
-    _rate(
-        "one-item batches, 64 connections / textbook",
-        ("one-item", ONE), ("one-item", "textbook"), 3,
-    ),
+    _against("one-item batches, 64 connections / textbook", "textbook", ONE_ITEM[3], 3),
     Goal(
         "one-item batches, 64 connections: p99 / median",
-        ("one-item", ONE, "p99_ms"), ("one-item", ONE, "median_ms"), at_most=4,
+        ("1x64", ONE, "p99_ms"), ("1x64", ONE, "median_ms"), at_most=4,
     ),
     Goal(
         "one-item batches, 1 connection: median / bare asyncpg",
-        ("one-item-alone", ONE, "median_ms"), ("one-item-alone", "bare-asyncpg", "median_ms"),
-        at_most=2,
+        ("1x1", ONE, "median_ms"), ("1x1", BARE, "median_ms"), at_most=2,
+    ),
+    _rate("batches of 1,000, 64 connections / 4", ("1000x64", ONE), _EXISTING, None),
+    Goal(
+        "the same: peak memory above the bodies in flight, MB",
+        ("1000x64", ONE, "peak_over_bodies_mb"),
     ),
     Goal(
         "100,000-item batch: first byte / whole time",
-        ("large-100000", ONE, "first_byte_share"), at_most=0.15,
+        (LARGE.name, ONE, "first_byte_share"), at_most=0.15,
     ),
     Goal(
         "100,000-item batch: peak memory above the body, MB",
-        ("large-100000", ONE, "peak_over_body_mb"), at_most=100,
+        (LARGE.name, ONE, "peak_over_bodies_mb"), at_most=100,
     ),
     Goal(
         "time an item, batches of 100,000 / of 1,000",
-        ("large-1000", ONE, RATE), ("large-100000", ONE, RATE), at_most=1.2,
+        (THOUSAND[0].name, ONE, RATE), (LARGE.name, ONE, RATE), at_most=1.2,
     ),
     *(
         Goal(
-            f"p99 of one-item batches, beside {beside.title} / without",
-            (f"fair-{label}", ONE, "p99_ms"), ("fair-alone", ONE, "p99_ms"),
-            at_most=5 if label == "large" else None,
+            f"p99 of one-item batches, beside {fair.beside.title} / without",
+            (fair.name, ONE, "p99_ms"), ("alone", ONE, "p99_ms"),
+            at_most=5 if fair.beside is LARGE else None,
         )
-        for label, beside in BESIDE.items() if beside
+        for fair in FAIR if fair.beside
     ),
-    Goal("idle process, MB resident", ("idle", ONE, "resident_mb"), at_most=60),
+    Goal("idle process, MB resident", (*_EXISTING, "idle_mb"), at_most=60),
 )  # fmt: skip

@@ -1,34 +1,37 @@
 """The limits that no service passes: pgbench with no wire, and one asyncpg connection."""
 
+import re
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 import asyncpg
 import uvloop
 
-from .figures import Figures, latencies
+from service.demo.postgres import find_binaries
+
+from .figures import Figures
 from .processes import cpu_seconds
-from .rows import COLUMNS, KEY_COLUMN, Records, Shape, upsert_of_one_row, upsert_statement
+from .rows import COLUMNS, KEY_COLUMN, Records, upsert_of_one_row, upsert_statement
+from .scenarios import Scenario
 
 ROWS = 500
-"""How many rows one of pgbench's transactions upserts."""
+"""How many rows one of pgbench's transactions upserts, as one of the service's statements does."""
 
 
 def pgbench(
-    program: Path, dsn: str, postgres_pid: int, shape: Shape, rows: int, *,
-    are_new: bool, sessions: int, seconds: float,
-) -> Figures:  # fmt: skip
+    dsn: str, postgres_pid: int, scenario: Scenario, sessions: int, seconds: float
+) -> Figures:
     """Upsert ranges of the copy of the rows that lies beside the table."""
+    rows = min(scenario.batch, ROWS)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(_script(shape, rows, are_new=are_new))
+        script.write(_script(scenario, rows, scenario.rows // sessions))
         script.flush()
         before = cpu_seconds(postgres_pid)
         output = subprocess.run(
             [
-                *(str(program), "--no-vacuum", "--protocol=prepared", f"--file={script.name}"),
-                *(f"--client={sessions}", f"--jobs={sessions}"),
+                *(str(find_binaries() / "pgbench"), "--no-vacuum", "--protocol=prepared"),
+                *(f"--file={script.name}", f"--client={sessions}", f"--jobs={min(sessions, 4)}"),
                 *(f"--time={max(1, round(seconds))}", dsn),
             ],
             check=True,
@@ -37,30 +40,28 @@ def pgbench(
         ).stdout
         time.sleep(0.5)  # until its backends are gone, and counted with their parent
         cpu = cpu_seconds(postgres_pid) - before
-    found = dict(line.split(" = ", 1) for line in output.splitlines() if " = " in line)
-    processed = next(
-        line for line in output.splitlines() if "transactions actually processed" in line
-    )
-    items = int(processed.rpartition(": ")[2].partition("/")[0]) * ROWS
+    found = dict(re.findall(r"(tps|processed)(?: =|:) ([\d.]+)", output))
+    items = int(found["processed"]) * rows
     return Figures(
         items=items,
-        items_per_second=float(found["tps"].split()[0]) * ROWS,
-        median_ms=None,
+        items_per_second=float(found["tps"]) * rows,
         postgres_cpu_us=cpu / items * 1e6,
     )
 
 
-def _script(shape: Shape, rows: int, *, are_new: bool) -> str:
-    first = rf"\set first random(1, {rows - ROWS + 1})" + "\n"
-    in_range = f"where {KEY_COLUMN} between :first and :first + {ROWS - 1}"
-    if not are_new:
-        source = f"select {', '.join(COLUMNS)} from bench_seed_{shape} {in_range}"  # noqa: S608
+def _script(scenario: Scenario, rows: int, own: int) -> str:
+    """Return the transaction of a session, which stays within so many rows of its own."""
+    first = rf"\set first 1 + :client_id * {own} + random(0, {own - rows})" + "\n"
+    seed = f"bench_seed_{scenario.shape}"
+    in_range = f"where {KEY_COLUMN} between :first and :first + {rows - 1}"
+    if not scenario.are_new:
+        source = f"select {', '.join(COLUMNS)} from {seed} {in_range}"  # noqa: S608
         return first + upsert_statement(source) + ";\n"
     step = f"with step as materialized (select nextval('bench_step') * {ROWS} as base) "
     columns = ", ".join(COLUMNS[1:])
     source = (
         f"select step.base + {KEY_COLUMN} - :first, {columns}"  # noqa: S608
-        f" from bench_seed_{shape}, step {in_range}"
+        f" from {seed}, step {in_range}"
     )
     return first + step + upsert_statement(source) + ";\n"
 
@@ -83,8 +84,6 @@ async def _bare_asyncpg(dsn: str, seconds: float) -> Figures:
         earlier, now = now, time.perf_counter()
         measured.append(now - earlier)
     await connection.close()
-    return Figures(
-        items=len(measured),
-        items_per_second=len(measured) / (now - started_at),
-        **latencies(measured),
-    )
+    figures = Figures(items=len(measured), items_per_second=len(measured) / (now - started_at))
+    figures.tell_latencies(measured)
+    return figures

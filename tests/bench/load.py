@@ -18,10 +18,15 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from .figures import Figures, latencies
+from service.wire import KEY_FIELD
+
+from .figures import Figures
 from .processes import cpu_seconds
 
 ROOT = Path(__file__).parents[2]
+
+NEW_KEYS_FROM = 10_000_000
+"""New keys have eight digits, so that a body keeps its length when they change."""
 
 _STATUS = re.compile(rb'"status": ?(\d{3})')
 # The framing of chunked coding; JSON holds no bare line break, so it stands out.
@@ -39,7 +44,7 @@ class LoadSpec(Struct, kw_only=True):
     connections: int
     seconds: float
     warm_up_seconds: float
-    is_once: bool
+    are_new: bool
     service_pids: list[int]
     postgres_pid: int
 
@@ -125,7 +130,7 @@ class Lane:
         self.started_at = self.ended_at = time.perf_counter()
 
     async def run(self, seconds: float) -> None:
-        """Send requests until the time is over or none is left; at least one."""
+        """Send requests until the time is over; at least one."""
         deadline = time.perf_counter() + seconds
         for request in self._requests:
             started_at = time.perf_counter()
@@ -165,7 +170,7 @@ async def measure(spec: LoadSpec, requests: Sequence[bytes]) -> Figures:
         for lane in lanes
         for first, whole in zip(lane.first_bytes, lane.latencies, strict=True)
     ]
-    return Figures(
+    figures = Figures(
         items=items,
         # By lane: each ends with its own last request, the slow ones later than the others.
         items_per_second=sum(lane.items_per_second for lane in lanes),
@@ -173,10 +178,11 @@ async def measure(spec: LoadSpec, requests: Sequence[bytes]) -> Figures:
         statuses=dict(statuses),
         service_cpu_us=service / items * 1e6,
         postgres_cpu_us=postgres / items * 1e6,
-        load_cpu_seconds=load,
+        load_cpu_us=load / items * 1e6,
         load_cpu_share=load / seconds,
-        **latencies([latency for lane in lanes for latency in lane.latencies]),
     )
+    figures.tell_latencies([latency for lane in lanes for latency in lane.latencies])
+    return figures
 
 
 async def _lanes(spec: LoadSpec, requests: Sequence[bytes]) -> list[Lane]:
@@ -186,10 +192,18 @@ async def _lanes(spec: LoadSpec, requests: Sequence[bytes]) -> list[Lane]:
         _, exchanges = await loop.create_connection(Exchanges, "127.0.0.1", spec.port)
         # Lanes share no key, so that they never wait for each other's row locks.
         own = requests[number :: spec.connections]
-        lanes.append(
-            Lane(exchanges, iter(own) if spec.is_once else itertools.cycle(own), spec.items)
-        )
+        endless = _with_new_keys(own) if spec.are_new else itertools.cycle(own)
+        lanes.append(Lane(exchanges, endless, spec.items))
     return lanes
+
+
+def _with_new_keys(requests: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the requests again and again, each time with keys that were not there before."""
+    first = f'"{KEY_FIELD}":{NEW_KEYS_FROM}'[:-6].encode()
+    for number in range(90):
+        other = first[:-2] + b"%d" % (int(first[-2:]) + number)
+        for request in requests:
+            yield request.replace(first, other)
 
 
 def requests_of(spec: LoadSpec) -> Sequence[bytes]:

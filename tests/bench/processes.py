@@ -21,18 +21,14 @@ def cpu_seconds(pid: int) -> float:
     return sum(sum(map(int, processes[member][11:15])) for member in family) / _TICKS
 
 
-def resident_megabytes(pid: int) -> float:
-    """Return the memory that a process holds now."""
-    return _status_kilobytes(pid, "VmRSS") / 1024
-
-
-def peak_megabytes(pid: int) -> float:
-    """Return the most memory that a process held since ``forget_peak``."""
-    return _status_kilobytes(pid, "VmHWM") / 1024
+def megabytes(pid: int, name: str) -> float:
+    """Return the memory that a process holds now (VmRSS), or held at most (VmHWM)."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def forget_peak(pid: int) -> None:
-    """Set the peak to what the process holds now."""
+    """Set VmHWM to what the process holds now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
@@ -59,10 +55,3 @@ def _stat(pid: int) -> list[str]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return text.rpartition(")")[2].split()
-
-
-def _status_kilobytes(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise LookupError(f"/proc/{pid}/status has no {name}")

@@ -1,197 +1,208 @@
-"""The runs to a table of ratios, a table of figures, raw JSON and a chart."""
+"""The results to tables, charts and the documents that show them.
+
+``python -m tests.bench.report`` writes all of it anew from ``results/figures.json``.
+"""
 
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
 from . import chart
-from .figures import Run
+from .figures import RATE, Results
 from .goals import GOALS, Goal
-from .scenarios import BESIDE, FAIR_TITLE, LARGE_SIZES, LARGE_TITLE, ONE, OTHER, SCENARIOS
+from .scenarios import (
+    ALL,
+    BATCHES,
+    EXISTING,
+    MAIN,
+    NAMES,
+    ONE,
+    ONE_ITEM,
+    OTHER,
+    REAL,
+    SCENARIOS,
+    THOUSAND,
+    Scenario,
+)
 
-NAMES = {
-    "limit-1": "the limit, 1 session",
-    "limit-2": "the limit, 2 sessions",
-    "service-1": "this service, 1 process",
-    "service-2": "this service, 2 processes",
-    "textbook": "textbook handler",
-    "fastapi": "FastAPI + SQLAlchemy",
-    "fastify": "Fastify + postgres.js",
-    "bare-asyncpg": "bare asyncpg",
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
+
+TITLES = {scenario.name: scenario.title for scenario in SCENARIOS}
+COMPARED = ("service_cpu_us", "postgres_cpu_us", "p99_ms")
+FIGURES = {
+    "median ms": ("median_ms", 2),
+    "p99 ms": ("p99_ms", 2),
+    "CPU µs/item": ("service_cpu_us", 1),
+    "PostgreSQL µs/item": ("postgres_cpu_us", 1),
+    "load µs/item": ("load_cpu_us", 1),
+    "load share of a core": ("load_cpu_share", 2),
+    "peak MB": ("peak_mb", 0),
+    "idle MB": ("idle_mb", 0),
 }
-TITLES = {
-    **{scenario.name: scenario.title for scenario in SCENARIOS},
-    **{f"large-{size}": LARGE_TITLE.format(size) for size in LARGE_SIZES},
-    **{
-        f"fair-{label}": FAIR_TITLE.format(beside.title if beside else "nothing")
-        for label, beside in BESIDE.items()
-    },
-    "idle": "idle",
-}
-_BEGIN = re.compile(r"<!-- from here on written by: .+ -->")
-_END = "<!-- up to here -->"
-CHARTED = ("existing", "existing-real", "new")
+"""The columns of the whole report: fields of the figures, and their digits."""
+
+_PART = re.compile(r"(<!-- (\w+): written by make bench-report -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Rows = list[Sequence[str]]
 
 
-def compose(runs: Sequence[Run], command: str, machine: Mapping[str, str]) -> str:
-    """Return the report: ratios and goals, all figures, and what they depend on."""
-    ratios = _table(["ratio", "median", "lowest", "highest", "goal", "met"], _ratio_rows(runs))
-    figures = _table(
-        [
-            *("what", "contestant", "items/s", "lowest", "highest", "median ms", "p99 ms"),
-            *("CPU µs/item", "PostgreSQL µs/item", "load CPU s", "load share of a core"),
-        ],
-        _figure_rows(runs),
-    )
-    facts = "".join(f"- {name}: {value}\n" for name, value in machine.items())
-    return (
-        f"`{command}`; rounds: {max(run.round for run in runs)}; the contestants take turns.\n\n"
-        f"{ratios}\n{figures}\n{facts}"
-    )
+def text(results: Results) -> str:
+    """Return the whole report: plain numbers, goals, all figures, and what they depend on."""
+    parts = _parts(results)
+    names = ("rates", "cpu", "goals", "run")
+    return "\n".join([*(parts[name] for name in names), _figures(results)])
 
 
-def write(
-    report: str, runs: Sequence[Run], folder: Path, command: str, machine: Mapping[str, str]
-) -> None:
-    """Write report.md, figures.json and chart.svg into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(report)
-    raw = {"command": command, "machine": machine, "runs": runs}
-    (folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(raw)) + b"\n")
-    panels = {
-        TITLES[name]: {NAMES[c]: _rates(runs, name, c) for c in _contestants(runs, name)}
-        for name in CHARTED
-        if _contestants(runs, name)
+def publish(results: Results) -> None:
+    """Write the report, the raw figures, the charts, and the parts of the documents."""
+    RESULTS.mkdir(exist_ok=True)
+    raw = msgspec.json.format(msgspec.json.encode(results))
+    (RESULTS / "figures.json").write_bytes(raw + b"\n")
+    (RESULTS / "report.md").write_text(text(results))
+    for name, svg in _charts(results).items():
+        (RESULTS / f"{name}.svg").write_text(svg)
+    parts = _parts(results)
+    for document in DOCUMENTS:
+        before = document.read_text()
+        document.write_text(_PART.sub(lambda m: f"{m[1]}{parts[m[2]]}{m[3]}", before))
+
+
+def _parts(results: Results) -> Mapping[str, str]:
+    """Return what stands between the marks of the documents, by the names in the marks."""
+    rounds = max(run.round for run in results.runs)
+    facts = "; ".join(f"{name} {value}" for name, value in results.machine.items())
+    return {
+        "run": f"`{results.command}`; rounds: {rounds}. {facts}.\n",
+        "rates": _rates(results, MAIN, ALL),
+        "readme": _rates(results, (EXISTING, REAL), [name for name in ALL if name != "service-2"]),
+        "cpu": _cpu(results),
+        "goals": _goals(results),
     }
-    (folder / "chart.svg").write_text(chart.draw(panels))
 
 
-def side_by_side(runs: Sequence[Run], other: Path) -> str:
-    """Return the medians of this checkout and another, and their ratio in each round."""
-    rows: Rows = []
-    for scenario in dict.fromkeys(run.scenario for run in runs):
-        field = "resident_mb" if scenario == "idle" else "items_per_second"
-        here, there = (_values(runs, scenario, name, field) for name in (ONE, OTHER))
-        ratio = Goal("", (scenario, ONE, field), (scenario, OTHER, field)).reached(runs)
-        if ratio is None:
-            continue
-        fields = ("service_cpu_us", "postgres_cpu_us", "p99_ms")
-        others = [_values(runs, scenario, name, field) for field in fields for name in (ONE, OTHER)]
-        rows.append(
-            [
-                f"{TITLES[scenario]}, {'MB' if scenario == 'idle' else 'items/s'}",
-                *(f"{median(values):,.0f}" for values in (here, there)),
-                *(f"{value:.2f}" for value in (ratio.median, ratio.lowest, ratio.highest)),
-                *(f"{median(values):.1f}" if values else "" for values in others),
+def _charts(results: Results) -> Mapping[str, str]:
+    def curves(title: str, along: Mapping[int, Scenario], x_title: str) -> str:
+        lines = {name: [results.middle(s.name, name) for s in along.values()] for name in ALL}
+        present = {name: line for name, line in lines.items() if any(line)}
+        return chart.curves(f"Items a second, {title}", x_title, list(along), present, NAMES)
+
+    def cpu(scenario: Scenario) -> str:
+        bars = {
+            NAMES[name]: [
+                results.middle(scenario.name, name, field) or 0
+                for field in ("service_cpu_us", "postgres_cpu_us")
             ]
-        )
-    heads = [
-        *("what", "here", "there", "ratio", "lowest", "highest", "CPU µs/item", "CPU there"),
-        *("PostgreSQL µs/item", "PostgreSQL there", "p99 ms", "p99 there"),
+            for name in ALL
+            if results.middle(scenario.name, name)
+        }
+        return chart.stacked(f"CPU for an item, µs, {scenario.title}", bars)
+
+    sizes = {scenario.batch: scenario for scenario in BATCHES}
+    few, many = ({s.connections: s for s in points} for points in (ONE_ITEM, THOUSAND))
+    return {
+        "batches": curves("4 connections", sizes, "items in a batch"),
+        "connections-1": curves("batches of 1", few, "connections"),
+        "connections-1000": curves("batches of 1,000", many, "connections"),
+        "cpu-1": cpu(ONE_ITEM[3]),
+        "cpu-1000": cpu(EXISTING),
+    }
+
+
+def _rates(
+    results: Results, scenarios: Mapping[Scenario, str] | Sequence[Scenario], names: Sequence[str]
+) -> str:
+    """Return the items a second to three digits, a column for each contestant."""
+    present = [name for name in names if any(results.middle(s.name, name) for s in scenarios)]
+    rows: Rows = [
+        [MAIN[s], *(_three_digits(results.middle(s.name, name)) for name in present)]
+        for s in scenarios
     ]
-    return f"there: {other}\n\n{_table(heads, rows)}"
+    return _table(["items a second", *(NAMES[name] for name in present)], rows)
 
 
-def into_document(report: str, document: Path) -> None:
-    """Put the report's table of ratios and its facts between the document's marks."""
-    first_line, _, rest = report.partition("\n\n")
-    ratios, _, rest = rest.partition("\n\n")
-    facts = rest.partition("\n\n")[2]
-    text = document.read_text()
-    begin = _BEGIN.search(text)
-    if begin is None or _END not in text[begin.end() :]:
-        raise ValueError(f"{document} lacks the marks {_BEGIN.pattern} and {_END}")
-    after = text[begin.end() :].partition(_END)[2]
-    section = f"\n{first_line}\n\n{ratios}\n\n{facts}"
-    document.write_text(f"{text[: begin.end()]}{section}{_END}{after}")
+def _three_digits(value: float | None) -> str:
+    return "" if value is None else f"{float(f'{value:.3g}'):,.0f}"
 
 
-def machine_and_versions(postgres: str) -> Mapping[str, str]:
-    """Return what the figures depend on."""
-    model = next(
-        (
-            line.partition(": ")[2]
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    facts = {"machine": f"{os.cpu_count()} cores, {model}", "PostgreSQL": postgres}
-    facts["Python"] = platform.python_version()
-    for package in ("aiohttp", "asyncpg", "msgspec", "uvloop", "fastapi", "sqlalchemy"):
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    try:
-        output = subprocess.run(["node", "--version"], capture_output=True, text=True)
-        facts["Node"] = output.stdout.strip()
-    except FileNotFoundError:
-        pass
-    return facts
+def _cpu(results: Results) -> str:
+    """Return what the cores allow at the CPU that an item costs, beside what was reached."""
+    fields = ("postgres_cpu_us", "service_cpu_us", "load_cpu_us")
+    rows: Rows = []
+    for scenario, title in MAIN.items():
+        costs = [results.middle(scenario.name, ONE, field) or 0 for field in fields]
+        rate = results.middle(scenario.name, ONE)
+        if rate:
+            allowed = results.cores * 1e6 / sum(costs)
+            figures = (_three_digits(allowed), _three_digits(rate), f"{rate / allowed:.0%}")
+            rows.append([title, *(f"{cost:.1f}" for cost in costs), *figures])
+    heads = ("PostgreSQL, µs an item", "service, µs", "load generator, µs")
+    return _table(["", *heads, "the cores allow, items/s", "reached", "share"], rows)
 
 
-def _contestants(runs: Sequence[Run], scenario: str) -> list[str]:
-    return list(dict.fromkeys(run.contestant for run in runs if run.scenario == scenario))
-
-
-def _rates(runs: Sequence[Run], scenario: str, contestant: str) -> list[float]:
-    return _values(runs, scenario, contestant, "items_per_second")
-
-
-def _values(runs: Sequence[Run], scenario: str, contestant: str, field: str) -> list[float]:
-    values = (
-        getattr(run.figures, field)
-        for run in runs
-        if (run.scenario, run.contestant) == (scenario, contestant)
-    )
-    return [value for value in values if value is not None]
-
-
-def _ratio_rows(runs: Sequence[Run]) -> Rows:
+def _goals(results: Results) -> str:
     rows: Rows = []
     for goal in GOALS:
-        reached = goal.reached(runs)
+        reached = goal.reached(results)
         if reached is not None:
             values = (reached.median, reached.lowest, reached.highest)
             met = {True: "yes", False: "**no**", None: ""}[reached.is_met]
             rows.append([goal.title, *(f"{value:.2f}" for value in values), goal.wanted, met])
-    return rows
+    return _table(["ratio", "median", "lowest", "highest", "goal", "met"], rows)
 
 
-def _figure_rows(runs: Sequence[Run]) -> Rows:
+def _figures(results: Results) -> str:
     rows: Rows = []
-    for scenario in dict.fromkeys(run.scenario for run in runs):
-        if scenario == "idle":
-            continue
-        for contestant in _contestants(runs, scenario):
-            rates = _rates(runs, scenario, contestant)
-            fields = (
-                *(("median_ms", 2), ("p99_ms", 2), ("service_cpu_us", 1), ("postgres_cpu_us", 1)),
-                *(("load_cpu_seconds", 2), ("load_cpu_share", 2)),
-            )
-            rows.append(
-                [
-                    TITLES[scenario],
-                    NAMES[contestant],
-                    *(f"{rate:,.0f}" for rate in (median(rates), min(rates), max(rates))),
-                    *(
-                        f"{median(values):.{digits}f}" if values else ""
-                        for field, digits in fields
-                        for values in [_values(runs, scenario, contestant, field)]
-                    ),
-                ]
-            )
-    return rows
+    for scenario, name in results.turns():
+        rates = results.by_round(scenario, name, RATE).values()
+        others = [(results.middle(scenario, name, f), digits) for f, digits in FIGURES.values()]
+        rows.append(
+            [
+                *(TITLES[scenario], NAMES[name]),
+                *(f"{rate:,.0f}" for rate in (median(rates), min(rates), max(rates))),
+                *("" if value is None else f"{value:.{digits}f}" for value, digits in others),
+            ]
+        )
+    return _table(["what", "contestant", "items/s", "lowest", "highest", *FIGURES], rows)
+
+
+def side_by_side(results: Results, other: Path) -> str:
+    """Return the medians of this checkout and another, and their ratio in each round."""
+    names = list(dict.fromkeys(scenario for scenario, _ in results.turns()))
+    compared = [(name, field) for name in names for field in (RATE, *COMPARED)]
+    rows: Rows = []
+    for scenario, field in [*compared, (names[0], "idle_mb")]:
+        ratio = Goal("", (scenario, ONE, field), (scenario, OTHER, field)).reached(results)
+        if ratio is not None:
+            medians = (results.middle(scenario, name, field) or 0 for name in (ONE, OTHER))
+            figures = (*medians, ratio.median, ratio.lowest, ratio.highest)
+            title = "idle process" if field == "idle_mb" else TITLES[scenario]
+            rows.append([title, field, *(f"{figure:,.2f}" for figure in figures)])
+    heads = ("what", "figure", "here", "there", "ratio", "lowest", "highest")
+    return f"there: {other}\n\n{_table(heads, rows)}"
+
+
+def machine_and_versions(postgres: str) -> dict[str, str]:
+    """Return what the figures depend on."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    node = shutil.which("node")
+    packages = ("aiohttp", "asyncpg", "msgspec", "uvloop", "fastapi", "sqlalchemy")
+    return {
+        "Machine:": f"{os.cpu_count()} cores, {model[1] if model else platform.machine()}",
+        "PostgreSQL": postgres,
+        "Python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "Node": subprocess.check_output([node, "--version"], text=True).strip() if node else "none",
+    }
 
 
 def _table(heads: Sequence[str], rows: Rows) -> str:
@@ -202,3 +213,7 @@ def _table(heads: Sequence[str], rows: Rows) -> str:
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |\n"
         for line in lines
     )
+
+
+if __name__ == "__main__":
+    publish(msgspec.json.decode((RESULTS / "figures.json").read_bytes(), type=Results))

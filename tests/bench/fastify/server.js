@@ -92,26 +92,28 @@ const toOutcome = (item) => ({
 
 const schema = { body: { type: 'array', items: item }, response: { 207: envelope } }
 
+// PostgreSQL takes 65,535 parameters a statement, 18 a row.
+const mostRows = 3640
+
+const kept = ['care_case_clinical_trial_key', 'entry_date', 'entry_user']
+const replaced = Object.keys(toRow({})).filter((column) => !kept.includes(column))
+const updates = sql.unsafe(replaced.map((column) => `${column} = excluded.${column}`).join(', '))
+
+const upsert = (sql, rows) => sql`
+  insert into care_case_clinical_trial ${sql(rows)}
+  on conflict (care_case_clinical_trial_key) do update set ${updates}`
+
 fastify.put('/care-case-clinical-trials-batch', { schema }, async (request, reply) => {
   const rows = request.body.map(toRow)
-  await sql`
-    insert into care_case_clinical_trial ${sql(rows)}
-    on conflict (care_case_clinical_trial_key) do update set
-      care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
-      care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
-      care_case_clinical_trial_study_phase_id = excluded.care_case_clinical_trial_study_phase_id,
-      case_key = excluded.case_key,
-      comment = excluded.comment,
-      disease = excluded.disease,
-      inclusion_exclusion = excluded.inclusion_exclusion,
-      location = excluded.location,
-      protocol_number = excluded.protocol_number,
-      study_drug = excluded.study_drug,
-      study_length = excluded.study_length,
-      study_title = excluded.study_title,
-      update_date = excluded.update_date,
-      update_user = excluded.update_user,
-      website = excluded.website`
+  if (rows.length <= mostRows) {
+    await upsert(sql, rows)
+  } else {
+    await sql.begin(async (sql) => {
+      for (let start = 0; start < rows.length; start += mostRows) {
+        await upsert(sql, rows.slice(start, start + mostRows))
+      }
+    })
+  }
   return reply.code(207).send({ data: request.body.map(toOutcome), error: null })
 })
 
