@@ -263,7 +263,8 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
     async with service.session.get(f"{service.url}/openapi.json") as response:
         assert await response.json() == openapi.document(Server())
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-    async with service.session.get(f"{service.url}/docs") as response:
+    async with service.session.get(f"{service.url}/") as response:
+        assert response.url.path == "/docs"
         page = await response.text()
         assert response.headers["Content-Type"] == "text/html"
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]

@@ -3,10 +3,12 @@
 ``tests/deploy/test_printed_commands.py`` runs what is printed there.
 """
 
+import ast
 import re
 import shlex
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +32,7 @@ from tests.harness.documents import (
     tables,
     tokens,
 )
-from tests.harness.source import ROOT
+from tests.harness.source import ROOT, modules
 
 LANGUAGES = {"sh", "python", "toml", "sql", "json", "yaml", "nginx", ""}
 """What a fenced block may hold; "" is a drawing."""
@@ -210,6 +212,55 @@ def test_the_plan_names_every_file_of_a_folder(folder: str) -> None:
 
     files = {path.stem for path in (ROOT / "service" / folder).glob("*.py")} - {"__init__"}
     assert files in named
+
+
+def test_the_design_says_what_each_folder_of_tests_holds() -> None:
+    (table,) = (t for t in tables("docs/design.md") if t[0] == ["folder", "holds"])
+    named = {name for row in table[1:] for name in re.findall(r"`tests/(\w+)/`", row[0])}
+
+    holding = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
+    assert named == holding
+
+
+def test_the_design_says_why_each_dependency_is_there() -> None:
+    (table,) = (t for t in tables("docs/design.md") if t[0][0] == "package")
+    told = " ".join(row[0].lower() for row in table[1:])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+    needed = {re.match(r"\w+(-\w+)?", each)[0] for each in (*project["dependencies"], *extras)}  # type: ignore[index]
+
+    missing = {name for name in needed if name not in told and "opentelemetry" not in name}
+    assert missing == set()
+    assert len(table) - 1 == len({name.partition("-")[0] for name in needed})
+
+
+def test_the_runbook_has_every_line_of_the_log() -> None:
+    (table,) = (t for t in tables("docs/operating.md") if t[0] == ["message", "level", "fields"])
+    told = [text for row in table[1:] for text in re.findall(r"`([^`]+)`", row[0])]
+    starts = [re.sub(r"( N\b.*|; …| …|: …)$", "", text) for text in told]
+
+    written = {
+        value
+        for module, tree in modules().items()
+        if not module.startswith(("service/send", "service/client"))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for value in messages(node)
+    }
+    assert len(written) > 18
+    assert {text for text in written if not text.startswith(tuple(starts))} == set()
+
+
+def messages(call: ast.Call) -> Iterator[str]:
+    """Yield what a call writes to the log, as far as it is spelt out there."""
+    if ast.unparse(call.func).startswith("logger."):
+        texts = call.args
+    else:
+        texts = [keyword.value for keyword in call.keywords if keyword.arg == "failure"]
+    for text in texts:
+        first = text.values[0] if isinstance(text, ast.JoinedStr) else text
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            yield first.value.strip()
 
 
 SETTINGS: dict[str, type[msgspec.Struct]] = {
