@@ -33,6 +33,8 @@ wrk() { :; }                                             # loads for 15 seconds
 """
 """What cannot be run in a test, by program; all else in the same block is run."""
 
+FILES = ("LICENSE", "Makefile", "README.md", "pyproject.toml")
+
 SHELL = [block for block in fenced("sh") if block.section not in (FIRST_DAY, "Install")]
 
 
@@ -40,8 +42,12 @@ SHELL = [block for block in fenced("sh") if block.section not in (FIRST_DAY, "In
 def checkout(tmp_path: Path) -> Path:
     """A copy of the repository to run commands in, with an environment and a batch to send."""
     folder = tmp_path / "checkout"
-    kept = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "*.egg-info", "results")
-    shutil.copytree(ROOT, folder, ignore=kept)
+    left_out = shutil.ignore_patterns("__pycache__", "node_modules", "results")
+    # Named one by one: a folder for temporary files may lie in the repository.
+    for name in ("deploy", "docs", "service", "sql", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out)
+    for path in (*ROOT.glob("*.lock"), *(ROOT / name for name in FILES)):
+        shutil.copy(path, folder)
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / "batch-7.json").write_text(json.dumps([{KEY: 0, "study_Title": "One"}]))
     return folder
