@@ -3,6 +3,7 @@
 import importlib.util
 import mimetypes
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ def add_routes(app: web.Application, openapi: Callable[[], Mapping[str, Any]]) -
         document = msgspec.json.encode(openapi())
         return web.Response(body=document, content_type="application/json")
 
+    async def root(_request: web.Request) -> web.Response:
+        return web.Response(status=HTTPStatus.FOUND, headers={hdrs.LOCATION: DOCS_PATH.lstrip("/")})
+
+    app.router.add_get("/", root)
     app.router.add_get("/openapi.json", openapi_json)
     _add_file(app, DOCS_PATH, PAGE / "index.html")
     _add_file(app, f"{DOCS_PATH}/page.js", PAGE / "page.js")

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from service.statements import MISSING_PRIVILEGES
 from tests.harness.certificates import Authority
 from tests.harness.configuration import DatabaseSettings, JwtSettings, ServerSettings, document
+from tests.harness.documents import fenced
 from tests.harness.key_server import KeyServer, published, serving_keys
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService, RunCommand, StartProcess
 from tests.harness.service import SECRET, free_port
-from tests.harness.source import ROOT
 
 STRONG: JwtSettings = {"algorithms": ["HS256"], "secret": SECRET, "issuer": "us"}
 
@@ -86,9 +86,7 @@ def test_a_server_that_is_not_there_is_told_in_words(check: Check, dsn: str, wor
     assert lines[-1] == f"failed: database down: {words}"
 
 
-def test_what_a_server_refuses_is_told_in_words(
-    check: Check, make_database: MakeDatabase, server_dsn: str
-) -> None:
+def test_what_a_server_refuses_is_told_in_words(check: Check, make_database: MakeDatabase) -> None:
     good = make_database()
     name = urlsplit(good).path.removeprefix("/")
 
@@ -134,6 +132,13 @@ GRANTS = (
 )
 
 
+async def grant_all(name: str, owners: str, more: str = "") -> None:
+    """Give a role all that it needs, and do more as the owner."""
+    connection = await asyncpg.connect(owners)
+    await connection.execute(";".join(f"grant {grant} to {name}" for grant in GRANTS) + more)
+    await connection.close()
+
+
 async def test_every_right_that_is_lacking_is_told_as_the_grant_that_mends_it(
     check: Check, role: tuple[str, str, str]
 ) -> None:
@@ -158,8 +163,7 @@ async def test_every_right_that_is_lacking_is_told_as_the_grant_that_mends_it(
 
 async def test_the_grants_of_the_docs_are_those_of_the_list(role: tuple[str, str, str]) -> None:
     name, dsn, owners = role
-    text = (ROOT / "docs/operating.md").read_text().partition("Grant it this:")[2]
-    grants = text.partition("```sql\n")[2].partition("```")[0]
+    (grants, _) = (b.text for b in fenced("sql") if b.section == "Prepare a database")
     owner = await asyncpg.connect(owners)
     served = await asyncpg.connect(dsn)
     try:
@@ -187,9 +191,7 @@ async def test_a_role_that_was_told_enough_stores_everything(
 ) -> None:
     """The list of grants is complete: nothing that the service does needs more."""
     name, dsn, owners = role
-    connection = await asyncpg.connect(owners)
-    await connection.execute(";".join(f"grant {grant} to {name}" for grant in GRANTS))
-    await connection.close()
+    await grant_all(name, owners)
     service = await make_service({"acme": dsn})
     key = {"Idempotency-Key": "k"}
 
@@ -203,12 +205,7 @@ async def test_a_role_that_was_told_enough_stores_everything(
 
 async def test_too_few_connections_are_told(check: Check, role: tuple[str, str, str]) -> None:
     name, dsn, owners = role
-    connection = await asyncpg.connect(owners)
-    await connection.execute(
-        ";".join(f"grant {grant} to {name}" for grant in GRANTS)
-        + f";alter role {name} connection limit 4"
-    )
-    await connection.close()
+    await grant_all(name, owners, f";alter role {name} connection limit 4")
 
     status, lines = await asyncio.to_thread(check, {"acme": dsn}, database={"pool_max_size": 5})
 
@@ -220,12 +217,8 @@ async def test_what_a_role_needs_behind_a_pooler_is_told(
     check: Check, role: tuple[str, str, str]
 ) -> None:
     name, dsn, owners = role
-    connection = await asyncpg.connect(owners)
-    await connection.execute(
-        ";".join(f"grant {grant} to {name}" for grant in GRANTS)
-        + f";alter role {name} set default_transaction_isolation = 'serializable'"
-    )
-    await connection.close()
+    isolation = "default_transaction_isolation = 'serializable'"
+    await grant_all(name, owners, f";alter role {name} set {isolation}")
     pooled: DatabaseSettings = {"transaction_pooling": True}
 
     direct, _ = await asyncio.to_thread(check, {"acme": dsn})

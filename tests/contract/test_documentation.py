@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,10 +24,9 @@ from selenium.webdriver.support.wait import WebDriverWait
 from service.config import Server
 from service.engine import sqlstates
 from service.http import openapi
-from service.wire import IDEMPOTENCY_HEADER, SAMPLE, Item
+from service.wire import IDEMPOTENCY_HEADER, Item
 from tests.harness.running import MakeService
 from tests.harness.service import API_KEY, KEY, PATH, RECORDS, token
-from tests.harness.source import ROOT
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -265,7 +263,8 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
     async with service.session.get(f"{service.url}/openapi.json") as response:
         assert await response.json() == openapi.document(Server())
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-    async with service.session.get(f"{service.url}/docs") as response:
+    async with service.session.get(f"{service.url}/") as response:
+        assert response.url.path == "/docs"
         page = await response.text()
         assert response.headers["Content-Type"] == "text/html"
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
@@ -280,29 +279,6 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
         async with service.session.get(f"{service.url}/docs/{name}") as response:
             assert response.status == 200
             assert media_type in response.headers["Content-Type"]
-
-
-async def test_the_ten_lines_of_python_in_the_readme_send_the_sample(
-    make_service: MakeService,
-) -> None:
-    service = await make_service()
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert "http://127.0.0.1:8080" in program
-
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program.replace("http://127.0.0.1:8080", service.url)),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "KEY": API_KEY, "TOKEN": token()},
-    )
-    printed, _ = await process.communicate()
-
-    sample = json.loads(SAMPLE.read_text())
-    assert printed.decode().splitlines() == [
-        f"201 Created {record['study_Title']}" for record in sample
-    ]
-    assert len(list(filter(None, program.splitlines()))) == 10
-    assert len(await service.comments()) == len(sample)
 
 
 @pytest.fixture

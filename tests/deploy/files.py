@@ -19,6 +19,8 @@ KUBERNETES_FOLDER = ROOT / "deploy/kubernetes"
 SYSTEMD_FOLDER = ROOT / "deploy/systemd"
 MONITORING_FOLDER = ROOT / "deploy/monitoring"
 MAX_CONNECTIONS = 100  # PostgreSQL's default
+FIRST_DAY = "From an empty server to the first batch"
+"""The section of docs/operating.md whose commands ``test_first_day.py`` runs."""
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 MANIFESTS: dict[str, dict[str, Any]] = {

@@ -1,7 +1,6 @@
-"""docs/operating.md, "From an empty server to the first batch", on an empty PostgreSQL 15."""
+"""The first day that docs/operating.md tells of, on an empty PostgreSQL 15."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,25 +10,17 @@ from pathlib import Path
 import pytest
 
 from service.demo.postgres import EmbeddedPostgres
-from tests.deploy.files import ROOT, tool
+from tests.deploy.files import FIRST_DAY, tool
+from tests.harness.documents import fenced
 from tests.harness.service import free_port
 
 PROGRAMS = Path("/usr/lib/postgresql/15/bin")
-HEADING = "## From an empty server to the first batch"
 MOST_SECONDS = 300
 
 ACCESS = """
 local all all trust
 host all all 127.0.0.1/32 scram-sha-256
 """
-
-
-def commands() -> str:
-    """Return the fenced commands of the section."""
-    section = (ROOT / "docs/operating.md").read_text().partition(f"{HEADING}\n")[2]
-    blocks = re.findall(r"^```sh\n(.*?)^```$", section.partition("\n## ")[0], re.M | re.S)
-    assert len(blocks) == 4
-    return "\n".join(blocks)
 
 
 @pytest.mark.skipif(not PROGRAMS.exists(), reason="PostgreSQL 15 is not installed")
@@ -41,7 +32,9 @@ def test_the_commands_lead_from_an_empty_server_to_the_first_batch(
     with EmbeddedPostgres(postgres_folder / "server", port=0, programs=PROGRAMS) as postgres:
         (postgres_folder / "server/data/pg_hba.conf").write_text(ACCESS)
         os.kill(postgres.postmaster, signal.SIGHUP)
-        script = commands().replace(":5432/", f":{postgres.port}/")
+        blocks = [block.text for block in fenced("sh") if block.section == FIRST_DAY]
+        assert len(blocks) == 4
+        script = "\n".join(blocks).replace(":5432/", f":{postgres.port}/")
         port = free_port()
         script = script.replace("8080", str(port))
         socket = postgres.dsn().partition("host=")[2].partition("&")[0].replace("%2F", "/")

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 
 from service.telemetry import metrics
 from tests.deploy.files import MONITORING_FOLDER, ROOT, run, tool
+from tests.harness.documents import tables
 from tests.harness.running import StartProcess
 from tests.harness.service import KEY, free_port
 
@@ -64,6 +65,15 @@ def test_every_metric_of_the_dashboard_exists_and_every_metric_is_shown() -> Non
 
     assert shown <= existing()
     assert {family(name) for name in shown} == {family(name) for name in existing()}
+
+
+def test_every_metric_has_a_line_in_the_docs() -> None:
+    (table,) = (t for t in tables("docs/operating.md") if t[0] == ["metric", "tells"])
+    told = {name for row in table[1:] for name in re.findall(r"`(\w+)", row[0])}
+
+    assert {family(name) for name in told} - {family(name) for name in OTHERS} == {
+        family(name) for name in existing()
+    }
 
 
 def test_every_panel_says_what_it_shows_in_which_unit() -> None:

@@ -140,18 +140,8 @@ def configure(server_dsn: str) -> Iterator[Configure]:
         return
     with pgbouncer(server_dsn) as port:
 
-        def configure(
-            databases: Mapping[str, str],
-            *,
-            jwt: JwtSettings | None = None,
-            database: DatabaseSettings | None = None,
-            rate_limit: str | None = None,
-            allow: list[str] | None = None,
-            **server: Unpack[ServerSettings],
-        ) -> dict[str, Any]:
-            content = document(
-                databases, jwt=jwt, database=database, rate_limit=rate_limit, allow=allow, **server
-            )
+        def configure(databases: Mapping[str, str], **settings: Any) -> dict[str, Any]:
+            content = document(databases, **settings)
             for settings in content["databases"].values():
                 if settings["dsn"].partition("?")[2] == server_dsn.partition("?")[2]:
                     settings["dsn"] = re.sub(

@@ -111,19 +111,12 @@ async def make_service(
         databases: Mapping[str, str] | None = None,
         *,
         extra_databases: Mapping[str, str] | None = None,
-        jwt: JwtSettings | None = None,
-        database: DatabaseSettings | None = None,
-        rate_limit: str | None = None,
-        allow: list[str] | None = None,
         tuning: Tuning | None = None,
-        **server: Unpack[ServerSettings],
+        **settings: Any,
     ) -> ServiceUnderTest:
         databases = {**(databases or {"acme": make_database()}), **(extra_databases or {})}
-        content = configure(
-            databases, jwt=jwt, database=database, rate_limit=rate_limit, allow=allow, **server
-        )
-        settings = msgspec.convert(content, Settings)
-        running = _ServiceServer(settings, tuning or Tuning())
+        content = configure(databases, **settings)
+        running = _ServiceServer(msgspec.convert(content, Settings), tuning or Tuning())
         client: TestClient[web.Request, None] = await aiohttp_client(running)
         return ServiceUnderTest(str(client.make_url("")), client.session, databases)
 
@@ -170,18 +163,12 @@ async def start_process(
         databases: Mapping[str, str] | None = None,
         *,
         extra_databases: Mapping[str, str] | None = None,
-        jwt: JwtSettings | None = None,
-        database: DatabaseSettings | None = None,
-        rate_limit: str | None = None,
-        allow: list[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        **server: Unpack[ServerSettings],
+        **settings: Any,
     ) -> tuple[ServiceUnderTest, Process]:
         databases = {**(databases or {"acme": make_database()}), **(extra_databases or {})}
-        server.setdefault("port", free_port())
-        content = configure(
-            databases, jwt=jwt, database=database, rate_limit=rate_limit, allow=allow, **server
-        )
+        settings.setdefault("port", free_port())
+        content = configure(databases, **settings)
         config = tmp_path / f"service-{len(processes)}.toml"
         config.write_text(toml(content))
         log = tmp_path / f"log-{len(processes)}"
@@ -197,7 +184,7 @@ async def start_process(
                 assert process.poll() is None, log.read_text()
                 await asyncio.sleep(0.02)
         scheme = "http" if ssl_context is None else "https"
-        url = f"{scheme}://127.0.0.1:{server['port']}"
+        url = f"{scheme}://127.0.0.1:{settings['port']}"
         return ServiceUnderTest(url, session, databases), process
 
     yield start

@@ -44,7 +44,7 @@ async def test_each_request_is_one_json_line_that_names_what_an_operator_asks_fo
     assert line["items"] == 2
     assert line["bytes"] == len(json.dumps([{KEY: 1}, {KEY: 2, "case_Key": "x"}]))
     assert "reason" not in line
-    assert line["seconds"] >= 0
+    assert 0 < line["seconds"] < 10
     assert line["level"] == "INFO"
     refusal = requests[refused.envelope["debug"]["activityID"]]
     assert (refusal["status"], refusal["reason"]) == (401, "api_key")
