@@ -11,13 +11,11 @@ import asyncio
 import hashlib
 import os
 import random
-import time
 from asyncio import sleep
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import uuid4
@@ -91,7 +89,6 @@ class Client:
                 hdrs.ACCEPT: "application/json",
             },
             timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
-            connector=aiohttp.TCPConnector(limit=self.concurrency),
         )
         return self
 
@@ -241,7 +238,7 @@ def _unanswered(error: Exception) -> CouldNotSend:
 
 def _refusal(response: aiohttp.ClientResponse, envelope: Envelope | None) -> CouldNotSend:
     """Return what an answer without outcomes means."""
-    status, retry_after = response.status, response.headers.get(hdrs.RETRY_AFTER)
+    status, retry_after = response.status, response.headers.get(hdrs.RETRY_AFTER, "")
     reason = f"the service answered {status}"
     if envelope and envelope.error:
         reason += ": " + "".join(filter(str.isprintable, envelope.error.detail))[:500]
@@ -249,15 +246,6 @@ def _refusal(response: aiohttp.ClientResponse, envelope: Envelope | None) -> Cou
         # Of something between: a batch that the service refuses is told in an envelope.
         return CouldNotSend(f"{reason}, as it never does; check the URL")
     # 409: the same batch is still at work, for an earlier run or another one.
-    if status >= 500 or status == 429 or (status == 409 and retry_after is not None):
-        return CouldNotSend(reason, status, _seconds(retry_after or ""))
+    if status >= 500 or status == 429 or (status == 409 and retry_after):
+        return CouldNotSend(reason, status, float(retry_after) if retry_after.isdecimal() else 0)
     return CouldNotSend(reason, status)
-
-
-def _seconds(retry_after: str) -> float:
-    """Return how long a Retry-After header asks to wait: seconds or an HTTP date."""
-    if retry_after.isdecimal():
-        return float(retry_after[:9])
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    return 0

@@ -106,16 +106,12 @@ def send_command(
     status, problem = NOT_SENT, ""
     try:
         runs += [Run(Records(source, delimiter), outcomes, **service) for source in sources]
-        if check:
-            lines = [line for run in runs for line in run.check()]
-            click.echo("\n".join(lines))
-            status = SOME_FAILED if len(lines) > len(runs) else ALL_STORED
-        else:
+        for run in runs:
+            run.check() if check else run.send()
+        status = SOME_FAILED if any(run.failed for run in runs) else ALL_STORED
+        if not check:
             for run in runs:
-                run.send()
-            for run in runs:
-                run.progress.remove()
-            status = SOME_FAILED if any(run.failed for run in runs) else ALL_STORED
+                run.progress.path.unlink(missing_ok=True)
     except CouldNotSend as error:
         advice = "" if error.retry_after is None else "; repeat the command"
         problem = f"{error}{_ADVICE.get(error.status or 0, advice)}"
@@ -141,5 +137,6 @@ def _summarize(runs: list[Run], seconds: float) -> None:
         lines.append(f"failed    {counts[status]:,} ({status})")
     lines.append(f"sent      {counts.total():,} in {seconds:.1f} s")
     for run in runs:
-        lines += run.results()
+        lines += [f"reasons   {run.paths[1]}"] if run.failed else []
+        lines += [f"outcomes  {run.paths[0]}"] if run.counts and run.tells_outcomes else []
     click.echo("\n".join(lines))

@@ -44,10 +44,6 @@ class Progress:
         with self.path.open("ab") as file:
             file.write(b"\n" + line)  # the line before may lack its end
 
-    def remove(self) -> None:
-        """Forget all, since the file is sent to its end."""
-        self.path.unlink(missing_ok=True)
-
 
 _Line = tuple[str, str, list[Outcome]]
 

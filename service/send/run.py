@@ -3,13 +3,13 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import click
 import msgspec
 
 from service.client import Client, Outcome
@@ -21,7 +21,6 @@ STORED = (200, 201)
 NAME = "care-trials send"
 """Of all files: what tells one batch from another is what is in it, and its place."""
 
-READ_AT_ONCE = 1000
 FAULTS_SHOWN = 10
 """By a check."""
 
@@ -42,7 +41,7 @@ class Run:
         base = "stdin" if self._is_stream else str(file.path)
         to = f"{self._client.url} {self._client.database}"
         self.progress = Progress(Path(f"{base}.progress"), to)
-        self._paths = outcomes or Path(f"{base}.outcomes.csv"), Path(f"{base}.failed.ndjson")
+        self.paths = outcomes or Path(f"{base}.outcomes.csv"), Path(f"{base}.failed.ndjson")
         self._results: list[BinaryIO] = []
 
     @property
@@ -50,24 +49,18 @@ class Run:
         """How many records were not stored."""
         return self.counts.total() - sum(self.counts[status] for status in STORED)
 
-    def results(self) -> Iterator[str]:
-        """Yield where it is told what became of the records, in lines."""
-        if self.failed:
-            yield f"reasons   {self._paths[1]}"
-        if self.counts and self.tells_outcomes:
-            yield f"outcomes  {self._paths[0]}"
-
-    def check(self) -> Iterator[str]:
-        """Yield what the file holds, and its first faults, in lines. Raises Unreadable."""
-        number = keyless = bad = 0
+    def check(self) -> None:
+        """Print what the file holds, and its first faults. Raises Unreadable."""
+        keyless = 0
         shown = []
         for number, record in enumerate(self._file, 1):
             keyless += is_keyless(record)
-            if fault := fault_of(record):
-                bad += 1
-                shown += [f"  record {number}: {fault}"] if bad <= FAULTS_SHOWN else []
-        yield f"{self._file.path}: {number:,} records, {keyless:,} without a key, {bad:,} bad"
-        yield from shown
+            fault = fault_of(record)
+            self.counts[400 if fault else 200] += 1
+            if fault and self.failed <= FAULTS_SHOWN:
+                shown.append(f"\n  record {number}: {fault}")
+        text = f"{self._file.path}: {self.counts.total():,} records, {keyless:,} without a key"
+        click.echo(f"{text}, {self.failed:,} bad{''.join(shown)}")
 
     def send(self) -> None:
         """Send all that no earlier run has sent. Raises CouldNotSend, Unreadable, OSError."""
@@ -89,14 +82,8 @@ class Run:
                 os.unlink(file.name)
 
     async def _send(self, records: Iterator[Any]) -> None:
-        async def rest() -> AsyncIterator[Any]:
-            # In a thread: standard input may keep the reader waiting.
-            while chunk := await asyncio.to_thread(lambda: list(islice(records, READ_AT_ONCE))):
-                for record in chunk:
-                    yield record
-
         place = self.counts.total()
-        async with self._client, aclosing(self._client.batches(rest(), NAME, place)) as batches:
+        async with self._client, aclosing(self._client.batches(records, NAME, place)) as batches:
             async for batch in batches:
                 self._note(batch)
                 if not self._is_stream:
@@ -104,7 +91,7 @@ class Run:
 
     def _note(self, batch: Sequence[tuple[Any, Outcome]], *, is_resumed: bool = False) -> None:
         if not self._results:  # only now: nothing is left where nothing was sent
-            self._results = [_result(path, is_resumed) for path in self._paths]
+            self._results = [_result(path, is_resumed) for path in self.paths]
             self._results[0].write(b"record,key,status\r\n")
         for record, outcome in batch:
             self.counts[outcome.status] += 1

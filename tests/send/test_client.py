@@ -4,8 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -159,12 +158,9 @@ async def test_without_a_pause_of_its_own_it_sleeps() -> None:
     assert time.monotonic() - started_at >= 1
 
 
-IN_AN_HOUR = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-
-
 @pytest.mark.parametrize(
     ("retry_after", "pause"),
-    [(None, 0), ("soon", 0), ("3600", 3600), pytest.param(IN_AN_HOUR, 3000, id="in an hour")],
+    [(None, 0), ("soon", 0), ("3600", 3600)],
 )
 async def test_a_service_that_stays_overloaded_ends_the_sending(
     send: Send, pauses: list[tuple[str, float, int]], retry_after: str | None, pause: int
@@ -175,7 +171,7 @@ async def test_a_service_that_stays_overloaded_ends_the_sending(
             await send(front.url, [{KEY: 0}, {KEY: 1}], retries=2)
 
     assert len(front.batches) == 3
-    assert all(pause <= seconds <= pause + 602 for _, seconds, _ in pauses)
+    assert all(pause < seconds <= pause + 1 for _, seconds, _ in pauses)
     assert raised.value.status == 503
     assert raised.value.retry_after is not None
 
