@@ -29,7 +29,6 @@ from service.wire import Envelope, Outcome
 
 __all__ = ["Client", "CouldNotSend", "Outcome"]
 
-CONNECT_SECONDS = 10
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30
 
@@ -88,7 +87,7 @@ class Client:
                 hdrs.CONTENT_TYPE: "application/json",
                 hdrs.ACCEPT: "application/json",
             },
-            timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=10),
         )
         return self
 
@@ -137,9 +136,7 @@ class Client:
                 task.cancel()
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
 
-    async def _cut(
-        self, records: Iterable[Record] | AsyncIterable[Record]
-    ) -> AsyncGenerator[list[_Item]]:
+    async def _cut(self, records: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterable[list[_Item]]:
         batch: list[_Item] = []
         size = 0
         async for record in records if isinstance(records, AsyncIterable) else _each(records):
@@ -204,8 +201,14 @@ class Client:
                 allow_redirects=False,
             ) as response:
                 answer = await response.read()
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise _unanswered(error) from None
+        except (aiohttp.ClientSSLError, ValueError) as error:
+            hint = "check the URL, https:// or http://, the certificate, and the credentials"
+            raise CouldNotSend(f"no request can be made: {error}; {hint}") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            reason = str(error) or "no answer came in time"
+            if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
+                reason += f": {os.strerror(error.errno or 0)}"
+            raise CouldNotSend(reason, retry_after=0) from None
         envelope = None
         with suppress(ValueError):
             envelope = msgspec.json.decode(answer, type=Envelope)
@@ -222,18 +225,6 @@ class Client:
 async def _each(records: Iterable[Record]) -> AsyncGenerator[Record]:
     for record in records:
         yield record
-
-
-def _unanswered(error: Exception) -> CouldNotSend:
-    """Return what it means that there is no answer."""
-    reason = str(error) or "no answer came in time"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return CouldNotSend(f"{reason}; https:// asks for TLS with a certificate that is trusted")
-    if isinstance(error, ValueError):
-        return CouldNotSend(f"no request can be made of these options: {reason}")
-    if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
-        reason += f": {os.strerror(error.errno or 0)}"
-    return CouldNotSend(reason, retry_after=0)
 
 
 def _refusal(response: aiohttp.ClientResponse, envelope: Envelope | None) -> CouldNotSend:

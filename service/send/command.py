@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import click
 
 from service.client import Client, CouldNotSend
 from service.send.display import tell
-from service.send.records import Records, Unreadable
+from service.send.records import DELIMITERS, Records, Unreadable
 from service.send.run import STORED, Run
 
 ALL_STORED, SOME_FAILED, UNREADABLE, NOT_SENT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -35,35 +34,16 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-_secret = partial(
-    click.option,
-    required=True,
-    show_envvar=True,
-    help="Better in the environment: others see command lines.",
-)
-
-
 @click.command("send", context_settings={"show_default": True})
-@click.argument("sources", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
-@click.option(
-    "--url", required=True, type=_url, metavar="URL", help="http://host:port[/base_path]."
-)
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
+@click.option("--url", required=True, type=_url, metavar="URL", help="http://host:port/base_path.")
 @click.option("--database", required=True, metavar="NAME", help="Where the records go.")
-@_secret("--api-key", envvar="SERVICE_API_KEY")
-@_secret("--token", envvar="SERVICE_TOKEN")
-@click.option(
-    "--delimiter",
-    default="",
-    metavar="C",
-    help="Of a CSV file; default: what its header is separated by (, ; tab |).",
-)
+@click.option("--api-key", required=True, envvar="SERVICE_API_KEY", show_envvar=True)
+@click.option("--token", required=True, envvar="SERVICE_TOKEN", show_envvar=True)
+@click.option("--delimiter", metavar="C", default=DELIMITERS, show_default=", ; tab or |")
 @click.option("--check", is_flag=True, help="Read the files and tell what is wrong; send nothing.")
 @click.option(
-    "--outcomes",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Where place, key and status of every record go, as CSV; default, if there are"
-    " records without a key: FILE.outcomes.csv.",
+    "--outcomes", type=Path, metavar="FILE", help="Where the outcomes go, as CSV, in any case."
 )
 @click.option(
     "--concurrency", default=Client.concurrency, type=click.IntRange(1), help="Batches at once."
@@ -72,29 +52,29 @@ _secret = partial(
     "--retries", default=Client.retries, type=click.IntRange(0), help="Of a batch, at most."
 )
 def send_command(
-    sources: tuple[Any, ...], delimiter: str, outcomes: Path | None, *, check: bool, **service: Any
+    files: tuple[Any, ...], delimiter: str, outcomes: Path | None, check: bool, **service: Any
 ) -> None:
     """Send the records of each FILE: a JSON array, NDJSON, or CSV with a header of field names.
 
-    FILE may be compressed by gzip, and - is standard input. A JSON array is read as a whole, the
-    others bit by bit. In CSV the header may also name the table's columns, as COPY writes them; an
-    empty cell is a field that is not sent. For a certificate authority of your own set
-    SSL_CERT_FILE.
+    FILE may be compressed by gzip, and - is standard input. JSON arrays are read as a whole, before
+    anything is sent, the others bit by bit. In CSV the header may also name the table's columns, as
+    COPY writes them; an empty cell is a field that is not sent. Credentials are better in the
+    environment: others see command lines. SSL_CERT_FILE names a certificate authority of your own.
 
     Records that fail go to FILE.failed.ndjson with the reason. Correct the "item" of each line,
-    delete the lines you gave up, and send that file like any other.
+    delete the lines you gave up, and send that file like any other. If there are records without
+    a key, place, key and status of every record go to FILE.outcomes.csv.
 
-    Repeat the command after an interruption, and it goes on where it ended; FILE.progress tells
-    that meanwhile. Also a finished command may be repeated: as long as the records and their order
-    are the same and the service remembers (7 days, unless it is configured otherwise), a
-    record without a key (key 0) is created once, whatever the file is called. In an edited file
-    it is created anew.
+    You may always repeat the command. After an interruption it goes on where it ended, which
+    FILE.progress tells meanwhile. A record without a key (key 0) is created once, whatever the file
+    is called, as long as the records and their order are the same and the service remembers (7
+    days, unless it is configured otherwise). In an edited file it is created anew.
 
     \b
     Exit status: 0 all stored, 1 some failed, 2 usage or an unreadable file,
     3 could not be sent (refused or unreachable), 130 interrupted
     """
-    if outcomes and (len(sources) > 1 or outcomes.resolve() == Path(sources[0].name).resolve()):
+    if outcomes and (len(files) > 1 or outcomes.resolve() == Path(files[0].name).resolve()):
         raise click.UsageError("--outcomes goes with one FILE, and is not that FILE itself")
     # What is under way ends, and the next run sends it again. A shell starts with SIGINT ignored
     # what it starts in the background.
@@ -105,7 +85,7 @@ def send_command(
     runs: list[Run] = []
     status, problem = NOT_SENT, ""
     try:
-        runs += [Run(Records(source, delimiter), outcomes, **service) for source in sources]
+        runs += [Run(Records(file, delimiter), outcomes, **service) for file in files]
         for run in runs:
             run.check() if check else run.send()
         status = SOME_FAILED if any(run.failed for run in runs) else ALL_STORED
@@ -133,8 +113,8 @@ def _summarize(runs: list[Run], seconds: float) -> None:
     """Print what became of all records, and where that is written."""
     counts = sum((run.counts for run in runs), Counter[int]())
     lines = [f"created   {counts[201]:,}", f"updated   {counts[200]:,}"]
-    for status in sorted(counts.keys() - {*STORED}):
-        lines.append(f"failed    {counts[status]:,} ({status})")
+    failures = sorted(counts.keys() - {*STORED})
+    lines += [f"failed    {counts[status]:,} ({status})" for status in failures]
     lines.append(f"sent      {counts.total():,} in {seconds:.1f} s")
     for run in runs:
         lines += [f"reasons   {run.paths[1]}"] if run.failed else []

@@ -25,15 +25,12 @@ DELIMITERS = ",;\t|"
 csv.field_size_limit(2**27)  # characters of a cell; csv's own limit is 128 kB
 
 
-class Unreadable(Exception):
+class Unreadable(ValueError):
     """The file as a whole is not what its beginning says."""
 
 
 class Refused(NamedTuple):
-    """What is no record: why, and the text of its line or cells.
-
-    The service refuses it, too, since it gets an array.
-    """
+    """What is no record, and why. The service refuses it, too, since what it gets is an array."""
 
     reason: str
     content: str | list[str]
@@ -51,15 +48,13 @@ class Records:
     CSV, are read and checked at once. Raises Unreadable, with the name of the file.
     """
 
-    def __init__(self, source: "BufferedReader[Any]", delimiter: str = "") -> None:
+    def __init__(self, source: "BufferedReader[Any]", delimiter: str = DELIMITERS) -> None:
         self.source = source
         self.path = Path(source.name)
         self._size = os.fstat(source.fileno()).st_size if source.seekable() else 0
         self._number = self._total = 0
-        self._records: Iterator[Any]
         with self._readable():
-            is_compressed = source.peek(2)[:2] == b"\x1f\x8b"
-            plain = gzip.GzipFile(fileobj=source) if is_compressed else source
+            plain = gzip.GzipFile(fileobj=source) if source.peek(2)[:2] == b"\x1f\x8b" else source
             first = next(filter(bytes.strip, plain), b"").removeprefix(BOM_UTF8)
             lines = chain([first], plain)
             if b"\0" in first[:4]:
@@ -68,7 +63,7 @@ class Records:
             if first.lstrip()[:1] == b"[" or first.strip() == b"{":
                 items = msgspec.json.decode(b"".join(lines), type=list[Raw])
                 self._total = len(items)
-                self._records = map(_record, items)
+                self._records: Iterator[Any] = map(_record, items)
             elif first.lstrip()[:1] == b"{":
                 self._records = map(_record, filter(bytes.strip, lines))
             else:
@@ -91,12 +86,9 @@ class Records:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (Unreadable, csv.Error, ValueError, RecursionError, *_DAMAGES) as error:
+        except (csv.Error, ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
             place = f"after record {self._number}: " if self._number else ""
             raise Unreadable(f"{self.path}: {place}{error}") from None
-
-
-_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def _record(text: Any) -> Any:
@@ -104,9 +96,7 @@ def _record(text: Any) -> Any:
     try:
         record = _JSON.decode(text)
     except (ValueError, RecursionError) as error:
-        return Refused(
-            f"the record is not JSON: {error}", bytes(text).decode(errors="replace").strip()
-        )
+        return Refused(f"not JSON: {error}", bytes(text).decode(errors="replace").strip())
     if isinstance(record, dict) and record.keys() == {"record", "status", "reason", "item"}:
         return record["item"]
     return record
@@ -129,19 +119,18 @@ _FIELDS = dict(zip((*Item.__struct_fields__, *_NAMES), _NAMES * 2, strict=True))
 
 def _of_csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Any]:
     """Read the header, which names the fields; return an iterator of the rows."""
-    # What is not UTF-8 goes on as lone surrogates, for which its row alone is refused.
-    texts = (line.decode(errors="surrogateescape") for line in lines)
+    texts = (line.decode() for line in lines)
     first = next(texts)
-    for each in delimiter or DELIMITERS:
+    for each in delimiter:
         header = next(csv.reader([first], delimiter=each), [])
         fields = [_FIELDS.get(name, "") for name in header]
         if KEY_FIELD in fields:
             break
     else:
-        seen = first.strip()[:100].encode(errors="replace").decode()
+        seen = first.strip()[:100]
         raise Unreadable(
             f"expected JSON, or a CSV header row that names {KEY_FIELD}, got {seen!r} (separators"
-            f" tried: {' '.join(map(repr, delimiter or DELIMITERS))}; --delimiter names another)"
+            f" tried: {' '.join(map(repr, delimiter))}; --delimiter names another)"
         )
     for name, field in zip(header, fields, strict=True):
         if not field:
@@ -156,23 +145,14 @@ def _of_csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Any]:
 
 def _row(cells: list[str], fields: list[str]) -> Any:
     """Return a row of CSV as a record; an empty cell is a field that is not sent."""
-    reason = ""
     if len(cells) != len(fields):
-        reason = f"the row has {len(cells)} cells, the header has {len(fields)}"
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        reason = "the row is not UTF-8"
-    if reason:
         # As cells: with the fields that are left it would be a record, and erase the rest.
-        return Refused(reason, [cell.encode(errors="replace").decode() for cell in cells])
+        return Refused(f"the row has {len(cells)} cells, the header has {len(fields)}", cells)
     # Omitted, not null: the same, save for dates, whose default null would refuse.
-    record: dict[str, object] = {
-        name: cell for name, cell in zip(fields, cells, strict=True) if cell
-    }
+    record: dict[str, Any] = {name: cell for name, cell in zip(fields, cells, strict=True) if cell}
     for name in (KEY_FIELD, "case_Key"):
         with suppress(KeyError, ValueError):
-            record[name] = _number(str(record[name]))
+            record[name] = _number(record[name])
     return record
 
 

@@ -21,8 +21,7 @@ STORED = (200, 201)
 NAME = "care-trials send"
 """Of all files: what tells one batch from another is what is in it, and its place."""
 
-FAULTS_SHOWN = 10
-"""By a check."""
+FAULTS_SHOWN = 10  # by a check
 
 
 class Run:
@@ -33,33 +32,30 @@ class Run:
 
     def __init__(self, file: Records, outcomes: Path | None, **service: Any) -> None:
         self.counts: Counter[int] = Counter()
+        self.failed = 0
         self.tells_outcomes = outcomes is not None
         self._file = file
         self._display = Display(file)
         self._client = Client(**service, pause=self._display.pause)
         self._is_stream = not file.path.is_file()
         base = "stdin" if self._is_stream else str(file.path)
-        to = f"{self._client.url} {self._client.database}"
-        self.progress = Progress(Path(f"{base}.progress"), to)
+        self.progress = Progress(
+            Path(f"{base}.progress"), f"{service['url']} {service['database']}"
+        )
         self.paths = outcomes or Path(f"{base}.outcomes.csv"), Path(f"{base}.failed.ndjson")
         self._results: list[BinaryIO] = []
 
-    @property
-    def failed(self) -> int:
-        """How many records were not stored."""
-        return self.counts.total() - sum(self.counts[status] for status in STORED)
-
     def check(self) -> None:
         """Print what the file holds, and its first faults. Raises Unreadable."""
-        keyless = 0
+        number = keyless = 0
         shown = []
         for number, record in enumerate(self._file, 1):
             keyless += is_keyless(record)
             fault = fault_of(record)
-            self.counts[400 if fault else 200] += 1
+            self.failed += bool(fault)
             if fault and self.failed <= FAULTS_SHOWN:
                 shown.append(f"\n  record {number}: {fault}")
-        text = f"{self._file.path}: {self.counts.total():,} records, {keyless:,} without a key"
+        text = f"{self._file.path}: {number:,} records, {keyless:,} without a key"
         click.echo(f"{text}, {self.failed:,} bad{''.join(shown)}")
 
     def send(self) -> None:
@@ -100,16 +96,17 @@ class Run:
             key = "" if outcome.key is None else outcome.key
             self._results[0].write(f"{number},{key},{outcome.status}\r\n".encode())
             if outcome.status not in STORED:
+                self.failed += 1
                 reason, item = record if isinstance(record, Refused) else (outcome.body, record)
                 told = {"record": number, "status": outcome.status, "reason": reason, "item": item}
                 self._results[1].write(msgspec.json.encode(told) + b"\n")
+        for file in self._results:
+            file.flush()
         self._display.advance(self.counts.total(), self.failed)
 
 
 def _result(path: Path, is_resumed: bool) -> BinaryIO:
     """Open a file of results; one to go on with is written again, another is kept as FILE.old."""
-    if path.exists() and is_resumed:
-        return path.open("r+b")
-    if path.exists():
+    if path.exists() and not is_resumed:
         path.replace(f"{path}.old")
-    return path.open("wb")
+    return path.open("r+b" if path.exists() else "wb")

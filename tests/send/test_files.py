@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.send.records import Records, Unreadable, fault_of
+from service.send.records import DELIMITERS, Records, Unreadable, fault_of
 from service.wire import Item
 from tests.harness.running import MakeService
 from tests.harness.senders import Command, Front, as_ndjson, failures, serving
@@ -25,7 +25,7 @@ Read = Callable[..., list[Any]]
 def read(tmp_path: Path) -> Read:
     """Reads records from bytes."""
 
-    def read(content: bytes, delimiter: str = "") -> list[Any]:
+    def read(content: bytes, delimiter: str = DELIMITERS) -> list[Any]:
         path = tmp_path / "file"
         path.write_bytes(content)
         with path.open("rb") as source:
