@@ -43,7 +43,7 @@ def _url(text: str) -> str:
 @click.option("--delimiter", metavar="C", default=DELIMITERS, show_default=", ; tab or |")
 @click.option("--check", is_flag=True, help="Read the files and tell what is wrong; send nothing.")
 @click.option(
-    "--outcomes", type=Path, metavar="FILE", help="Where the outcomes go, as CSV, in any case."
+    "--outcomes", type=click.Path(dir_okay=False, path_type=Path), help="Where all outcomes go."
 )
 @click.option(
     "--concurrency", default=Client.concurrency, type=click.IntRange(1), help="Batches at once."

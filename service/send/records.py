@@ -64,7 +64,7 @@ class Records:
                 items = msgspec.json.decode(b"".join(lines), type=list[Raw])
                 self._total = len(items)
                 self._records: Iterator[Any] = map(_record, items)
-            elif first.lstrip()[:1] == b"{":
+            elif first.lstrip()[:1] in (b"{", b""):
                 self._records = map(_record, filter(bytes.strip, lines))
             else:
                 self._records = _of_csv(lines, delimiter)

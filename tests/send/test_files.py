@@ -112,6 +112,21 @@ async def test_a_wrong_header_is_told_before_the_first_byte(
     assert os.listdir(tmp_path) == ["r.csv"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"[]", f"{KEY},comment\n".encode()])
+def test_a_file_may_hold_no_records(read: Read, content: bytes) -> None:
+    assert read(content) == []
+
+
+def test_records_may_begin_after_empty_lines(read: Read) -> None:
+    for content in (b'[{"a": 1}]', b'{"a": 1}\n\n', f"{KEY}\n1\n".encode()):
+        assert len(read(b"\n \n" + content)) == 1
+
+
+def test_json_of_many_lines_that_is_no_array_is_told_as_that(read: Read) -> None:
+    with pytest.raises(Unreadable, match="Expected `array`, got `object`"):
+        read(json.dumps({KEY: 1}, indent=1).encode())
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("text", [f"{KEY}\n1\n", "[\n{}]", "{}\n"], ids=["csv", "json", "ndjson"])
 def test_utf_16_is_named(read: Read, encoding: str, text: str) -> None:

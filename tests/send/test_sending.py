@@ -201,8 +201,9 @@ async def test_a_refusal_ends_the_run_with_what_the_service_says(
         (["--url", "marker"], 2, "http://host:port"),
         (["--url", "http://x:999999"], 3, "no request can be made"),
         (["--outcomes", "{file}"], 2, "FILE itself"),
+        (["--outcomes", "/"], 2, "is a directory"),
     ],
-    ids=["host", "cause", "credentials", "query", "url", "port", "outcomes"],
+    ids=["host", "cause", "credentials", "query", "url", "port", "outcomes", "folder"],
 )
 def test_what_cannot_be_sent_is_told_without_credentials(
     tmp_path: Path, arguments: list[str], status: int, says: str
