@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import os
 import random
-from asyncio import sleep
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
@@ -76,7 +75,7 @@ class Client:
     timeout_seconds: float = 300.0
     batch_items: int = 1000
     batch_bytes: int = 8_000_000
-    pause: Callable[[str, float, int], Awaitable[None]] = lambda _, seconds, __: sleep(seconds)
+    pause: Callable[[str, float, int], Awaitable[None]] = lambda _, s, __: asyncio.sleep(s)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -202,8 +201,7 @@ class Client:
             ) as response:
                 answer = await response.read()
         except (aiohttp.ClientSSLError, ValueError) as error:
-            hint = "check the URL, https:// or http://, the certificate, and the credentials"
-            raise CouldNotSend(f"no request can be made: {error}; {hint}") from None
+            raise CouldNotSend(f"{error}; check URL (https?), certificate, credentials") from None
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or "no answer came in time"
             if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:

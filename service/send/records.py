@@ -1,15 +1,16 @@
 """The records of a file as JSON, NDJSON or CSV, one after the other."""
 
+import asyncio
 import csv
 import gzip
 import os
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from io import BufferedReader
-from itertools import chain
+from itertools import chain, islice
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,12 @@ class Records:
                 self._number += 1
                 yield record
 
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        # In a thread: standard input may keep the reader waiting.
+        while chunk := await asyncio.to_thread(lambda: list(islice(self, 1000))):
+            for record in chunk:
+                yield record
+
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
@@ -139,8 +146,7 @@ def _of_csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Any]:
             raise Unreadable(f"column {name or 'without a name'}: {hint}")
         if fields.count(field) > 1:
             raise Unreadable(f"more than one column is {field}")
-    rows = filter(None, csv.reader(texts, delimiter=each, strict=True))
-    return (_row(row, fields) for row in rows)
+    return (_row(row, fields) for row in csv.reader(texts, delimiter=each, strict=True) if row)
 
 
 def _row(cells: list[str], fields: list[str]) -> Any:

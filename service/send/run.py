@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
@@ -27,7 +27,8 @@ FAULTS_SHOWN = 10  # by a check
 class Run:
     """The run of one file: what became of its records, by status, and where that is told.
 
-    A stream (standard input, or a pipe) is read once, and has no progress.
+    A stream (standard input, or a pipe) is read once, and has no progress. What another run told
+    is kept as FILE.old; a run that goes on tells its own again.
     """
 
     def __init__(self, file: Records, outcomes: Path | None, **service: Any) -> None:
@@ -67,19 +68,18 @@ class Run:
                 except BlockingIOError:
                     tell(f"Waiting for another command, which sends {self._file.path}")
                     flock(source, LOCK_EX)
-            records = iter(self._file)
-            for batch in self.progress.resume(records) if not self._is_stream else ():
+            for batch in self.progress.resume(iter(self._file)) if not self._is_stream else ():
                 self._note(batch, is_resumed=True)
-            asyncio.run(self._send(records))
+            asyncio.run(self._send())
         for file, is_wanted in zip(self._results, (self.tells_outcomes, self.failed), strict=False):
             file.truncate()
             file.close()
             if not is_wanted:
                 os.unlink(file.name)
 
-    async def _send(self, records: Iterator[Any]) -> None:
-        place = self.counts.total()
-        async with self._client, aclosing(self._client.batches(records, NAME, place)) as batches:
+    async def _send(self) -> None:
+        batches = self._client.batches(self._file, NAME, place=self.counts.total())
+        async with self._client, aclosing(batches):
             async for batch in batches:
                 self._note(batch)
                 if not self._is_stream:
@@ -87,7 +87,10 @@ class Run:
 
     def _note(self, batch: Sequence[tuple[Any, Outcome]], *, is_resumed: bool = False) -> None:
         if not self._results:  # only now: nothing is left where nothing was sent
-            self._results = [_result(path, is_resumed) for path in self.paths]
+            for path in self.paths:
+                if path.exists() and not is_resumed:
+                    path.replace(f"{path}.old")
+                self._results.append(path.open("r+b" if path.exists() else "wb"))
             self._results[0].write(b"record,key,status\r\n")
         for record, outcome in batch:
             self.counts[outcome.status] += 1
@@ -103,10 +106,3 @@ class Run:
         for file in self._results:
             file.flush()
         self._display.advance(self.counts.total(), self.failed)
-
-
-def _result(path: Path, is_resumed: bool) -> BinaryIO:
-    """Open a file of results; one to go on with is written again, another is kept as FILE.old."""
-    if path.exists() and not is_resumed:
-        path.replace(f"{path}.old")
-    return path.open("r+b" if path.exists() else "wb")

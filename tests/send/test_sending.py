@@ -24,6 +24,7 @@ from tests.harness.senders import (
     as_csv,
     as_json,
     as_ndjson,
+    batches_of,
     failures,
     outcomes,
     problem,
@@ -77,6 +78,18 @@ async def test_standard_input_is_sent(make_service: MakeService, command: Comman
 
     assert result.status == 0
     assert len(await service.comments()) == 3
+
+
+async def test_what_a_pipe_holds_is_sent_while_it_goes_on(command: Command) -> None:
+    async with serving(Front()) as front:
+        process = await command.start("-", "--url", front.url, "--database", "acme")
+        assert process.stdin is not None
+        process.stdin.write(as_ndjson([{KEY: number} for number in range(1, 3001)]))
+        await batches_of(front, 2)
+        ended = await command.end(process, as_ndjson(RECORDS))
+
+    assert ended.status == 0
+    assert "sent      3,003 " in ended.stdout
 
 
 async def test_a_stream_is_read_once_and_its_results_may_be_there_already(
@@ -199,7 +212,7 @@ async def test_a_refusal_ends_the_run_with_what_the_service_says(
         (["--url", "http://me:marker@x"], 2, "no credentials"),
         (["--url", "http://x?marker"], 2, "no credentials, query"),
         (["--url", "marker"], 2, "http://host:port"),
-        (["--url", "http://x:999999"], 3, "no request can be made"),
+        (["--url", "http://x:999999"], 3, "check URL"),
         (["--outcomes", "{file}"], 2, "FILE itself"),
         (["--outcomes", "/"], 2, "is a directory"),
     ],
@@ -310,7 +323,7 @@ async def test_https_to_a_plain_port_is_told_at_once_as_that(
 
     assert ended.status == 3
     assert "wrong version number" in ended.stderr
-    assert "https:// or http://" in ended.stderr
+    assert "check URL (https?)" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 
