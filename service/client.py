@@ -11,13 +11,10 @@ import asyncio
 import hashlib
 import os
 import random
-from asyncio import sleep
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import uuid4
@@ -31,11 +28,8 @@ from service.wire import Envelope, Outcome
 
 __all__ = ["Client", "CouldNotSend", "Outcome"]
 
-CONNECT_SECONDS = 10
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30
-LONGEST_RETRY_AFTER_SECONDS = 600
-"""A service that asks for more is left alone."""
 
 Record = TypeVar("Record")
 
@@ -47,17 +41,16 @@ class CouldNotSend(Exception):
     seconds, unless ``retry_after`` is None.
     """
 
-    def __init__(
-        self, reason: str, status: int | None = None, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, reason: str, status: int | None = None, retry_after: float | None = None):
         super().__init__(reason)
         self.status = status
         self.retry_after = retry_after
 
 
 class _Item(NamedTuple):
-    """A record as JSON, and its key; None where it cannot be read."""
+    """A record, its JSON, and its key; None where it cannot be read."""
 
+    record: Any
     text: bytes
     key: int | None
 
@@ -69,9 +62,8 @@ class Client:
     A batch holds at most ``batch_items`` records and ``batch_bytes`` of JSON and may take
     ``timeout_seconds``; ``concurrency`` of them are under way at once. What met 429, 503 or a
     broken connection is sent again, ``retries`` times at most, later each time, and not before
-    the service's Retry-After. ``encode`` makes JSON of a record. Before each retry ``pause`` is
-    awaited with the reason, the seconds to wait and the number of the attempt that follows; what
-    it raises ends the sending.
+    the service's Retry-After. Before each retry ``pause`` is awaited with the reason, the seconds
+    to wait and the number of the attempt that follows; what it raises ends the sending.
     """
 
     url: str
@@ -83,8 +75,7 @@ class Client:
     timeout_seconds: float = 300.0
     batch_items: int = 1000
     batch_bytes: int = 8_000_000
-    encode: Callable[[Any], bytes] = msgspec.json.encode
-    pause: Callable[[str, float, int], Awaitable[None]] = lambda _, seconds, __: sleep(seconds)
+    pause: Callable[[str, float, int], Awaitable[None]] = lambda _, s, __: asyncio.sleep(s)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -95,9 +86,7 @@ class Client:
                 hdrs.CONTENT_TYPE: "application/json",
                 hdrs.ACCEPT: "application/json",
             },
-            timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=CONNECT_SECONDS),
-            connector=aiohttp.TCPConnector(limit=self.concurrency),
-            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(self.timeout_seconds, sock_connect=10),
         )
         return self
 
@@ -111,7 +100,7 @@ class Client:
 
         A record is what msgspec encodes as a JSON object: a dict, a Struct, or JSON as
         ``msgspec.Raw``. Records of one key take effect in their order. A 503 is one that
-        lasted through all retries.
+        lasted through all retries; of a record with key 0 it ends the sending.
 
         Records with key 0 are created once, however often a batch is sent again. With a name
         that holds for later calls, too: the same records in the same order under the same name
@@ -129,22 +118,16 @@ class Client:
 
         Who goes on after a batch, with the place of the next record, cuts the rest as before.
         """
-        at_work: deque[tuple[set[int], asyncio.Task[list[tuple[Record, Outcome]]]]] = deque()
-
-        async def deliver(
-            batch: list[tuple[Record, _Item]], place: int
-        ) -> list[tuple[Record, Outcome]]:
-            outcomes = await self._deliver([item for _, item in batch], f"{name}\n{place}")
-            return [(record, outcome) for (record, _), outcome in zip(batch, outcomes, strict=True)]
-
+        at_work: deque[tuple[set[int], asyncio.Task[list[tuple[Any, Outcome]]]]] = deque()
         try:
-            async for batch in self._cut(records):
-                keys = {item.key for _, item in batch if item.key}
+            async for items in self._cut(records):
+                keys = {item.key for item in items if item.key}
                 # Of two batches at once the later might come first.
-                while len(at_work) >= self.concurrency or any(keys & k for k, _ in at_work):
+                while len(at_work) >= self.concurrency or any(keys & each for each, _ in at_work):
                     yield await at_work.popleft()[1]
-                at_work.append((keys, asyncio.create_task(deliver(batch, place))))
-                place += len(batch)
+                task = asyncio.create_task(self._deliver(items, f"{name}\n{place}"))
+                at_work.append((keys, task))
+                place += len(items)
             while at_work:
                 yield await at_work.popleft()[1]
         finally:
@@ -152,85 +135,89 @@ class Client:
                 task.cancel()
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
 
-    async def _cut(
-        self, records: Iterable[Record] | AsyncIterable[Record]
-    ) -> AsyncGenerator[list[tuple[Record, _Item]]]:
-        batch: list[tuple[Record, _Item]] = []
+    async def _cut(self, records: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterable[list[_Item]]:
+        batch: list[_Item] = []
         size = 0
         async for record in records if isinstance(records, AsyncIterable) else _each(records):
-            text = self.encode(record)
+            text = msgspec.json.encode(record)
+            key = None
+            with suppress(ValueError, RecursionError):
+                key = msgspec.json.decode(text, type=wire.Keyed).key
             size += len(text)
             if batch and (len(batch) == self.batch_items or size > self.batch_bytes):
                 yield batch
                 batch, size = [], len(text)
-            batch.append((record, _Item(text, key_of(text))))
+            batch.append(_Item(record, text, key))
         if batch:
             yield batch
 
-    async def _deliver(self, items: Sequence[_Item], place: str) -> list[Outcome]:
+    async def _deliver(self, items: Sequence[_Item], name: str) -> list[tuple[Any, Outcome]]:
+        """Send a batch, and find the records for which it is refused whole."""
+        try:
+            outcomes = await self._persist(items, name)
+        except CouldNotSend as error:
+            if error.status not in (400, 413):
+                raise
+            if len(items) > 1:
+                middle = len(items) // 2
+                first = await self._deliver(items[:middle], f"{name} first half")
+                return first + await self._deliver(items[middle:], f"{name} second half")
+            outcomes = [Outcome(items[0].key, error.status, str(error))]
+        return [(item.record, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+
+    async def _persist(self, items: Sequence[_Item], name: str) -> list[Outcome]:
         """Send items until the outcome of each is known, or 503 lasts. Raises CouldNotSend."""
         known: dict[int, Outcome] = {}
         sent: Sequence[int] = range(len(items))
         for attempt in count(1):
-            problem, outcomes = await self._attempt([items[index] for index in sent], place)
-            for index, outcome in zip(sent, outcomes, strict=problem is None):
-                # Sent again with its batch, what was created is updated.
-                if index not in known or (known[index].status, outcome.status) != (201, 200):
-                    known[index] = outcome
-            again = [index for index in sent if index not in known or known[index].status == 503]
-            if not again or (attempt > self.retries and len(again) < len(items)):
-                break
-            problem = problem or CouldNotSend(known[again[0]].body, 503, 0)
-            seconds = problem.retry_after
-            if seconds is None or seconds > LONGEST_RETRY_AFTER_SECONDS or attempt > self.retries:
-                raise problem
-            backoff = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (attempt - 1))
-            seconds += backoff * random.uniform(0.5, 1)  # noqa: S311
-            await self.pause(str(problem), seconds, attempt + 1)
-            # Records without a key are created once within the same batch only.
-            if all(items[index].key for index in again):
-                sent = again
-        return [known[index] for index in range(len(items))]
+            try:
+                outcomes = await self._put([items[index] for index in sent], name)
+                known.update(zip(sent, outcomes, strict=True))
+                again = [index for index in sent if known[index].status == 503]
+                # Records without a key are created once within the same batch only.
+                are_named = all(items[index].key for index in again)
+                if not again or (attempt > self.retries and are_named and len(again) < len(items)):
+                    break
+                sent = again if are_named else sent
+                raise CouldNotSend(f"{len(again)} records got 503: {known[again[0]].body}", 503, 0)
+            except CouldNotSend as error:
+                if error.retry_after is None or attempt > self.retries:
+                    raise
+                backoff = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (attempt - 1))
+                seconds = error.retry_after + backoff * random.uniform(0.5, 1)  # noqa: S311
+                await self.pause(str(error), seconds, attempt + 1)
+        return list(known.values())
 
-    async def _attempt(
-        self, items: Sequence[_Item], place: str
-    ) -> tuple[CouldNotSend | None, list[Outcome]]:
-        """Return the outcomes, or the problem; find those for which a batch is refused whole."""
-        try:
-            return None, await self._put([item.text for item in items], place)
-        except CouldNotSend as error:
-            if error.status not in (400, 413):
-                return error, []
-            if len(items) == 1:
-                return None, [Outcome(items[0].key, error.status, str(error))]
-        middle = len(items) // 2
-        first = await self._deliver(items[:middle], f"{place} first half")
-        return None, first + await self._deliver(items[middle:], f"{place} second half")
-
-    async def _put(self, items: Sequence[bytes], place: str) -> list[Outcome]:
-        """Send a batch; the same items at the same place are the same request."""
-        body = b"[" + b",".join(items) + b"]"
-        key = hashlib.sha256(f"{place}\n".encode() + body).hexdigest()
+    async def _put(self, items: Sequence[_Item], name: str) -> list[Outcome]:
+        """Send a batch; the same items under the same name are the same request."""
+        body = b"[" + b",".join(item.text for item in items) + b"]"
+        digest = hashlib.sha256(f"{name}\n".encode() + body).hexdigest()
         try:
             async with self._session.put(
                 self.url.rstrip("/") + wire.BATCH_PATH,
                 data=body,
-                headers={wire.IDEMPOTENCY_HEADER: key},
+                headers={wire.IDEMPOTENCY_HEADER: digest},
                 allow_redirects=False,
             ) as response:
                 answer = await response.read()
+        except (aiohttp.ClientSSLError, ValueError) as error:
+            raise CouldNotSend(f"{error}; check URL (https?), certificate, credentials") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unanswered(error) from None
+            reason = str(error) or "no answer came in time"
+            if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
+                reason += f": {os.strerror(error.errno or 0)}"
+            raise CouldNotSend(reason, retry_after=0) from None
         envelope = None
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(ValueError):
             envelope = msgspec.json.decode(answer, type=Envelope)
         if envelope is None or envelope.data is None:
             raise _refusal(response, envelope)
         if len(envelope.data) != len(items):
             raise CouldNotSend("the answer is incomplete", retry_after=0)
-        values = [outcome.id[0].value for outcome in envelope.data]
-        keys = [None if value is None else int(value) for value in values]
-        return [Outcome(key, o.status, o.body) for key, o in zip(keys, envelope.data, strict=True)]
+        return [
+            Outcome(int(value) if (value := each.id[0].value) else None, each.status, each.body)
+            for each in envelope.data
+        ]
 
 
 async def _each(records: Iterable[Record]) -> AsyncGenerator[Record]:
@@ -238,58 +225,16 @@ async def _each(records: Iterable[Record]) -> AsyncGenerator[Record]:
         yield record
 
 
-def key_of(text: bytes) -> int | None:
-    """Return the key of a record in JSON as the service reads it, None where it has none."""
-    try:
-        return msgspec.json.decode(text, type=wire.Keyed).key
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _unanswered(error: Exception) -> CouldNotSend:
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            cause: Any = error.certificate_error
-            reason = f"the server's certificate is not trusted: {cause.verify_message}"
-            return CouldNotSend(f"{reason}; SSL_CERT_FILE may name others")
-        case aiohttp.ClientConnectorSSLError():
-            cause = getattr(error.os_error, "reason", error.os_error)
-            return CouldNotSend(f"{error.host} does not speak TLS, as https:// asks for ({cause})")
-        case aiohttp.ClientConnectorDNSError():
-            reason = f"the host {error.host} is not found"
-        case aiohttp.ClientConnectorError():
-            number = error.os_error.errno
-            cause = os.strerror(number) if number else error.os_error
-            reason = f"cannot connect to {error.host}:{error.port}: {cause}"
-        case TimeoutError():
-            reason = "no answer came in time"
-        case _:
-            reason = "the connection broke"
-    return CouldNotSend(reason, retry_after=0)
-
-
 def _refusal(response: aiohttp.ClientResponse, envelope: Envelope | None) -> CouldNotSend:
     """Return what an answer without outcomes means."""
-    status, retry_after = response.status, response.headers.get(hdrs.RETRY_AFTER)
+    status, retry_after = response.status, response.headers.get(hdrs.RETRY_AFTER, "")
     reason = f"the service answered {status}"
     if envelope and envelope.error:
         reason += ": " + "".join(filter(str.isprintable, envelope.error.detail))[:500]
-    elif status == 400:
+    elif status <= 400:
         # Of something between: a batch that the service refuses is told in an envelope.
-        return CouldNotSend(reason)
+        return CouldNotSend(f"{reason}, as it never does; check the URL")
     # 409: the same batch is still at work, for an earlier run or another one.
-    if status >= 500 or status == 429 or (status == 409 and retry_after is not None):
-        return CouldNotSend(reason, status, _seconds(retry_after or ""))
-    if status < 400:
-        reason += ", as the service never does; check the URL"
+    if status >= 500 or status == 429 or (status == 409 and retry_after):
+        return CouldNotSend(reason, status, float(retry_after) if retry_after.isdecimal() else 0)
     return CouldNotSend(reason, status)
-
-
-def _seconds(retry_after: str) -> float:
-    """Return how long a Retry-After header asks to wait: seconds or an HTTP date."""
-    if retry_after.isdecimal():
-        return float(retry_after[:9])
-    with suppress(ValueError):
-        moment = parsedate_to_datetime(retry_after).replace(tzinfo=UTC)
-        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-    return 0

@@ -1,25 +1,23 @@
 """``care-trials send``: for people with files."""
 
-import asyncio
+import os
+import re
 import signal
 import sys
 import time
-from contextlib import suppress
-from operator import attrgetter
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
-from yarl import URL
 
 from service.client import Client, CouldNotSend
-from service.send.display import Display
-from service.send.progress import STORED
-from service.send.records import Unreadable, format_of
-from service.send.run import File, Run
+from service.send.display import tell
+from service.send.records import DELIMITERS, Records, Unreadable
+from service.send.run import STORED, Run
 
 ALL_STORED, SOME_FAILED, UNREADABLE, NOT_SENT, INTERRUPTED = 0, 1, 2, 3, 130
 
-MOST_AT_ONCE = 64
 _ADVICE = {
     401: "; check SERVICE_API_KEY and SERVICE_TOKEN, which may have expired",
     403: "; check --database",
@@ -27,159 +25,73 @@ _ADVICE = {
 }
 
 
-def _check_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
-    with suppress(ValueError):
-        parsed = URL(url)
-        more = parsed.user or parsed.password or parsed.query_string or parsed.fragment
-        if parsed.scheme in ("http", "https") and parsed.host and not more:
-            return url.rstrip("/")
-    # Without the value, which may hold credentials.
-    raise click.BadParameter(
-        "expected http://host:port[/base_path], and no credentials, query or fragment in it"
-    )
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text):
+        # Without the value, which may hold credentials.
+        raise click.BadParameter(
+            "expected http://host:port[/base_path], and no credentials, query or fragment in it"
+        )
+    return text.rstrip("/")
 
 
-def _check_header(_context: click.Context, parameter: click.Parameter, value: str) -> str:
-    value = value.strip()
-    if not value or not value.isascii() or not value.isprintable():
-        raise click.BadParameter("expected visible ASCII characters", param=parameter)
-    return value
-
-
-def _check_delimiter(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    text = {"tab": "\t", r"\t": "\t"}.get(text.lower(), text)
-    if len(text) > 1 or text in ('"', "\r", "\n"):
-        raise click.BadParameter("expected one character, or tab")
-    return text
-
-
-@click.command("send")
-@click.argument(
-    "paths",
-    metavar="FILE…",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
-)
-@click.option(
-    "--url", required=True, callback=_check_url, help="http://host:port[/base_path] of the service."
-)
-@click.option(
-    "--database", required=True, callback=_check_header, metavar="NAME", help="Where they go."
-)
-@click.option(
-    "--api-key",
-    envvar="SERVICE_API_KEY",
-    required=True,
-    callback=_check_header,
-    help="Better in the environment, as SERVICE_API_KEY: others see command lines.",
-)
-@click.option(
-    "--token",
-    envvar="SERVICE_TOKEN",
-    required=True,
-    callback=_check_header,
-    help="The bearer token; better in the environment, as SERVICE_TOKEN.",
-)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["json", "ndjson", "csv"]),
-    help="Default: by the extension (.json, .ndjson, .jsonl, .csv, each also with .gz).",
-)
-@click.option(
-    "--delimiter",
-    default="",
-    callback=_check_delimiter,
-    metavar="C",
-    help="Of a CSV file; default: what its header is separated by (, ; tab |).",
-)
+@click.command("send", context_settings={"show_default": True})
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
+@click.option("--url", required=True, type=_url, metavar="URL", help="http://host:port/base_path.")
+@click.option("--database", required=True, metavar="NAME", help="Where the records go.")
+@click.option("--api-key", required=True, envvar="SERVICE_API_KEY", show_envvar=True)
+@click.option("--token", required=True, envvar="SERVICE_TOKEN", show_envvar=True)
+@click.option("--delimiter", metavar="C", default=DELIMITERS, show_default=", ; tab or |")
 @click.option("--check", is_flag=True, help="Read the files and tell what is wrong; send nothing.")
 @click.option(
-    "--outcomes",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Where place, key and status of every record go, as CSV; default, if there are"
-    " records without a key: FILE.outcomes.csv.",
+    "--outcomes", type=click.Path(dir_okay=False, path_type=Path), help="Where all outcomes go."
 )
 @click.option(
-    "--failed",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Where records that failed go; default: FILE.failed.ndjson.",
+    "--concurrency", default=Client.concurrency, type=click.IntRange(1), help="Batches at once."
 )
 @click.option(
-    "--concurrency",
-    default=Client.concurrency,
-    show_default=True,
-    type=click.IntRange(1, MOST_AT_ONCE),
-    help="Batches at once; records with one key are stored in file order all the same.",
-)
-@click.option(
-    "--retries",
-    default=Client.retries,
-    show_default=True,
-    type=click.IntRange(0),
-    help="How often a batch or record is sent again that met 429, 503 or a broken connection.",
-)
-@click.option(
-    "--timeout",
-    "timeout_seconds",
-    default=Client.timeout_seconds,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    metavar="SECONDS",
-    help="How long a batch may take.",
+    "--retries", default=Client.retries, type=click.IntRange(0), help="Of a batch, at most."
 )
 def send_command(
-    paths: tuple[Path, ...],
-    format_name: str | None,
-    delimiter: str,
-    outcomes: Path | None,
-    failed: Path | None,
-    *,
-    check: bool,
-    **service: str | int | float,
+    files: tuple[Any, ...], delimiter: str, outcomes: Path | None, check: bool, **service: Any
 ) -> None:
     """Send the records of each FILE: a JSON array, NDJSON, or CSV with a header of field names.
 
-    FILE may be compressed by gzip, and - is standard input. A JSON array is read as a whole, the
-    others bit by bit. In CSV the header may also name the table's columns, as COPY writes them; an
-    empty cell is a field that is not sent. For a certificate authority of your own set
-    SSL_CERT_FILE.
+    FILE may be compressed by gzip, and - is standard input. JSON arrays are read as a whole, before
+    anything is sent, the others bit by bit. In CSV the header may also name the table's columns, as
+    COPY writes them; an empty cell is a field that is not sent. Credentials are better in the
+    environment: others see command lines. SSL_CERT_FILE names a certificate authority of your own.
 
     Records that fail go to FILE.failed.ndjson with the reason. Correct the "item" of each line,
-    delete the lines you gave up, and send that file like any other.
+    delete the lines you gave up, and send that file like any other. If there are records without
+    a key, place, key and status of every record go to FILE.outcomes.csv.
 
-    Repeat the command after an interruption, and it goes on where it ended; FILE.progress tells
-    that meanwhile. Also a finished command may be repeated: as long as the records and their order
-    are the same and the service remembers (7 days, unless it is configured otherwise), a
-    record without a key (key 0) is created once, whatever the file is called. In an edited file
-    it is created anew.
+    You may always repeat the command. After an interruption it goes on where it ended, which
+    FILE.progress tells meanwhile. A record without a key (key 0) is created once, whatever the file
+    is called, as long as the records and their order are the same and the service remembers (7
+    days, unless it is configured otherwise). In an edited file it is created anew.
 
     \b
     Exit status: 0 all stored, 1 some failed, 2 usage or an unreadable file,
     3 could not be sent (refused or unreachable), 130 interrupted
     """
-    if len(paths) > 1 and (outcomes or failed):
-        raise click.UsageError("--outcomes and --failed go with one FILE")
-    files = [_file(path, format_name, delimiter, failed, outcomes) for path in dict.fromkeys(paths)]
-    display = Display()
-    client = Client(**service, encode=attrgetter("item"), pause=display.pause)  # type: ignore[arg-type]
-    run = Run(client, files, display)
+    if outcomes and (len(files) > 1 or outcomes.resolve() == Path(files[0].name).resolve()):
+        raise click.UsageError("--outcomes goes with one FILE, and is not that FILE itself")
     # What is under way ends, and the next run sends it again. A shell starts with SIGINT ignored
     # what it starts in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    os.umask(0o077)  # What is written beside a file has records in it.
+    started_at = time.monotonic()
+    runs: list[Run] = []
     status, problem = NOT_SENT, ""
     try:
-        if check:
-            lines = list(run.check())
-            click.echo("\n".join(lines))
-            status = SOME_FAILED if len(lines) > len(files) else ALL_STORED
-        else:
-            asyncio.run(run.send())
-            status = SOME_FAILED if run.counts.keys() - {*STORED} else ALL_STORED
+        runs += [Run(Records(file, delimiter), outcomes, **service) for file in files]
+        for run in runs:
+            run.check() if check else run.send()
+        status = SOME_FAILED if any(run.failed for run in runs) else ALL_STORED
+        if not check:
+            for run in runs:
+                run.progress.path.unlink(missing_ok=True)
     except CouldNotSend as error:
         advice = "" if error.retry_after is None else "; repeat the command"
         problem = f"{error}{_ADVICE.get(error.status or 0, advice)}"
@@ -189,24 +101,22 @@ def send_command(
         problem = f"{error.filename or 'FILE'}: {error.strerror}"
     except KeyboardInterrupt:
         status, problem = INTERRUPTED, "interrupted; repeat the command to go on"
-    display.end()
+    tell("", ends_line=False)
     if not check:
-        click.echo("\n".join(run.summary(time.monotonic() - display.started_at)))
+        _summarize(runs, time.monotonic() - started_at)
     if problem:
-        display.tell(f"Error: {problem}")
+        tell(f"Error: {problem}")
     sys.exit(status)
 
 
-def _file(
-    path: Path, format_name: str | None, delimiter: str, failed: Path | None, outcomes: Path | None
-) -> File:
-    chosen = format_name or format_of(path)
-    if chosen is None:
-        raise click.UsageError(f"the extension of {path} does not tell its format; use --format")
-    is_stream = not path.is_file()
-    base = Path("stdin") if is_stream else path
-    failed = failed or base.with_name(base.name + ".failed.ndjson")
-    places = outcomes or base.with_name(base.name + ".outcomes.csv")
-    if not is_stream and any(each.exists() and each.samefile(path) for each in (failed, places)):
-        raise click.UsageError("--failed or --outcomes names FILE itself")
-    return File(path, is_stream, chosen, delimiter, failed, places, outcomes is not None)
+def _summarize(runs: list[Run], seconds: float) -> None:
+    """Print what became of all records, and where that is written."""
+    counts = sum((run.counts for run in runs), Counter[int]())
+    lines = [f"created   {counts[201]:,}", f"updated   {counts[200]:,}"]
+    failures = sorted(counts.keys() - {*STORED})
+    lines += [f"failed    {counts[status]:,} ({status})" for status in failures]
+    lines.append(f"sent      {counts.total():,} in {seconds:.1f} s")
+    for run in runs:
+        lines += [f"reasons   {run.paths[1]}"] if run.failed else []
+        lines += [f"outcomes  {run.paths[0]}"] if run.counts and run.tells_outcomes else []
+    click.echo("\n".join(lines))

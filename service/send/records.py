@@ -1,24 +1,24 @@
 """The records of a file as JSON, NDJSON or CSV, one after the other."""
 
+import asyncio
 import csv
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from codecs import BOM_UTF8
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from io import BufferedReader
+from itertools import chain, islice
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from service.client import key_of
 from service.wire import KEY_FIELD, Item, StrictItem
-
-FORMATS = {".json": "json", ".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
-"""The format that a file's extension tells."""
 
 DELIMITERS = ",;\t|"
 """Those of a CSV file that its header is tried with."""
@@ -26,203 +26,140 @@ DELIMITERS = ",;\t|"
 csv.field_size_limit(2**27)  # characters of a cell; csv's own limit is 128 kB
 
 
-class Unreadable(Exception):
-    """The file as a whole is not what its format says."""
+class Unreadable(ValueError):
+    """The file as a whole is not what its beginning says."""
 
 
-class Record(NamedTuple):
-    """One record: its place in the file, counted from 1, and what goes to the service.
+class Refused(NamedTuple):
+    """What is no record, and why. The service refuses it, too, since what it gets is an array."""
 
-    ``item`` is JSON, also of what is no record: a ``refusal`` tells why, and the service refuses
-    it, too, since it is text or an array. ``key`` is None where it cannot be read.
-    """
-
-    number: int
-    item: bytes
-    key: int | None
-    refusal: str = ""
-
-
-class FailedRecord(Struct, forbid_unknown_fields=True):
-    """A line of the file of failed records, which can be sent like any NDJSON file."""
-
-    record: int
-    status: int
     reason: str
-    item: Raw
+    content: str | list[str]
 
 
-def format_of(path: Path) -> str | None:
-    """Return the format that the file's extension tells, None where it tells none."""
-    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return FORMATS.get(name.suffix.lower())
+def is_keyless(record: Any) -> bool:
+    """Tell whether a record has key 0: the service gives it one."""
+    return isinstance(record, dict) and record.get(KEY_FIELD) == 0
 
 
 class Records:
-    """Yields the records of a source, plain or compressed by gzip. Raises Unreadable.
+    """Yields the records of a file, plain or compressed by gzip, as what JSON decodes to.
 
-    A CSV header is read, and checked, at once.
+    Its beginning tells whether it is a JSON array, NDJSON or CSV. An array, and the header of
+    CSV, are read and checked at once. Raises Unreadable, with the name of the file.
     """
 
-    def __init__(
-        self, source: "BufferedReader[Any]", format_name: str, delimiter: str = ""
-    ) -> None:
-        self._source = source
-        is_compressed = source.peek(2)[:2] == b"\x1f\x8b"
-        # Its head names the encoding, and is not to be lost.
-        self._plain = gzip.GzipFile(fileobj=source) if is_compressed else source
-        with _readable():
-            head = self._plain.peek(4)[:4]
-        if b"\0" in head or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise Unreadable("it is in UTF-16; save it in UTF-8 (Excel: CSV UTF-8)")
+    def __init__(self, source: "BufferedReader[Any]", delimiter: str = DELIMITERS) -> None:
+        self.source = source
+        self.path = Path(source.name)
         self._size = os.fstat(source.fileno()).st_size if source.seekable() else 0
-        self._share_of_json: float | None = None
-        if format_name == "csv":
-            self._records = self._csv(delimiter)
-        else:
-            self._records = self._json() if format_name == "json" else self._ndjson()
+        self._number = self._total = 0
+        with self._readable():
+            plain = gzip.GzipFile(fileobj=source) if source.peek(2)[:2] == b"\x1f\x8b" else source
+            first = next(filter(bytes.strip, plain), b"").removeprefix(BOM_UTF8)
+            lines = chain([first], plain)
+            if b"\0" in first[:4]:
+                raise Unreadable("it is in UTF-16; save it in UTF-8 (Excel: CSV UTF-8)")
+            # A brace alone begins a JSON text of many lines, which is told to be no array.
+            if first.lstrip()[:1] == b"[" or first.strip() == b"{":
+                items = msgspec.json.decode(b"".join(lines), type=list[Raw])
+                self._total = len(items)
+                self._records: Iterator[Any] = map(_record, items)
+            elif first.lstrip()[:1] in (b"{", b""):
+                self._records = map(_record, filter(bytes.strip, lines))
+            else:
+                self._records = _of_csv(lines, delimiter)
 
     @property
     def share(self) -> float:
-        """How much of the source has been read, from 0 to 1; 0 where nobody knows."""
-        if self._share_of_json is not None:
-            return self._share_of_json
-        return self._source.tell() / self._size if self._size else 0
+        """How much of the file has been read, from 0 to 1; 0 where nobody knows."""
+        if self._total:
+            return self._number / self._total
+        return self.source.tell() / self._size if self._size else 0
 
-    def __iter__(self) -> Iterator[Record]:
-        with _readable():
-            yield from self._records
+    def __iter__(self) -> Iterator[Any]:
+        with self._readable():
+            for record in self._records:
+                self._number += 1
+                yield record
 
-    def _json(self) -> Iterator[Record]:
-        """Read the whole array first, so that nothing is sent of one that is cut short."""
-        body = self._plain.read().removeprefix(_BYTE_ORDER_MARK)
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        # In a thread: standard input may keep the reader waiting.
+        while chunk := await asyncio.to_thread(lambda: list(islice(self, 1000))):
+            for record in chunk:
+                yield record
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            items = msgspec.json.decode(body, type=list[Raw])
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise Unreadable(f"expected a JSON array: {error}") from None
-        for number, item in enumerate(items, 1):
-            self._share_of_json = number / len(items)
-            yield _record(number, bytes(item))
-
-    def _ndjson(self) -> Iterator[Record]:
-        """Read line by line; empty lines are no records."""
-        number = 0
-        for line in self._plain:
-            item = line.removeprefix(_BYTE_ORDER_MARK if number == 0 else b"").strip()
-            if item:
-                number += 1
-                yield _unwrapped(_record(number, item))
-
-    def _csv(self, delimiter: str) -> Iterator[Record]:
-        """Read the header, which names the fields; return an iterator of the rows."""
-        # What is not UTF-8 goes on as lone surrogates, for which its row alone is refused.
-        lines = (line.decode(errors="surrogateescape") for line in self._plain)
-        with _readable():
-            line = next(lines, "").removeprefix("\ufeff")
-            for each in delimiter or DELIMITERS:
-                header = next(csv.reader([line], delimiter=each), [])
-                if KEY_FIELD in map(_FIELDS.get, header):
-                    return _rows(csv.reader(lines, delimiter=each, strict=True), _checked(header))
-        seen = line.strip()[:100].encode(errors="replace").decode()
-        raise Unreadable(
-            f"expected a CSV header row that names {KEY_FIELD}, got {seen!r} (separators tried:"
-            f" {' '.join(map(repr, delimiter or DELIMITERS))}; --delimiter names another)"
-        )
+            yield
+        except (csv.Error, ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
+            place = f"after record {self._number}: " if self._number else ""
+            raise Unreadable(f"{self.path}: {place}{error}") from None
 
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
+def _record(text: Any) -> Any:
+    """Return the record in a JSON text, or in a line of a file of failed records."""
     try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise Unreadable("its gzip data are cut short or damaged") from None
-    except csv.Error as error:
-        raise Unreadable(f"it is not CSV: {error}") from None
+        record = _JSON.decode(text)
+    except (ValueError, RecursionError) as error:
+        return Refused(f"not JSON: {error}", bytes(text).decode(errors="replace").strip())
+    if isinstance(record, dict) and record.keys() == {"record", "status", "reason", "item"}:
+        return record["item"]
+    return record
 
 
-def _record(number: int, item: bytes) -> Record:
-    """Return a record of JSON text; one that is not JSON, and would spoil its batch, as text."""
-    try:
-        msgspec.json.decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        text = msgspec.json.encode(item.decode(errors="replace"))
-        return Record(number, text, None, f"the record is not JSON: {error}")
-    return Record(number, item, key_of(item))
+def _number(text: str) -> float:
+    """Return a number; as an integer if its value is whole, however it is written."""
+    number = float(text)
+    if not isfinite(number) or "_" in text:
+        raise ValueError("the number is out of range")
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-def _unwrapped(record: Record) -> Record:
-    """Return the record within a line of a file of failed records; others as they are."""
-    if b'"item"' not in record.item:
-        return record
-    try:
-        failed = msgspec.json.decode(record.item, type=FailedRecord)
-    except msgspec.ValidationError:
-        return record
-    return _record(record.number, bytes(failed.item))
-
+_JSON = msgspec.json.Decoder(float_hook=_number)
 
 _NAMES = Item.__struct_encode_fields__
 _FIELDS = dict(zip((*Item.__struct_fields__, *_NAMES), _NAMES * 2, strict=True))
 """The fields by their names on the wire and by those of their columns, as COPY writes them."""
 
-_INTEGERS = {KEY_FIELD, "case_Key"}
 
-
-def _checked(header: list[str]) -> list[str]:
-    """Return the fields that a CSV header names. Raises Unreadable."""
-    for number, name in enumerate(header, 1):
-        if not name:
-            raise Unreadable(f"column {number} has no name")
-        if name not in _FIELDS:
+def _of_csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Any]:
+    """Read the header, which names the fields; return an iterator of the rows."""
+    texts = (line.decode() for line in lines)
+    first = next(texts)
+    for each in delimiter:
+        header = next(csv.reader([first], delimiter=each), [])
+        fields = [_FIELDS.get(name, "") for name in header]
+        if KEY_FIELD in fields:
+            break
+    else:
+        seen = first.strip()[:100]
+        raise Unreadable(
+            f"expected JSON, or a CSV header row that names {KEY_FIELD}, got {seen!r} (separators"
+            f" tried: {' '.join(map(repr, delimiter))}; --delimiter names another)"
+        )
+    for name, field in zip(header, fields, strict=True):
+        if not field:
             close = get_close_matches(name, _NAMES, 1)
             hint = f"did you mean {close[0]}?" if close else "a record has no such field"
-            raise Unreadable(f"column {name}: {hint}")
-    fields = [_FIELDS[name] for name in header]
-    for field in set(fields):
+            raise Unreadable(f"column {name or 'without a name'}: {hint}")
         if fields.count(field) > 1:
             raise Unreadable(f"more than one column is {field}")
-    return fields
+    return (_row(row, fields) for row in csv.reader(texts, delimiter=each, strict=True) if row)
 
 
-def _rows(rows: Iterator[list[str]], fields: list[str]) -> Iterator[Record]:
-    """Yield the rows as records; an empty cell is a field that is not sent."""
-    number = 0
-    try:
-        for row in filter(None, rows):
-            number += 1
-            # Omitted, not null: the same, save for dates, whose default null would refuse.
-            values = {
-                name: _whole(cell) if name in _INTEGERS else cell
-                for name, cell in zip(fields, row, strict=False)
-                if cell
-            }
-            refusal = "the row is not UTF-8"
-            if len(row) != len(fields):
-                refusal = f"the row has {len(row)} cells, the header has {len(fields)}"
-            else:
-                with suppress(UnicodeEncodeError):
-                    item = msgspec.json.encode(values)
-                    yield Record(number, item, key_of(item))
-                    continue
-            # As cells: with the fields that are left it would be a record, and erase the rest.
-            cells = [cell.encode(errors="surrogateescape").decode(errors="replace") for cell in row]
-            yield Record(number, msgspec.json.encode(cells), None, refusal)
-    except csv.Error as error:
-        raise Unreadable(f"after record {number} it is not CSV: {error}") from None
-
-
-def _whole(text: str, otherwise: object = None) -> object:
-    """Return a whole number as an integer, however it is written; else the text, or otherwise."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    if number.is_integer() and abs(number) < 2**53 and "_" not in text:
-        return int(number)
-    return text if otherwise is None else otherwise
+def _row(cells: list[str], fields: list[str]) -> Any:
+    """Return a row of CSV as a record; an empty cell is a field that is not sent."""
+    if len(cells) != len(fields):
+        # As cells: with the fields that are left it would be a record, and erase the rest.
+        return Refused(f"the row has {len(cells)} cells, the header has {len(fields)}", cells)
+    # Omitted, not null: the same, save for dates, whose default null would refuse.
+    record: dict[str, Any] = {name: cell for name, cell in zip(fields, cells, strict=True) if cell}
+    for name in (KEY_FIELD, "case_Key"):
+        with suppress(KeyError, ValueError):
+            record[name] = _number(record[name])
+    return record
 
 
 class _Checked(StrictItem):
@@ -232,14 +169,12 @@ class _Checked(StrictItem):
     update_date: Any = msgspec.field(name="update_Date", default=None)
 
 
-_ANY = msgspec.json.Decoder(float_hook=lambda text: _whole(text, float(text)))
-
-
-def fault_of(record: Record) -> str:
+def fault_of(record: Any) -> str:
     """Return why a record would be refused, as far as it can be told without the service."""
-    if not record.refusal:
-        try:
-            msgspec.convert(_ANY.decode(record.item), _Checked)
-        except msgspec.ValidationError as error:
-            return str(error)
-    return record.refusal
+    if isinstance(record, Refused):
+        return record.reason
+    try:
+        msgspec.convert(record, _Checked)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ""

@@ -1,150 +1,108 @@
-"""One run of the command: files to outcomes, or to what would become of them."""
+"""A file on its way: from records to outcomes, or to what would become of them."""
 
 import asyncio
+import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
-from itertools import count, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import click
+import msgspec
 
-from service.client import Client, CouldNotSend
-from service.send.display import Display
-from service.send.progress import STORED, Progress
-from service.send.records import Record, Records, Unreadable, fault_of
+from service.client import Client, Outcome
+from service.send.display import Display, tell
+from service.send.progress import Progress
+from service.send.records import Records, Refused, fault_of, is_keyless
 
+STORED = (200, 201)
 NAME = "care-trials send"
 """Of all files: what tells one batch from another is what is in it, and its place."""
 
-READ_AT_ONCE = 1000
-LOCK_SECONDS = 0.1
-FAULTS_SHOWN = 10
-"""Of a file, by --check."""
-
-
-class File(NamedTuple):
-    """A file, how it is read, and where its outcomes go.
-
-    A stream (standard input, as -, or a pipe) is read once, and has no progress.
-    """
-
-    path: Path
-    is_stream: bool
-    format_name: str
-    delimiter: str
-    failed: Path
-    outcomes: Path
-    keeps_outcomes: bool
+FAULTS_SHOWN = 10  # by a check
 
 
 class Run:
-    """Sends files, one after the other."""
+    """The run of one file: what became of its records, by status, and where that is told.
 
-    def __init__(self, client: Client, files: Sequence[File], display: Display) -> None:
-        self._client = client
-        self._display = display
-        self._files = {
-            file: Progress(
-                None if file.is_stream else file.path,
-                *(file.failed, file.outcomes, client.url, client.database),
-            )
-            for file in files
-        }
+    A stream (standard input, or a pipe) is read once, and has no progress. What another run told
+    is kept as FILE.old; a run that goes on tells its own again.
+    """
 
-    @property
-    def counts(self) -> Counter[int]:
-        """How many records have which status."""
-        return sum((progress.counts for progress in self._files.values()), Counter())
+    def __init__(self, file: Records, outcomes: Path | None, **service: Any) -> None:
+        self.counts: Counter[int] = Counter()
+        self.failed = 0
+        self.tells_outcomes = outcomes is not None
+        self._file = file
+        self._display = Display(file)
+        self._client = Client(**service, pause=self._display.pause)
+        self._is_stream = not file.path.is_file()
+        base = "stdin" if self._is_stream else str(file.path)
+        self.progress = Progress(
+            Path(f"{base}.progress"), f"{service['url']} {service['database']}"
+        )
+        self.paths = outcomes or Path(f"{base}.outcomes.csv"), Path(f"{base}.failed.ndjson")
+        self._results: list[BinaryIO] = []
 
-    def summary(self, seconds: float) -> Iterator[str]:
-        """Yield what became of all records, and where that is written, in lines."""
-        yield f"created   {self.counts[201]:,}"
-        yield f"updated   {self.counts[200]:,}"
-        for status in sorted(self.counts.keys() - {*STORED}):
-            yield f"failed    {self.counts[status]:,} ({status})"
-        yield f"sent      {self.counts.total():,} in {seconds:.1f} s"
-        for file, progress in self._files.items():
-            if progress.counts.keys() - {*STORED}:
-                yield f"reasons   {file.failed}"
-            if progress.counts and (file.keeps_outcomes or progress.has_keyless):
-                yield f"outcomes  {file.outcomes}"
+    def check(self) -> None:
+        """Print what the file holds, and its first faults. Raises Unreadable."""
+        number = keyless = 0
+        shown = []
+        for number, record in enumerate(self._file, 1):
+            keyless += is_keyless(record)
+            fault = fault_of(record)
+            self.failed += bool(fault)
+            if fault and self.failed <= FAULTS_SHOWN:
+                shown.append(f"\n  record {number}: {fault}")
+        text = f"{self._file.path}: {number:,} records, {keyless:,} without a key"
+        click.echo(f"{text}, {self.failed:,} bad{''.join(shown)}")
 
-    def check(self) -> Iterator[str]:
-        """Yield what each file holds, and its first faults, in lines. Raises Unreadable."""
-        for file in self._files:
-            count = keyless = bad = 0
-            shown: list[str] = []
-            with _opened(file) as (_, records):
-                for record in records:
-                    count += 1
-                    keyless += record.key == 0
-                    if fault := fault_of(record):
-                        bad += 1
-                        if bad <= FAULTS_SHOWN:
-                            shown.append(f"  record {record.number}: {fault}")
-            yield f"{file.path}: {count:,} records, {keyless:,} without a key, {bad:,} bad"
-            yield from shown
-
-    async def send(self) -> None:
-        """Send all that no earlier run has finished. Raises CouldNotSend, Unreadable, OSError."""
-        for file in self._files:
-            if not file.is_stream:
-                # Before the first byte goes out.
-                with _opened(file):
-                    pass
-        async with self._client:
-            for file, progress in self._files.items():
-                with _opened(file) as (source, records):
-                    if not file.is_stream:
-                        await self._wait_for_others(file, source)
-                    await self._send(file, records, progress)
-        for progress in self._files.values():
-            progress.remove()
-
-    async def _send(self, file: File, records: Records, progress: Progress) -> None:
-        iterator = iter(records)
-        place = await asyncio.to_thread(progress.resume, iterator)
-        self._display.begin(file.path.name, progress.counts, records.share)
-        async with aclosing(self._client.batches(_rest(iterator), NAME, place)) as batches:
-            async for batch in batches:
-                for record, outcome in batch:
-                    if outcome.status == 503 and record.key == 0:
-                        # Created once with its batch only: by itself it might be created twice.
-                        raise CouldNotSend(
-                            f"record {record.number} got 503: {outcome.body}", 503, 0
-                        )
-                progress.finish(batch)
-                self._display.advance(progress.counts, records.share)
-        if not (file.keeps_outcomes or progress.has_keyless):
-            file.outcomes.unlink(missing_ok=True)
-
-    async def _wait_for_others(self, file: File, source: BinaryIO) -> None:
-        """Let another command that sends the file end: both keep its progress in one place."""
-        with suppress(OSError):  # of a file system without locks: the work is done twice, no harm
-            for attempt in count():
+    def send(self) -> None:
+        """Send all that no earlier run has sent. Raises CouldNotSend, Unreadable, OSError."""
+        with self._file.source as source:
+            with suppress(OSError):  # of a file system without locks: work is done twice, no harm
                 try:
                     flock(source, LOCK_EX | LOCK_NB)
-                    break
                 except BlockingIOError:
-                    if attempt == 0:
-                        self._display.tell(f"Waiting for another command, which sends {file.path}")
-                    await asyncio.sleep(LOCK_SECONDS)
+                    tell(f"Waiting for another command, which sends {self._file.path}")
+                    flock(source, LOCK_EX)
+            for batch in self.progress.resume(iter(self._file)) if not self._is_stream else ():
+                self._note(batch, is_resumed=True)
+            asyncio.run(self._send())
+        for file, is_wanted in zip(self._results, (self.tells_outcomes, self.failed), strict=False):
+            file.truncate()
+            file.close()
+            if not is_wanted:
+                os.unlink(file.name)
 
+    async def _send(self) -> None:
+        batches = self._client.batches(self._file, NAME, place=self.counts.total())
+        async with self._client, aclosing(batches):
+            async for batch in batches:
+                self._note(batch)
+                if not self._is_stream:
+                    self.progress.keep(batch)
 
-async def _rest(records: Iterator[Record]) -> AsyncIterator[Record]:
-    # In a thread: standard input may keep the reader waiting.
-    while chunk := await asyncio.to_thread(lambda: list(islice(records, READ_AT_ONCE))):
-        for record in chunk:
-            yield record
-
-
-@contextmanager
-def _opened(file: File) -> Iterator[tuple[Any, Records]]:
-    try:
-        with click.open_file(str(file.path), "rb") as source:
-            yield source, Records(source, file.format_name, file.delimiter)  # type: ignore[arg-type]
-    except Unreadable as error:
-        raise Unreadable(f"{file.path}: {error}") from None
+    def _note(self, batch: Sequence[tuple[Any, Outcome]], *, is_resumed: bool = False) -> None:
+        if not self._results:  # only now: nothing is left where nothing was sent
+            for path in self.paths:
+                if path.exists() and not is_resumed:
+                    path.replace(f"{path}.old")
+                self._results.append(path.open("r+b" if path.exists() else "wb"))
+            self._results[0].write(b"record,key,status\r\n")
+        for record, outcome in batch:
+            self.counts[outcome.status] += 1
+            number = self.counts.total()
+            self.tells_outcomes |= is_keyless(record)
+            key = "" if outcome.key is None else outcome.key
+            self._results[0].write(f"{number},{key},{outcome.status}\r\n".encode())
+            if outcome.status not in STORED:
+                self.failed += 1
+                reason, item = record if isinstance(record, Refused) else (outcome.body, record)
+                told = {"record": number, "status": outcome.status, "reason": reason, "item": item}
+                self._results[1].write(msgspec.json.encode(told) + b"\n")
+        for file in self._results:
+            file.flush()
+        self._display.advance(self.counts.total(), self.failed)

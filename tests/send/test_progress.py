@@ -1,114 +1,153 @@
 """How far a file is sent: what a later run goes on with, and when it must not."""
 
-import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.client import Outcome
 from service.send.progress import Progress
-from service.send.records import Record, Unreadable
-from tests.harness.senders import failures
+from service.send.records import Unreadable
+from tests.harness.senders import Command, Front, as_ndjson, failures, outcomes, problem, serving
+from tests.harness.service import KEY
 
-URL = "http://x"
-
-
-def records(*texts: str) -> list[Record]:
-    return [Record(number, text.encode(), number) for number, text in enumerate(texts, 1)]
+RECORDS: list[Any] = [{KEY: 1}, {KEY: 2}, ["cut"], "no JSON", {KEY: 5}]
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    (tmp_path / "r").touch()
-    return tmp_path / "r"
+def pairs(*records: Any) -> list[tuple[Any, Outcome]]:
+    return [(record, Outcome(None, 400, "why")) for record in records]
 
 
-def progress_of(source: Path | None, folder: Path, database: str = "acme") -> Progress:
-    return Progress(source, folder / "failed", folder / "outcomes", URL, database)
+def progress_of(folder: Path, destination: str = "http://x acme") -> Progress:
+    return Progress(folder / "r.progress", destination)
 
 
-def finish(progress: Progress, *finished: Record, status: int = 400) -> None:
-    progress.finish([(record, Outcome(record.key, status, "why")) for record in finished])
+def resumed(progress: Progress, records: list[Any]) -> list[list[tuple[Any, Outcome]]]:
+    return list(progress.resume(iter(records)))
 
 
-def test_what_a_killed_run_wrote_beyond_its_progress_is_told_once(
-    source: Path, tmp_path: Path
-) -> None:
-    first, second, third = records("{}", "[]", "1")
-    killed = progress_of(source, tmp_path)
-    finish(killed, first, second)
-    kept = (tmp_path / "r.progress").read_bytes()
-    finish(killed, third)
-    (tmp_path / "r.progress").write_bytes(kept)
+def test_what_is_kept_is_resumed_batch_by_batch_and_the_rest_is_left(tmp_path: Path) -> None:
+    progress_of(tmp_path).keep(pairs(*RECORDS[:2]))
+    progress_of(tmp_path).keep(pairs(*RECORDS[2:4]))
 
-    progress = progress_of(source, tmp_path)
-    rest = iter([first, second, third])
-    assert progress.resume(rest) == 2
-    finish(progress, *rest)
+    rest = iter(RECORDS)
 
-    assert [number for number, *_ in failures(tmp_path / "failed")] == [1, 2, 3]
-    assert (tmp_path / "outcomes").read_text().split() == [
-        *("record,key,status", "1,1,400", "2,2,400", "3,3,400")
-    ]
-    assert progress.counts == {400: 3}
+    assert list(progress_of(tmp_path).resume(rest)) == [pairs(*RECORDS[:2]), pairs(*RECORDS[2:4])]
+    assert list(rest) == RECORDS[4:]
 
 
-def test_a_copy_or_a_newer_time_is_the_same_file(source: Path, tmp_path: Path) -> None:
-    first, second = records("{}", "[]")
-    finish(progress_of(source, tmp_path), first)
-    os.utime(source, (1, 1))
+@pytest.mark.parametrize("torn", range(1, 40, 6))
+def test_what_a_killed_run_kept_in_part_is_sent_again(tmp_path: Path, torn: int) -> None:
+    progress = progress_of(tmp_path)
+    progress.keep(pairs(*RECORDS[:2]))
+    progress.keep(pairs(*RECORDS[2:4]))
+    progress.path.write_bytes(progress.path.read_bytes()[:-torn])
 
-    rest = iter([first, second])
-
-    assert progress_of(source, tmp_path).resume(rest) == 1
-    assert list(rest) == [second]
-
-
-def test_a_file_that_was_edited_where_it_is_sent_already_is_refused(
-    source: Path, tmp_path: Path
-) -> None:
-    finish(progress_of(source, tmp_path), *records("{}", "[]"))
-    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
-
-    with pytest.raises(Unreadable, match=r"first 2 records were sent.*delete .*r\.progress"):
-        progress_of(source, tmp_path).resume(iter(records("{}", "[1]")))
-
-    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
+    assert resumed(progress_of(tmp_path), RECORDS) == [pairs(*RECORDS[:2])]
+    progress.keep(pairs(*RECORDS[2:4]))
+    assert len(resumed(progress_of(tmp_path), RECORDS)) == 2
 
 
-def test_another_database_is_sent_everything_and_other_outcomes_are_told_whole(
-    source: Path, tmp_path: Path
-) -> None:
-    finish(progress_of(source, tmp_path), *records("{}"))
-    elsewhere = Progress(source, tmp_path / "failed", tmp_path / "other", URL, "acme")
+def test_another_destination_is_sent_everything(tmp_path: Path) -> None:
+    progress_of(tmp_path).keep(pairs(*RECORDS))
 
-    assert progress_of(source, tmp_path, "globex").resume(iter(records("{}"))) == 0
-    assert elsewhere.resume(iter(records("{}"))) == 0
-    assert progress_of(source, tmp_path).resume(iter(records("{}"))) == 1
+    assert resumed(progress_of(tmp_path, "http://x globex"), RECORDS) == []
+    assert resumed(progress_of(tmp_path, "http://y acme"), RECORDS) == []
+    assert resumed(progress_of(tmp_path), RECORDS) == [pairs(*RECORDS)]
 
 
 @pytest.mark.parametrize("content", ['{"size": 1, "until": 3}', "", "\\xff"])
-def test_a_progress_file_of_another_version_is_refused(
-    source: Path, tmp_path: Path, content: str
+def test_a_progress_file_of_another_version_is_not_looked_at(tmp_path: Path, content: str) -> None:
+    progress_of(tmp_path).path.write_text(content)
+
+    assert resumed(progress_of(tmp_path), RECORDS) == []
+    progress_of(tmp_path).keep(pairs(*RECORDS))
+    assert resumed(progress_of(tmp_path), RECORDS) == [pairs(*RECORDS)]
+
+
+@pytest.mark.parametrize("edited", [[{KEY: 1}, {KEY: 3}], [{KEY: 0}, {KEY: 1}, {KEY: 2}], []])
+def test_records_that_were_edited_after_they_were_sent_are_refused(
+    tmp_path: Path, edited: list[Any]
 ) -> None:
-    (tmp_path / "r.progress").write_text(content)
+    progress_of(tmp_path).keep(pairs(*RECORDS[:2]))
 
-    with pytest.raises(Unreadable, match="of another version; delete it"):
-        progress_of(source, tmp_path).resume(iter(records("{}")))
-
-
-def test_a_new_run_keeps_what_the_one_before_told(tmp_path: Path) -> None:
-    finish(progress_of(None, tmp_path), *records('{"a":\n1}'))
-    finish(progress_of(None, tmp_path), *records("{}"), status=200)
-
-    assert failures(tmp_path / "failed.old") == [(1, 400, "why", {"a": 1})]
-    assert not (tmp_path / "failed").exists()
-    assert (tmp_path / "outcomes.old").read_text().endswith("1,1,400\n")
-    assert (tmp_path / "outcomes").read_text().endswith("1,1,200\n")
+    with pytest.raises(Unreadable, match=r"r\.progress: .* no longer the same; delete it"):
+        resumed(progress_of(tmp_path), edited)
 
 
-def test_what_is_written_is_for_its_owner_alone(source: Path, tmp_path: Path) -> None:
-    finish(progress_of(source, tmp_path), *records("{}"))
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+async def interrupted(command: Command, front: Front, folder: Path) -> list[str]:
+    """Send two batches of three, the first of which fails; return the arguments."""
+    records = [{KEY: number} for number in range(1, 2501)]
+    (folder / "r.ndjson").write_bytes(as_ndjson(records))
+    statuses = [(number, 400 if number <= 2 else 201) for number in range(1, 1001)]
+    front.answers = [outcomes(*statuses), outcomes(*([(1001, 201)] * 1000)), problem(401)]
+    arguments = ["r.ndjson", "--url", front.url, "--database", "acme", "--outcomes", "told"]
+
+    ended = await command.run(*arguments, "--concurrency", "1")
+
+    assert ended.status == 3
+    return arguments
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def test_an_edit_of_what_is_sent_ends_the_next_run_and_leaves_all_results(
+    command: Command, tmp_path: Path
+) -> None:
+    async with serving(Front()) as front:
+        arguments = await interrupted(command, front, tmp_path)
+        lines = (tmp_path / "r.ndjson").read_bytes().splitlines(keepends=True)
+        lines[1500] = as_ndjson([{KEY: 7}])
+        (tmp_path / "r.ndjson").write_bytes(b"".join(lines))
+        before = contents(tmp_path)
+        ended = await command.run(*arguments)
+
+    assert ended.status == 2
+    assert "r.ndjson.progress: the records that it tells of are no longer the same" in ended.stderr
+    assert contents(tmp_path) == before
+    assert len(front.batches) == 3
+
+
+async def test_what_comes_later_in_the_file_may_be_edited(command: Command, tmp_path: Path) -> None:
+    async with serving(Front()) as front:
+        arguments = await interrupted(command, front, tmp_path)
+        with (tmp_path / "r.ndjson").open("ab") as file:
+            file.write(as_ndjson([{KEY: 7}]))
+        ended = await command.run(*arguments)
+
+    assert "sent      2,501 " in ended.stdout
+    assert [len(batch) for batch in front.batches] == [1000, 1000, 500, 501]
+    assert len((tmp_path / "told").read_text().splitlines()) == 2502
+    assert [number for number, *_ in failures(tmp_path / "r.ndjson.failed.ndjson")] == [1, 2]
+    assert not (tmp_path / "r.ndjson.progress").exists()
+
+
+async def test_a_new_run_keeps_what_the_one_before_told(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(f'[{{"{KEY}":\n1}}]')
+    async with serving(Front()) as front:
+        front.answers = [outcomes((1, 400))]
+        arguments = ["r.json", "--url", front.url, "--database", "acme", "--outcomes", "told"]
+        for _ in range(2):
+            await command.run(*arguments)
+
+    assert failures(tmp_path / "r.json.failed.ndjson.old") == [(1, 400, "told", {KEY: 1})]
+    assert not (tmp_path / "r.json.failed.ndjson").exists()
+    assert (tmp_path / "told.old").read_text().endswith("1,1,400\n")
+    assert (tmp_path / "told").read_text().endswith("1,1,200\n")
+
+
+async def test_what_is_written_is_for_its_owner_alone(command: Command, tmp_path: Path) -> None:
+    async with serving(Front()) as front:
+        await interrupted(command, front, tmp_path)
 
     modes = {path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir()}
-    assert modes | {"r": 0} == {"r": 0, "r.progress": 0, "failed": 0, "outcomes": 0}
+    assert modes | {"r.ndjson": 0} == {
+        "r.ndjson": 0, "r.ndjson.progress": 0, "r.ndjson.failed.ndjson": 0, "told": 0,
+    }  # fmt: skip

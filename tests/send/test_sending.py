@@ -6,7 +6,7 @@ import os
 import pty
 import re
 import stat
-from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from service.send import display
 from service.send.command import send_command
 from service.send.display import Display
+from service.send.records import Records
 from tests.harness.running import MakeService
 from tests.harness.senders import (
     Command,
@@ -23,6 +24,7 @@ from tests.harness.senders import (
     as_csv,
     as_json,
     as_ndjson,
+    batches_of,
     failures,
     outcomes,
     problem,
@@ -72,10 +74,22 @@ async def test_standard_input_is_sent(make_service: MakeService, command: Comman
     service = await make_service(base_path="/vbasoftware")
     address = ["--url", f"{service.url}/vbasoftware/", "--database", "acme"]
 
-    result = await command.run("-", *address, "--format", "ndjson", stdin=as_ndjson(RECORDS))
+    result = await command.run("-", *address, stdin=as_ndjson(RECORDS))
 
     assert result.status == 0
     assert len(await service.comments()) == 3
+
+
+async def test_what_a_pipe_holds_is_sent_while_it_goes_on(command: Command) -> None:
+    async with serving(Front()) as front:
+        process = await command.start("-", "--url", front.url, "--database", "acme")
+        assert process.stdin is not None
+        process.stdin.write(as_ndjson([{KEY: number} for number in range(1, 3001)]))
+        await batches_of(front, 2)
+        ended = await command.end(process, as_ndjson(RECORDS))
+
+    assert ended.status == 0
+    assert "sent      3,003 " in ended.stdout
 
 
 async def test_a_stream_is_read_once_and_its_results_may_be_there_already(
@@ -83,7 +97,7 @@ async def test_a_stream_is_read_once_and_its_results_may_be_there_already(
 ) -> None:
     service = await make_service()
     os.mkfifo(tmp_path / "pipe")
-    arguments = ["--url", service.url, "--database", "acme", "--format", "ndjson"]
+    arguments = ["--url", service.url, "--database", "acme"]
     content = as_ndjson([*RECORDS, {KEY: "x"}])
 
     for _ in range(2):
@@ -104,8 +118,8 @@ async def test_records_that_fail_are_written_down_with_reasons_and_can_be_sent_a
 ) -> None:
     service = await make_service()
     address = ["--url", service.url, "--database", "acme"]
-    rows = f"{KEY},comment\n1,a\nx,b\n,c\n4,d\n5,e,too many\n6,\xff\n".encode("latin-1")
-    (tmp_path / "r.csv").write_bytes(rows)
+    rows = f"{KEY},comment\n1,a\nx,b\n,c\n4,d\n5,e,too many\n"
+    (tmp_path / "r.csv").write_text(rows)
 
     first = await command.run("r.csv", *address)
     failed = tmp_path / "r.csv.failed.ndjson"
@@ -114,22 +128,38 @@ async def test_records_that_fail_are_written_down_with_reasons_and_can_be_sent_a
     second = await command.run(failed.name, *address)
 
     assert first.status == 1
-    assert "failed    4 (400)" in first.stdout
+    assert "failed    3 (400)" in first.stdout
     assert stat.S_IMODE(failed.stat().st_mode) == 0o600
     assert [(number, status) for number, status, _, _ in sorted(written)] == [
         (2, 400),
         (3, 400),
         (5, 400),
-        (6, 400),
     ]
     reasons = {number: reason for number, _, reason, _ in written}
     assert KEY in reasons[2]
     assert KEY in reasons[3]
     assert "3 cells" in reasons[5]
-    assert "UTF-8" in reasons[6]
     assert (2, {KEY: "x", "comment": "b"}) in [(number, item) for number, *_, item in written]
     assert second.status == 1
     assert await service.comments() == {1: "a", 2: "b", 4: "d"}
+
+
+async def test_csv_that_is_not_utf_8_is_told_with_its_place_and_goes_on_once_it_is(
+    make_service: MakeService, command: Command, tmp_path: Path
+) -> None:
+    service = await make_service()
+    rows = f"{KEY},comment\n1,a\n2,größer\n3,c\n"
+    (tmp_path / "r.csv").write_bytes(rows.encode("latin-1"))
+    arguments = ["r.csv", "--url", service.url, "--database", "acme"]
+
+    refused = await command.run(*arguments)
+    (tmp_path / "r.csv").write_text(rows)
+    corrected = await command.run(*arguments)
+
+    assert refused.status == 2
+    assert "cannot read r.csv: after record 1: 'utf-8' codec can't decode" in refused.stderr
+    assert corrected.status == 0
+    assert await service.comments() == {1: "a", 2: "größer", 3: "c"}
 
 
 async def test_a_line_that_is_not_json_spoils_no_other(
@@ -177,15 +207,16 @@ async def test_a_refusal_ends_the_run_with_what_the_service_says(
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["--retries", "0"], 3, "cannot connect to 127.0.0.1:1: Connection refused; repeat"),
+        (["--retries", "0"], 3, "host 127.0.0.1:1 "),
+        (["--retries", "0"], 3, ": Connection refused; repeat"),
         (["--url", "http://me:marker@x"], 2, "no credentials"),
+        (["--url", "http://x?marker"], 2, "no credentials, query"),
         (["--url", "marker"], 2, "http://host:port"),
-        (["--api-key", "marker\n."], 2, "visible ASCII"),
-        (["--format", "csv"], 2, f"names {KEY}"),
-        (["--format", "json"], 2, "expected a JSON array"),
-        (["--failed", "{file}"], 2, "FILE itself"),
+        (["--url", "http://x:999999"], 3, "check URL"),
+        (["--outcomes", "{file}"], 2, "FILE itself"),
+        (["--outcomes", "/"], 2, "is a directory"),
     ],
-    ids=["unreachable", "credentials", "url", "key", "csv", "json", "failed"],
+    ids=["host", "cause", "credentials", "query", "url", "port", "outcomes", "folder"],
 )
 def test_what_cannot_be_sent_is_told_without_credentials(
     tmp_path: Path, arguments: list[str], status: int, says: str
@@ -201,6 +232,20 @@ def test_what_cannot_be_sent_is_told_without_credentials(
     assert says in result.stderr
     assert "marker" not in result.output
     assert "Traceback" not in result.stderr
+
+
+async def test_a_credential_that_is_no_header_is_told_at_once_and_not_shown(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r.json").write_bytes(as_json(RECORDS))
+
+    async with serving(Front()) as front:
+        arguments = ["r.json", "--url", front.url, "--database", "acme", "--token", "marker\n."]
+        ended = await command.run(*arguments)
+
+    assert ended.status == 3
+    assert "headers" in ended.stderr
+    assert "marker" not in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("harm", ["url", "database", "token", "none listens"])
@@ -277,7 +322,8 @@ async def test_https_to_a_plain_port_is_told_at_once_as_that(
     ended = await command.run("r.json", "--url", url, "--database", "acme")
 
     assert ended.status == 3
-    assert "does not speak TLS, as https:// asks for" in ended.stderr
+    assert "wrong version number" in ended.stderr
+    assert "check URL (https?)" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 
@@ -294,7 +340,7 @@ async def test_a_record_without_key_whose_503_lasts_ends_the_run_and_is_not_call
         again = await command.run(*arguments)
 
     assert ended.status == 3
-    assert "record 2 got 503: told; repeat the command\n" in ended.stderr
+    assert "1 records got 503: told; repeat the command\n" in ended.stderr
     assert left == ["r.json"]
     assert again.status == 0
     assert front.keys[0] == front.keys[1]
@@ -399,14 +445,21 @@ async def test_a_run_that_takes_long_is_told_of_in_plain_lines_where_there_is_no
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0)
-    shown = Display()
-    shown.begin("r.csv", Counter({200: 1000}), 0.25)
-    await asyncio.sleep(0.1)
-
-    shown.advance(Counter({200: 1900, 400: 100}), 0.5)
+    (tmp_path / "r.json").write_bytes(as_json([{KEY: 1}] * 4000))
+    with (tmp_path / "r.json").open("rb") as source:
+        file = Records(source)
+        shown = Display(file)
+        list(islice(file, 2000))
+        await asyncio.sleep(0.1)
+        shown.advance(2000, 100)
+        first = capsys.readouterr().err
+        list(islice(file, 1000))
+        await asyncio.sleep(0.1)
+        shown.advance(3000, 100)
 
     line = capsys.readouterr().err
-    found = re.fullmatch(r"r\.csv: 2,000 records, 100 failed, ([\d,]+)/s, 50%, 0:00 left\n", line)
+    assert first.startswith("r.json: 2,000 records, 100 failed, ")
+    found = re.fullmatch(r"r\.json: 3,000 records, 100 failed, ([\d,]+)/s, 75%, 0:00 left\n", line)
     assert found
     assert 5_000 < int(found[1].replace(",", "")) <= 10_000
 

@@ -147,7 +147,7 @@ async def test_when_the_same_records_are_piped_again(
     make_service: MakeService, command: Command
 ) -> None:
     service = await make_service()
-    arguments = ["-", "--url", service.url, "--database", "acme", "--format", "ndjson"]
+    arguments = ["-", "--url", service.url, "--database", "acme"]
 
     for _ in range(2):
         await command.run(*arguments, stdin=as_ndjson(RECORDS))
