@@ -17,7 +17,7 @@ import pytest
 from service import migrations
 from service.demo.postgres import EmbeddedPostgres
 from service.migrations import MigrationFailed, is_current, migrate, wait_until_current
-from service.statements import SQL_FOLDER
+from service.statements import MISSING_PRIVILEGES, SQL_FOLDER
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
 from tests.harness.service import KEY
@@ -96,6 +96,7 @@ async def test_1_0_serves_on_while_its_database_is_upgraded_and_afterwards(
             # A statement in the middle of its work; whatever wants the table for itself waits.
             await old.fetch(UPSERT_OF_1_0, _items(2, 3))
             await asyncio.wait_for(asyncio.to_thread(asyncio.run, migrate(dsn)), 20)
+        missing = await old.fetch(MISSING_PRIVILEGES)
         service = await make_service({"acme": theirs})
         answer = await service.put(
             [{KEY: 3}, {KEY: 4}, {KEY: 0}], headers={"Idempotency-Key": "of-the-upgrade"}
@@ -110,6 +111,7 @@ async def test_1_0_serves_on_while_its_database_is_upgraded_and_afterwards(
         await owner.execute(f"drop owned by {role}; drop role {role}")
         await owner.close()
 
+    assert not missing
     assert answer.statuses == [200, 201, 201]
     assert tuple(written) == ([15], [4])
     assert [tuple(row) for row in one_by_one] == [
