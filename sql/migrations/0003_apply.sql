@@ -47,10 +47,9 @@ begin
             and privilege.privilege_type = 'INSERT'
     loop
         execute format(
-            'grant select, insert, delete on care_case_clinical_trial_receipt to %s', grantee
-        );
-        execute format(
-            'grant select, insert, update, delete on care_case_clinical_trial_request to %s', grantee
+            'grant select, insert, update, delete'
+            ' on care_case_clinical_trial_receipt, care_case_clinical_trial_request to %s',
+            grantee
         );
     end loop;
 end

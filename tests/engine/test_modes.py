@@ -21,6 +21,7 @@ from service.engine.writer import Writer
 from service.statements import APPLY
 from service.wire import Item, Outcome
 from tests.engine.batches import make_batch
+from tests.harness import citus
 from tests.harness.postgres import MakeDatabase
 
 MODES = list(Mode)
@@ -260,6 +261,11 @@ async def test_in_a_batch_each_item_goes_by_itself(tenant: Tenant, mode: Mode) -
     )
 
 
+@pytest.mark.xfail(
+    citus.URL is not None,
+    reason="Citus takes a foreign key of a local table and does not check it",
+    strict=True,
+)
 async def test_what_others_refer_to_is_not_deleted(tenant: Tenant) -> None:
     await tenant.apply(Mode.UPSERT, record(2), record(3))
     await tenant.connection.execute(

@@ -25,6 +25,7 @@ URL = os.environ.get("TEST_CITUS_URL")
 REFUSALS = [
     "not supported",
     "must be a distributed table or a reference table",
+    "non-distributed tables cannot inherit distributed tables",
     # Some DDL as one of several statements that are sent as one.
     "cannot insert multiple commands into a prepared statement",
 ]

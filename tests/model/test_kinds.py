@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness import citus
 from tests.model.batches import item
 from tests.model.examples import Example, report, try_out
 from tests.model.reference import KEY, Item
@@ -316,6 +317,11 @@ def test_a_tenant_may_number_the_records(twins: Twins, number: str) -> None:
     assert statuses == [201] * 4
 
 
+@pytest.mark.xfail(
+    citus.URL is not None,
+    reason="the schema is dropped, and what Citus has in it",
+    strict=True,
+)
 def test_a_restored_schema_needs_no_restart(twins: Twins) -> None:
     try:
         (first, second) = prove(twins, created(1, 0), created(1, 0), restored_before=1)
