@@ -206,6 +206,7 @@ MAY_BE_EMPTY = (
 """Where the machine has no limit, and the processes have neither certificate nor key set."""
 
 
+@pytest.mark.slow
 async def test_every_query_of_the_dashboard_has_an_answer(
     start_process: StartProcess, tmp_path: Path
 ) -> None:

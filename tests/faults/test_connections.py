@@ -158,7 +158,9 @@ async def test_a_connection_cut_at_any_point_of_a_read_costs_no_answer(
 async def test_a_record_that_cannot_be_read_back_was_stored_all_the_same(
     make_service: MakeService, proxy: Proxy
 ) -> None:
-    service = await make_service({"acme": proxy.dsn}, allow=["write"])
+    service = await make_service(
+        {"acme": proxy.dsn}, allow=["write"], database={"statement_timeout_seconds": 2}
+    )
     headers: dict[str, str | None] = {"Idempotency-Key": "k"}
 
     def stay_away(link: Link, _data: bytes) -> None:
