@@ -143,7 +143,7 @@ async def test_every_form_of_address_works_as_it_does_for_the_service(
         "ipv6": f"postgresql://postgres@[::1]:{port}/acme",
         "socket as host": f"postgresql://postgres@{quote(folder, safe='')}:{port}/acme",
         "socket as parameter": by_socket,
-        "several hosts": f"postgresql://postgres@127.0.0.1:1,[::1]:{port}/acme",
+        "several hosts": f"postgresql://postgres@[::1]:1,127.0.0.1:{port}/acme",
     }[form]
 
     await migrate(dsn)

@@ -8,8 +8,10 @@ import re
 import msgspec
 from msgspec import Raw
 
-_NO_LONE_SURROGATE = re.compile(
-    rb"(?:[^\\]++|(?:\\u[dD][89abAB]..\\u[dD][c-fC-F]..)++|\\(?:[^u]|u(?:[^dD]|[dD][0-7])))*+",
+# Of a text without escaped backslashes. No possessive quantifier of a group: Python before 3.11.5
+# does not go back where the group's last turn fails.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB](?!..\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])",
     re.DOTALL,
 )
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
@@ -36,10 +38,11 @@ def unstorable_field(item: bytes) -> str | None:
         item.decode()
     except UnicodeDecodeError as error:
         end = error.start
-    match = _NO_LONE_SURROGATE.match(item, 0, end)
-    assert match is not None
+    match = _LONE_SURROGATE.search(item.replace(rb"\\", b"//"), 0, end)
+    if match is not None:
+        end = match.start()
     try:
         # Up to here, and with its text and itself closed, it is an object that ends in the field.
-        return next(reversed(_FIELDS.decode(item[: match.end()] + b'"}')), None)
+        return next(reversed(_FIELDS.decode(item[:end] + b'"}')), None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
