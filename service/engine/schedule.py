@@ -141,8 +141,7 @@ class Schedule:
                 if not sections and self._may_run_alone(run, taken):
                     return self._lone_statement(run)
             elif may_start and (not sections or self._may_share(sections, run, room)):
-                room = self._room(run.batch, room)
-                section = self._section(run, taken, room)
+                section = self._section(run, taken, self._room(run.batch, room))
                 if section is not None:
                     for each in [section, *self._following(section, taken, room)]:
                         sections.append(each)

@@ -549,3 +549,13 @@ def test_who_sends_many_items_that_fail_holds_a_slot_for_fewer(
         senders.finish(first, states)
 
     assert begun == sizes
+
+
+def test_of_others_as_many_rows_go_as_ever_beside_one_who_must_wait(senders: Senders) -> None:
+    senders.send("ann", "x", [[1, 2]], 1)
+    senders.finish(senders.database.at_work[0], "f")
+    senders.send("bob", "y", [[3]], 1)
+    senders.send("ann", "x", [[3]], 1)
+    senders.send("bob", "y", [list(range(1000, 1400))], 1)
+
+    assert [len(sent.keys) for sent in senders.database.at_work] == [1, 400]
