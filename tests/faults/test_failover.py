@@ -15,7 +15,7 @@ from service.wire import IDEMPOTENCY_HEADER
 from tests.harness.ledger import Ledger
 from tests.harness.proxy import Proxy
 from tests.harness.running import MakeService
-from tests.harness.service import KEY
+from tests.harness.service import KEY, ServiceUnderTest
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +53,22 @@ async def _wait_for_standby(primary: EmbeddedPostgres) -> None:
     await connection.close()
 
 
+@pytest.fixture
+async def service(
+    postgres: EmbeddedPostgres, standby: EmbeddedPostgres, make_service: MakeService
+) -> ServiceUnderTest:
+    """One that serves from whichever of the two is the primary."""
+    hosts = f"127.0.0.1:{postgres.port},127.0.0.1:{standby.port}"
+    dsn = f"postgresql://postgres@{hosts}/acme?target_session_attrs=primary"
+    return await make_service({"acme": dsn})
+
+
+async def fail_over(postgres: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
+    await asyncio.to_thread(postgres.kill)
+    await asyncio.sleep(0.3)
+    await promote(standby)
+
+
 async def promote(standby: EmbeddedPostgres) -> None:
     connection = await asyncpg.connect(standby.tcp_dsn())
     assert await connection.fetchval("select pg_promote()")
@@ -60,29 +76,21 @@ async def promote(standby: EmbeddedPostgres) -> None:
 
 
 async def test_batches_go_on_after_a_failover_and_nothing_is_lost(
-    postgres: EmbeddedPostgres, standby: EmbeddedPostgres, make_service: MakeService
+    postgres: EmbeddedPostgres, standby: EmbeddedPostgres, service: ServiceUnderTest
 ) -> None:
-    hosts = f"127.0.0.1:{postgres.port},127.0.0.1:{standby.port}"
-    dsn = f"postgresql://postgres@{hosts}/acme?target_session_attrs=primary"
-    service = await make_service({"acme": dsn})
     ledger = Ledger(service)
 
     async with ledger.under_load():
         await asyncio.sleep(0.5)
-        await asyncio.to_thread(postgres.kill)
-        await asyncio.sleep(0.3)
-        await promote(standby)
+        await fail_over(postgres, standby)
         await ledger.assert_recovers()
 
     await ledger.assert_true()
 
 
 async def test_a_record_without_key_is_created_once_over_a_failover(
-    postgres: EmbeddedPostgres, standby: EmbeddedPostgres, make_service: MakeService
+    postgres: EmbeddedPostgres, standby: EmbeddedPostgres, service: ServiceUnderTest
 ) -> None:
-    hosts = f"127.0.0.1:{postgres.port},127.0.0.1:{standby.port}"
-    dsn = f"postgresql://postgres@{hosts}/acme?target_session_attrs=primary"
-    service = await make_service({"acme": dsn})
     acknowledged: dict[str, int] = {}
     is_over = asyncio.Event()
 
@@ -102,9 +110,7 @@ async def test_a_record_without_key_is_created_once_over_a_failover(
     sending = [asyncio.create_task(send(sender)) for sender in range(24)]
     await asyncio.sleep(0.5)
     before = len(acknowledged)
-    await asyncio.to_thread(postgres.kill)
-    await asyncio.sleep(0.3)
-    await promote(standby)
+    await fail_over(postgres, standby)
     async with asyncio.timeout(30):
         while len(acknowledged) < 2 * before:
             await asyncio.sleep(0.05)
