@@ -99,8 +99,8 @@ class BatchDecoder:
             if items is not None:
                 return DecodedChunk(items, {})
         decoded = DecodedChunk([], {})
-        for position, raw in enumerate(_items_of(array)):
-            item = _NO_OBJECT.get(raw[0]) or self._decode_item(raw)
+        for position, (raw, readable) in enumerate(_items_of(array)):
+            item = _NO_OBJECT.get(raw[0]) or self._decode_item(raw, readable)
             if isinstance(item, Outcome):
                 decoded.refusals[position] = item
             else:
@@ -121,20 +121,20 @@ class BatchDecoder:
         except (msgspec.DecodeError, ValueError, RecursionError):
             return None
 
-    def _decode_item(self, raw: bytes) -> Item | Outcome:
+    def _decode_item(self, raw: bytes, readable: bytes) -> Item | Outcome:
         try:
             item = self._item_of(raw)
             if _NUL in raw:
                 _check_texts(item)
             return item
         except ValidationError as error:
-            return _refusal(raw, str(error))
+            return _refusal(readable, str(error))
         except (msgspec.DecodeError, UnicodeDecodeError):
             name = unstorable_field(raw)
             place = f" - at `$.{name}`" if name in Item.__struct_encode_fields__ else ""
-            return _refusal(raw, _UNSTORABLE + place)
+            return _refusal(readable, _UNSTORABLE + place)
         except RecursionError:
-            return _refusal(raw, "Expected a flat object, got one that is nested too deep")
+            return _refusal(readable, "Expected a flat object, got one that is nested too deep")
 
     def _item_of(self, raw: bytes) -> Item:
         try:
@@ -169,17 +169,18 @@ _UNSTORABLE = (
 _BETWEEN_ITEMS = re.compile(rb"[ \t\r\n]*+,?[ \t\r\n]*+")
 
 
-def _items_of(array: bytes) -> Iterator[bytes]:
-    """Yield the items of an array as they are written."""
+def _items_of(array: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the items of an array as they are written, and as their structure can be read."""
     try:
-        yield from map(bytes, RAW_ITEMS.decode(array))
+        yield from ((item, item) for item in map(bytes, RAW_ITEMS.decode(array)))
     except msgspec.DecodeError:
         end = len(b"[")
         for raw in RAW_ITEMS.decode(masked(array)):
             match = _BETWEEN_ITEMS.match(array, end)
             assert match is not None
-            end = match.end() + memoryview(raw).nbytes
-            yield array[match.end() : end]
+            readable = bytes(raw)
+            end = match.end() + len(readable)
+            yield array[match.end() : end], readable
 
 
 def _has_date_to_check(item: Item) -> bool:
@@ -255,12 +256,12 @@ def _check_texts(item: Item) -> None:
 _NAMES = list(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
 
 
-def _refusal(raw: bytes, error: str) -> Outcome:
+def _refusal(readable: bytes, error: str) -> Outcome:
     """Return the outcome of an invalid item: "field: reason", and its key where it has one."""
     reason, _, path = error.partition(" - at `$.")
     if path:
         reason = f"{path.rstrip('`')}: {reason}"
-    return Outcome(_key_of(raw), 400, shortened(reason))
+    return Outcome(_key_of(readable), 400, shortened(reason))
 
 
 _KEYS = msgspec.json.Decoder(list[Keyed])
@@ -274,16 +275,11 @@ def keys_of(body: bytes | bytearray, chunk: Chunk) -> list[int]:
         return [key for item in _KEYS.decode(array) if (key := item.key)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    return [key for raw in _items_of(array) if (key := _key_of(raw))]
+    return [key for raw in RAW_ITEMS.decode(array) if (key := _key_of(raw))]
 
 
-def _key_of(raw: bytes) -> int | None:
+def _key_of(readable: bytes) -> int | None:
     try:
-        try:
-            return _KEY.decode(raw).key
-        except ValidationError:
-            return None
-        except msgspec.DecodeError:
-            return _KEY.decode(masked(raw)).key
+        return _KEY.decode(readable).key
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -8,11 +8,10 @@ import re
 import msgspec
 from msgspec import Raw
 
-# Of a text without escaped backslashes. No possessive quantifier of a group: Python before 3.11.5
-# does not go back where the group's last turn fails.
-_LONE_SURROGATE = re.compile(
-    rb"\\u[dD](?:[89abAB](?!..\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])",
-    re.DOTALL,
+# From one backslash to the next one that begins no escape, or a lone surrogate's. Bounded, since
+# each turn of a group takes memory.
+_GOOD_ESCAPES = re.compile(
+    rb"(?:\\(?:[^u]|u[^dD]|u[dD][0-7]|u[dD][89abAB]..\\u[dD][c-fC-F])[^\\]*){1,1000}", re.DOTALL
 )
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
@@ -38,9 +37,11 @@ def unstorable_field(item: bytes) -> str | None:
         item.decode()
     except UnicodeDecodeError as error:
         end = error.start
-    match = _LONE_SURROGATE.search(item.replace(rb"\\", b"//"), 0, end)
-    if match is not None:
-        end = match.start()
+    escape = item.find(b"\\", 0, end)
+    while escape >= 0 and (good := _GOOD_ESCAPES.match(item, escape, end)):
+        escape = good.end()
+    if escape >= 0:
+        end = escape
     try:
         # Up to here, and with its text and itself closed, it is an object that ends in the field.
         return next(reversed(_FIELDS.decode(item[:end] + b'"}')), None)
