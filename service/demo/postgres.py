@@ -5,10 +5,12 @@ is written here, because the wheel's own ``get_server()`` leaves servers behind 
 folders to everybody.
 """
 
+import contextlib
 import fcntl
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -82,7 +84,7 @@ class EmbeddedPostgres:
         self._folder = folder.absolute()
         self._data = self._folder / "data"
         self._account = pwd.getpwnam(UNPRIVILEGED_ACCOUNT) if os.geteuid() == 0 else None
-        self.port = _free_port() if port == 0 else port
+        self.port = free_port() if port == 0 else port
         self._settings = {
             "listen_addresses": "" if port is None else "127.0.0.1",
             "port": str(self.port or 5432),
@@ -264,10 +266,16 @@ class EmbeddedPostgres:
         raise EmbeddedPostgresError(f"PostgreSQL did not start; the end of {log}:\n{end_of_log}")
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that was free a moment ago.
+
+    No port that Linux gives to clients (32768 and above), which may come at any moment, and one
+    of many, so that two processes that ask at once hardly get the same.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_768)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _is_open(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from service.demo.postgres import free_port
 from service.statements import MISSING_PRIVILEGES
 from tests.harness.certificates import Authority
 from tests.harness.configuration import DatabaseSettings, JwtSettings, ServerSettings, document
@@ -21,7 +22,7 @@ from tests.harness.documents import fenced
 from tests.harness.key_server import KeyServer, published, serving_keys
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService, RunCommand, StartProcess
-from tests.harness.service import SECRET, free_port
+from tests.harness.service import SECRET
 
 STRONG: JwtSettings = {"algorithms": ["HS256"], "secret": SECRET, "issuer": "us"}
 

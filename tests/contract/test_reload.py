@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from service.demo.postgres import free_port
 from tests.harness.certificates import Authority
 from tests.harness.configuration import JwtSettings, document, toml
 from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import Process, StartProcess
-from tests.harness.service import KEY, PATH, SECRET, free_port, token
+from tests.harness.service import KEY, PATH, SECRET, token
 
 DONE = "settings read again"
 

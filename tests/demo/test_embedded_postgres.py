@@ -14,8 +14,7 @@ from urllib.parse import unquote
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres, EmbeddedPostgresError, find_binaries
-from tests.harness.service import free_port
+from service.demo.postgres import EmbeddedPostgres, EmbeddedPostgresError, find_binaries, free_port
 
 PARENT = """
 import sys, time

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from service.demo.postgres import free_port
 from service.telemetry import metrics
 from tests.deploy.files import MONITORING_FOLDER, ROOT, run, tool
 from tests.harness.documents import tables
 from tests.harness.running import StartProcess
-from tests.harness.service import KEY, free_port
+from tests.harness.service import KEY
 
 ALERTS = MONITORING_FOLDER / "alerts.yaml"
 CASES = ROOT / "tests/deploy/alerts.test.yaml"

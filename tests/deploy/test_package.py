@@ -17,10 +17,11 @@ import aiohttp
 import pytest
 
 from service import __version__
+from service.demo.postgres import free_port
 from tests.deploy.files import BUILD, ROOT, tool
 from tests.harness.configuration import Configure, toml
 from tests.harness.postgres import MakeDatabase
-from tests.harness.service import KEY, ServiceUnderTest, free_port
+from tests.harness.service import KEY, ServiceUnderTest
 
 USER = 10001
 

@@ -9,11 +9,12 @@ import aiohttp
 import pytest
 
 from service import __version__, cli, config
+from service.demo.postgres import free_port
 from tests.bench.processes import listeners
 from tests.deploy.files import MAX_CONNECTIONS, SYSTEMD_FOLDER, load, run, tool
 from tests.harness.ledger import Ledger
 from tests.harness.running import StartProcess
-from tests.harness.service import KEY, ServiceUnderTest, free_port
+from tests.harness.service import KEY, ServiceUnderTest
 
 UNIT = (SYSTEMD_FOLDER / "care-trials@.service").read_text()
 CONFIGURATION = SYSTEMD_FOLDER / "service.toml"

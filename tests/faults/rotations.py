@@ -21,11 +21,11 @@ from typing import Any
 
 import aiohttp
 
-from service.demo.postgres import EmbeddedPostgres
+from service.demo.postgres import EmbeddedPostgres, free_port
 from service.migrations import migrate
 from tests.harness.certificates import Authority
 from tests.harness.configuration import document, toml
-from tests.harness.service import API_KEY, PATH, free_port, token
+from tests.harness.service import API_KEY, PATH, token
 from tests.harness.source import ROOT
 
 RUN_SECONDS = 30

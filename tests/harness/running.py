@@ -18,6 +18,7 @@ from aiohttp.test_utils import BaseTestServer, TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 
 from service.config import Settings, Tuning
+from service.demo.postgres import free_port
 from service.http.server import make_runner
 from tests.harness.configuration import (
     Configure,
@@ -27,7 +28,7 @@ from tests.harness.configuration import (
     toml,
 )
 from tests.harness.postgres import MakeDatabase
-from tests.harness.service import ServiceUnderTest, free_port
+from tests.harness.service import ServiceUnderTest
 
 Process = subprocess.Popen[bytes]
 

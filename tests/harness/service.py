@@ -31,13 +31,6 @@ def token(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     return pyjwt.encode(merged, secret, algorithm=algorithm)
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class Answer:
     """A response that was read to its end."""

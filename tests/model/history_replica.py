@@ -14,8 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from service.demo.postgres import free_port
 from tests.harness.configuration import DatabaseSettings, document, toml
-from tests.harness.service import free_port
 
 CHECKOUT = Path(os.environ.get("HISTORY_CHECKOUT") or Path(__file__).parents[2])
 

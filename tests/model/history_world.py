@@ -14,9 +14,8 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 import asyncpg
 
-from service.demo.postgres import EmbeddedPostgres
+from service.demo.postgres import EmbeddedPostgres, free_port
 from tests.harness.pgbouncer import pgbouncer
-from tests.harness.service import free_port
 from tests.model.history import Change, History, Row, fields
 from tests.model.history_replica import STATEMENT_SECONDS, Replica, migrate
 from tests.model.history_way import Way

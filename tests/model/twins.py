@@ -22,10 +22,11 @@ from typing import Any, TypeVar
 import aiohttp
 import asyncpg
 
+from service.demo.postgres import free_port
 from service.statements import DISTRIBUTE
 from tests.harness import citus
 from tests.harness.proxy import Proxy
-from tests.harness.service import API_KEY, SECRET, Answer, ServiceUnderTest, free_port
+from tests.harness.service import API_KEY, SECRET, Answer, ServiceUnderTest
 from tests.model.reference import Item, Reference
 from tests.model.tables import TABLE, Stranger, Table
 
