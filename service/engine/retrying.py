@@ -34,7 +34,10 @@ END_SECONDS = 6
 """How long the end of a lost session may take."""
 
 CANCEL_SECONDS = 0.5
-"""How much later than the deadline the service itself ends a statement."""
+"""How much later than the deadline the service itself cancels a statement."""
+
+CANCELLED_SECONDS = 1
+"""How long it then waits for the end, with which the rows of others are let go."""
 
 UNREACHABLE = "The database could not be reached"
 
@@ -279,6 +282,10 @@ async def _run(work: Work[Result], connection: PooledConnection, seconds: float)
             raise NotEncodable(type(error).__name__) from None
         raise
     except CONNECTION_LOST as error:
+        if isinstance(error, TimeoutError):
+            # Waits for the end of what asyncpg has begun to cancel; terminate() would not let it.
+            with suppress(*CONNECTION_LOST):
+                await connection.close(timeout=CANCELLED_SECONDS)
         # Not to be used again. A loss that asyncpg has noticed itself has taken it from us already.
         with suppress(asyncpg.InterfaceError):
             connection.terminate()

@@ -6,6 +6,7 @@ What goes next is the schedule's to decide; here statements run, and what they d
 import asyncio
 import contextvars
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Self
@@ -37,10 +38,9 @@ logger = logging.getLogger(__name__)
 STATEMENT_SECONDS = 3
 """After which a statement undoes itself, but for an item that runs alone."""
 
-LOCK_SECONDS = 2
-LOCK_ATTEMPTS = 2
-"""How long, and how often, an item that runs alone waits for a lock; together longer than any
-statement of ours may hold one for the sake of other items."""
+LOCK_SECONDS = 5
+"""How long an item that runs alone waits for a lock, in attempts no longer than it may run: longer
+than any statement, of another service too, may hold one for the sake of other items."""
 
 MOST_REFUSED_IN_A_ROW = 8
 """After so many items that ran alone and were refused by the database, with no success between,
@@ -58,6 +58,7 @@ class Writer:
         self.pool = pool
         # Less than the statement may take, so that waiting can be told from working.
         patience = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
+        self._lock_attempts = math.ceil(LOCK_SECONDS / patience)
         most_lone = max(1, pool.max_size - SLOTS)
         self._schedule = Schedule(
             pool.run_items,
@@ -177,11 +178,11 @@ class Writer:
             stopped = applied.stopped
             if not statement.is_lone or stopped is None or not meaning_of(stopped).is_retried:
                 return applied
-            is_locked = stopped == LOCK_NOT_AVAILABLE
-            if attempt >= (LOCK_ATTEMPTS if is_locked else LONE_ATTEMPTS):
+            has_waited = stopped == LOCK_NOT_AVAILABLE
+            if attempt >= (self._lock_attempts if has_waited else LONE_ATTEMPTS):
                 return applied
             metrics.RETRIES.labels(stopped[:2], self.pool.name).inc()
-            await asyncio.sleep(LONE_DELAY_SECONDS * 2**attempt)
+            await asyncio.sleep(0 if has_waited else LONE_DELAY_SECONDS * 2**attempt)
 
     def _settle(self, statement: Statement, applied: Applied) -> None:
         """Note what became of the first items, and how the next one is to go."""

@@ -46,6 +46,32 @@ async def test_a_lock_timeout_is_503_and_spoils_no_later_chunk(make_service: Mak
     await assert_503_then_healed(service, "holds a lock", service.locked_table())
 
 
+async def test_a_statement_given_up_for_a_slow_trigger_holds_no_rows_of_others(
+    make_service: MakeService,
+) -> None:
+    """The trigger is slow once, for a minute; a statement shared with others has 3 seconds."""
+    service = await make_service()
+    await service.execute(
+        """
+        create sequence calls;
+        create function slow() returns trigger language plpgsql as $$
+        begin
+            if new.care_case_clinical_trial_key = 2 and nextval('calls') = 1 then
+                perform pg_sleep(60);
+            end if;
+            return new;
+        end
+        $$;
+        create trigger slow before insert on care_case_clinical_trial
+        for each row execute function slow()
+        """
+    )
+
+    answer = await service.put([{KEY: 1}, {KEY: 2}, {KEY: 3}])
+
+    assert answer.statuses == [201, 201, 201]
+
+
 async def test_too_many_connections_are_503(
     make_postgres: MakePostgres, make_service: MakeService
 ) -> None:
