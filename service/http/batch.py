@@ -19,7 +19,8 @@ from service.http.envelope import RECORD, EnvelopeResponse, Problem
 from service.http.idempotency import claim, digest_of, idempotency_key, request_id
 from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
-from service.items.split import CHUNK_ITEMS, Chunk, ItemTooLarge, TooManyItems
+from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
+from service.items.walk import ItemTooLarge
 from service.telemetry import metrics
 from service.wire import Outcome
 

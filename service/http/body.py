@@ -12,7 +12,8 @@ from service.config import Tuning
 from service.http.admission import BodyBytes
 from service.http.envelope import Problem
 from service.http.expectation import ask_for_body
-from service.items.split import Chunk, MalformedBody, split_batch
+from service.items.split import Chunk, split_batch
+from service.items.walk import MalformedBody
 
 SHORT_BODY_BYTES = 16 * 1024
 """A body of which no part takes so long that others would miss their turn."""

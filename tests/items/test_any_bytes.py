@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from service.items.decode import BatchDecoder, keys_of
-from service.items.split import ItemTooLarge, MalformedBody, TooManyItems, split_batch
+from service.items.split import TooManyItems, split_batch
+from service.items.walk import ItemTooLarge, MalformedBody
 from tests.harness.service import KEY
 from tests.items.kinds import BAD, many
 

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.items.decode import BatchDecoder
-from service.items.split import CHUNK_ITEMS, PROBE_BYTES, MalformedBody, split_batch
+from service.items.split import CHUNK_ITEMS, PROBE_BYTES, split_batch
+from service.items.walk import MalformedBody
 from service.wire import Item, Outcome
 from tests.harness.running import MakeService
 from tests.harness.service import KEY, ServiceUnderTest

@@ -4,16 +4,13 @@ import json
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.items.decode import BatchDecoder, keys_of
-from service.items.split import (
-    Chunk,
-    ItemTooLarge,
-    MalformedBody,
-    TooManyItems,
-    split_batch,
-)
+from service.items.split import Chunk, TooManyItems, split_batch
 from service.items.texts import unstorable_field
+from service.items.walk import ItemTooLarge, MalformedBody
 from tests.harness.service import KEY
 
 ITEMS = [
@@ -40,7 +37,7 @@ def chunks_of(
     return [chunk for chunk in found if chunk is not None]
 
 
-@pytest.mark.parametrize("chunk_items", [1, 3, 500])
+@pytest.mark.parametrize("chunk_items", [1, 3, 40, 500])
 @pytest.mark.parametrize(("comma", "space"), [*product([", ", ",", " \n,\t"], ["", " \r\n"])])
 def test_any_two_items_beside_each_other_are_cut_apart(
     comma: str, space: str, chunk_items: int
@@ -55,6 +52,30 @@ def test_any_two_items_beside_each_other_are_cut_apart(
     assert all(
         len(json.loads(b"[%b]" % body[slice(*chunk)])) <= 2 * chunk_items for chunk in chunks
     )
+
+
+@pytest.mark.parametrize("separator", [b",", b" , ", b",\r\n\t"])
+def test_items_of_about_one_size_are_cut_into_full_chunks(separator: bytes) -> None:
+    """A statement takes 500, so 1 or 2 of a chunk of 502 would need another."""
+    items = [b'{"a":%d,"b":"%b"}' % (n, b"},{" * (n % 7)) for n in range(2_000)]
+    body = b"[" + separator.join(items) + b"]"
+
+    chunks = chunks_of(body, probe_bytes=16_384)
+
+    assert [len(json.loads(b"[%b]" % body[slice(*chunk)])) for chunk in chunks] == [500] * 4
+
+
+@given(
+    st.lists(st.sampled_from([b",", b" ,", b", ", b",  "]), min_size=90, max_size=300),
+    st.integers(1, 400),
+)
+def test_items_behind_any_separators_are_cut_apart(separators: list[bytes], probe: int) -> None:
+    body = b"[0%b]" % b"".join(s + b"%d" % n for n, s in enumerate(separators, 1))
+
+    chunks = chunks_of(body, chunk_items=16, probe_bytes=probe)
+
+    numbers = [n for start, end in chunks for n in json.loads(b"[%b]" % body[start:end])]
+    assert numbers == list(range(len(separators) + 1))
 
 
 @pytest.mark.parametrize("filler", [b"1", b'"},{"', b"[[],[]]", b'{"a":"}, "}', b'"\\ud800"'])
