@@ -12,7 +12,7 @@ from service.engine.retrying import CONNECTION_LOST
 from service.engine.rows import Mode, Row, Run
 from service.engine.sqlstates import PASSING
 from service.statements import APPLY
-from service.wire import Outcome
+from service.wire import INT32, Outcome
 
 MOST_PLACES = 2048
 """How far apart in the request the items of one statement are at most; the look for receipts
@@ -84,12 +84,12 @@ class Statement:
             self.keys = list(chain.from_iterable(run.keys[a:b] for run, a, b in sections))
             self._rows = list(chain.from_iterable(run.rows[a:b] for run, a, b in sections))
             self.named_keys = set(self.keys)
-        is_distinct = len(self.named_keys) == len(self.keys)
         self._is_cautious = is_cautious
         self.batch = sections[0].run.batch
-        is_keyless = not is_distinct and 0 in self.keys
-        self._has_receipts = is_keyless or self.batch.mode is Mode.CREATE
-        self._is_uniform = (is_distinct or not self.named_keys) and not is_cautious
+        repeated = len(self.keys) - len(self.named_keys)
+        keyless = self.keys.count(0) if repeated else 0
+        self._has_receipts = keyless > 0 or self.batch.mode is Mode.CREATE
+        self._is_distinct = repeated == keyless and not is_cautious
 
     def why_sequential(self, applied: Applied) -> str | None:
         """Return why its items were tried one after another, None where they were not."""
@@ -101,31 +101,32 @@ class Statement:
             return "table"
         if len(self.keys) > 1 and not self.batch.mode.is_set_based:
             return "mode"
-        return None if self._is_uniform else "keys"
+        return None if self._is_distinct else "keys"
 
     async def run(self, connection: PooledConnection, deadline: float, seconds: float) -> Applied:
         """Send it; it undoes itself past the deadline, and is cancelled after so many seconds."""
         keys = self.keys
-        rows, sequence = self._rows, None
+        rows, sequence, places = self._rows, None, None
+        if self._has_receipts:
+            ((run, start, end),) = self.sections
+            places = list(run.places[start:end])
+            if self.batch.mode is not Mode.CREATE:
+                places = [place for place, key in zip(places, keys, strict=True) if not key]
+                # Those without a key come first.
+                keys = [key or INT32[0] - 1 for key in keys]
         ordered = sorted(keys)
         if ordered != keys:
             order = sorted(range(len(keys)), key=keys.__getitem__)
             rows = [rows[at] for at in order]
             positions = sorted(range(len(order)), key=order.__getitem__)
             sequence = [position + 1 for position in positions]
-        places = None
-        if self._has_receipts:
-            ((run, start, end),) = self.sections
-            places = list(run.places[start:end])
-            if sequence is not None:
-                places = [places[at] for at in order]
         try:
             (record,) = await connection.fetch(
                 APPLY,
                 rows,
                 self.batch.user,
                 sequence,
-                self._is_uniform,
+                self._is_distinct,
                 self.batch.request_id if self._has_receipts else None,
                 self.batch.digest,
                 places,

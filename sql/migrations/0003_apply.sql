@@ -192,15 +192,16 @@ $$;
 -- Where rows of different keys commute, all are tried by one statement first.
 --
 -- items          not sorted where "sequence" tells their order; those with key 0 are created
---                with a key that is drawn here
+--                with a key that is drawn here, and come first
 -- caller_user    the user name where an item names none
 -- sequence       the order of the items, as positions in "items"; null: as they stand. (Sorted by
 --                key they lock rows in one order; sorting here measured 0.8 times the speed.)
--- is_uniform     whether every key is 0, or none is and none comes twice
+-- is_distinct    whether no key but 0 comes twice
 -- request_id     names the request, for its receipts; null where it needs none: no item has key 0,
 --                and the mode is not create
 -- request_digest of its bytes
--- item_places    for each item its place in the request; null where request_id is
+-- item_places    of the items with key 0, in the mode create of all: the places in the request;
+--                null where request_id is
 -- reserved       keys that are not to be drawn: those that items of the batch name, all that lie
 --                between reserved_from and reserved_to; null: none
 -- deadline       seconds since 1970 by this server's clock, after which nothing is committed
@@ -233,7 +234,7 @@ create function care_case_clinical_trial_apply(
     items care_case_clinical_trial_item[],
     caller_user varchar,
     sequence integer[],
-    is_uniform boolean,
+    is_distinct boolean,
     request_id uuid,
     request_digest uuid,
     item_places integer[],
@@ -264,6 +265,7 @@ declare
     last_moment constant timestamptz := timestamptz '9999-12-31 23:59:59.999999+00';
     stop_at constant timestamptz := clock_timestamp() + interval '1 s';
     size constant integer := cardinality(items);
+    keyless constant integer := coalesce(cardinality(item_places), 0);
     lock_timeout text;
     key_sequence regclass;
     known_places integer[];
@@ -381,7 +383,7 @@ begin
         );
         looks_first := looks_first or refers_to_itself;
     end if;
-    is_set_based := commutes and size > 1 and is_uniform and known_places is null
+    is_set_based := commutes and size > 1 and is_distinct and known_places is null
         and mode in ('upsert', 'newest')
         -- Many rows go to every shard at once, which takes as long as some 30 items do.
         and (size > 32 or not is_distributed);
@@ -396,8 +398,12 @@ begin
                 group_places := '{}';
                 group_keys := '{}';
             end if;
-            if is_set_based and last > done + 1 then
-                is_whole := last - done = size;
+            is_whole := last - done = size;
+            -- A part of the items is not sorted, and neither is what several servers return.
+            if is_set_based
+                and last > done + 1
+                and (keyless in (0, size) or (is_whole and not is_distributed))
+            then
                 if not is_whole then
                     slice := case
                         when sequence is null then items[done + 1:last]
@@ -410,8 +416,9 @@ begin
                 if request_id is not null then
                     -- All at once: sessions that drew in turns would meet at every row in the same
                     -- page of the index. And rows may come back in any order.
+                    group_places := item_places[done + 1:last];
                     group_keys := array(
-                        select nextval(key_sequence) from generate_series(done + 1, last)
+                        select nextval(key_sequence) from unnest(group_places)
                     );
                     if group_keys && ('{0}' || reserved)
                         or exists (
@@ -500,19 +507,16 @@ begin
                     );
                 end if;
                 if request_id is not null then
-                    if written_states is distinct from repeat('c', last - done) then
+                    if left(written_states, cardinality(group_keys))
+                        is distinct from repeat('c', cardinality(group_keys))
+                        -- In the place of one that a newer record keeps out stands the next one.
+                        or (written_keys[1:cardinality(group_keys)] <> group_keys and not is_distributed)
+                    then
                         raise exception 'a drawn key is taken';
                     end if;
-                    written_states := repeat('k', last - done);
+                    written_states := repeat('k', cardinality(group_keys))
+                        || substr(written_states, cardinality(group_keys) + 1);
                     group_drawn := group_keys;
-                    group_places := case
-                        when last - done = size then item_places
-                        when sequence is null then item_places[done + 1:last]
-                        else array(
-                            select item_places[element.at]
-                            from unnest(sequence[done + 1:last]) as element (at)
-                        )
-                    end;
                 end if;
                 if is_newest
                     and (is_distributed or length(coalesce(written_states, '')) < last - done)
@@ -526,7 +530,9 @@ begin
                         from unnest(case when is_whole then items else slice end)
                             with ordinality as sent
                             left join unnest(written_keys) with ordinality as written (key, at)
-                                on written.key = sent.care_case_clinical_trial_key
+                                on written.key = coalesce(
+                                    group_keys[sent.ordinality], sent.care_case_clinical_trial_key
+                                )
                     );
                 end if;
                 states := states || written_states;

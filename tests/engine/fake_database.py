@@ -52,13 +52,13 @@ class Sent:
     """A statement that the database works on, its rows in the order of the callers."""
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
-        rows, self.user, sequence, _uniform, _request, _digest, places, *rest = arguments
+        rows, self.user, sequence, _distinct, _request, _digest, places, *rest = arguments
         *self.reserved, _deadline, self.patience, _passing, self.must_commute, self.mode = rest
         order = [at - 1 for at in sequence] if sequence is not None else range(len(rows))
         self.rows: list[Row] = [rows[at] for at in order]
         self.places = [_place(row) for row in self.rows]
         self.is_sorted = sequence is not None
-        self.request_places = [places[at] for at in order] if places is not None else None
+        self.request_places = places
         self.task = current_task()
         self.answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 

@@ -45,17 +45,18 @@ async def apply(
     mode: Mode = Mode.UPSERT,
     first_place: int = 0,
 ) -> asyncpg.Record:
-    """Apply records of these keys, in this order."""
+    """Apply records of these keys, in this order, in which those without a key come first."""
     request = "00000000-0000-0000-0000-000000000001" if 0 in keys or mode is Mode.CREATE else None
+    created = len(keys) if mode is Mode.CREATE else keys.count(0)
     (record,) = await connection.fetch(
         APPLY,
         list(map(row, keys)),
         "tester",
         None,
-        set(keys) == {0} or (0 not in keys and len(set(keys)) == len(keys)),
+        len(set(keys) - {0}) == len(keys) - keys.count(0),
         request,
         request,
-        list(range(first_place, first_place + len(keys))) if request else None,
+        list(range(first_place, first_place + created)) if request else None,
         reserved,
         None,
         None,
@@ -116,15 +117,42 @@ async def test_other_items_of_a_request_go_all_at_once_as_well(
     for first in (0, 100, 200):
         applied = await apply(connection, [0] * 100, first_place=first)
         assert applied["states"] == "k" * 100
+    named = range(1001, 1101)
+    mixed = await apply(connection, [*[0] * 100, *named], first_place=300)
+    assert mixed["states"] == "k" * 100 + "c" * 100
+    again = await apply(connection, [*[0] * 100, *named], first_place=400)
+    assert again["states"] == "k" * 100 + "u" * 100
+    assert len({*mixed["drawn"], *again["drawn"], *named}) == 300
 
     # Of items that go one after another, 32 share a savepoint.
     savepoints = await connection.fetchval(
         "select count(distinct xmin::text) from care_case_clinical_trial"
     )
-    assert savepoints == 3
+    assert savepoints == 5
 
 
-@pytest.mark.parametrize("keys", [[0], [0, 0], [7, 0]], ids=str)
+@pytest.mark.parametrize("mode", [Mode.UPSERT, Mode.NEWEST])
+@pytest.mark.parametrize("keys", [[0, 0], [0, 0, 7], [0, 0, 7, 7]], ids=str)
+async def test_a_stored_record_whose_key_is_drawn_stays(
+    connection: "asyncpg.Connection[asyncpg.Record]", keys: list[int], mode: Mode
+) -> None:
+    await connection.execute(
+        "insert into care_case_clinical_trial"
+        " (care_case_clinical_trial_key, comment, entry_date, entry_user, update_date, update_user)"
+        " values (2, 'stays', now(), 'x', now() + interval '1 day', 'x')"
+    )
+
+    applied = await apply(connection, keys, mode=mode)
+
+    assert applied["states"] == "kkcu"[: len(keys)]
+    assert not {2, 7}.intersection(applied["drawn"])
+    assert await stored(connection) == {2, *applied["drawn"], *keys} - {0}
+    assert await connection.fetchval(
+        "select comment from care_case_clinical_trial where care_case_clinical_trial_key = 2"
+    )
+
+
+@pytest.mark.parametrize("keys", [[0], [0, 0], [0, 7]], ids=str)
 async def test_no_reserved_key_is_drawn(
     connection: "asyncpg.Connection[asyncpg.Record]", keys: list[int]
 ) -> None:
