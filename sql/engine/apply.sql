@@ -1,7 +1,7 @@
 -- Applies items one after another, as far as it comes, in one statement that commits by itself.
 -- Parameters and columns: see the function in sql/migrations/0003_apply.sql.
 --
--- $1 items, $2 the caller's user name, $3 sequence, $4 is_uniform, $5 request_id,
+-- $1 items, $2 the caller's user name, $3 sequence, $4 is_distinct, $5 request_id,
 -- $6 request_digest, $7 item_places, $8 reserved, $9 reserved_from, $10 reserved_to, $11 deadline,
 -- $12 patience, $13 passing, $14 must_commute, $15 mode
 select
