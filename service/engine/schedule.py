@@ -24,6 +24,10 @@ from service.engine.statement import (
 SLOTS = 2
 """Statements at once, each on a connection of its own; more gained nothing on two cores."""
 
+SMALL_ITEMS = 50
+KEPT_SECONDS = 0.05
+"""For so long after a batch of so few items came, statements of more leave one slot free."""
+
 PATIENT_REFUSALS = 3
 """After so many items of a batch that waited for a lock in vain, its others wait less long."""
 
@@ -68,19 +72,25 @@ class Schedule:
         self._has_lone = False
         self._unshared_until: dict[str, float] = {}
         self._is_slow: dict[str, bool] = {}
+        self._kept_until = 0.0
 
     def add(self, batch: Batch) -> None:
         """Let a batch wait for its turn; some of its runs are not dealt with."""
         if batch not in self._queue:
             self._queue.append(batch)
+        if _is_small(batch):
+            self._kept_until = self._now() + KEPT_SECONDS
 
     def begin(self) -> Statement | None:
         """Return the next statement that may start now, if there is one; it counts as at work."""
-        has_slot = self.slots_in_use < (SLOTS if self.commutes else 1)
+        slots = SLOTS if self.commutes else 1
+        has_slot = self.slots_in_use < slots
         if not has_slot and not self._has_lone:
             return None
         self._forget_the_done()
-        statement = self._next(has_slot=has_slot)
+        large = sum(len(statement.keys) > SMALL_ITEMS for statement in self._at_work)
+        is_kept = large > 0 and self._now() < self._kept_until
+        statement = self._next(has_slot=has_slot, may_be_large=not is_kept)
         if statement is not None:
             self._at_work.add(statement)
             self._lone += statement.is_lone
@@ -125,7 +135,7 @@ class Schedule:
         self._unshared_until[batch.caller] = self._now() + UNSHARED_SECONDS
         self._is_slow[batch.caller] = failures >= MANY_FAILURES
 
-    def _next(self, *, has_slot: bool) -> Statement | None:
+    def _next(self, *, has_slot: bool, may_be_large: bool) -> Statement | None:
         self._has_lone = False
         sections: list[Section] = []
         # What is at work, and what those who came earlier wait for.
@@ -135,7 +145,8 @@ class Schedule:
             run = self._head(batch)
             if run is None:
                 continue
-            may_start = has_slot and room > 0 and not batch.is_preparing
+            has_turn = has_slot and (may_be_large or _is_small(batch))
+            may_start = has_turn and room > 0 and not batch.is_preparing
             if run.alone:
                 self._has_lone = True
                 if not sections and self._may_run_alone(run, taken):
@@ -261,3 +272,7 @@ class Schedule:
                     batch.runs.popleft()
             if not batch.runs:
                 self._queue.remove(batch)
+
+
+def _is_small(batch: Batch) -> bool:
+    return not batch.has_more and len(batch.runs[0].rows) <= SMALL_ITEMS
