@@ -54,6 +54,8 @@ def main() -> None:
     """Try the mutants; exit with 1 where one goes unnoticed."""
     part = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [mutant for mutant in MUTANTS if part in mutant.name]
+    if not chosen:
+        sys.exit(f"no mutant's name has {part!r} in it")
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         folder = Path(name)
         # As root the PostgreSQL of the tests has to come through.

@@ -6,6 +6,8 @@ FUNCTION = "sql/migrations/0003_apply.sql"
 KINDS = "tests/model/test_kinds.py::"
 AGAIN = "tests/contract/test_idempotency.py::"
 WRITER = "tests/engine/test_writer.py::"
+SCHEDULE = "tests/engine/test_schedule.py::"
+STATES = "tests/faults/test_database_states.py::"
 SHARING = "tests/engine/test_sharing.py::"
 FUNCTION_TEST = "tests/engine/test_function.py::"
 MODES = "tests/engine/test_modes.py::"
@@ -224,6 +226,27 @@ MUTANTS = [
         "await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))",
         "await asyncio.sleep(0)",
         (RETRYING + "test_a_lost_statement_is_sent_again_only_after_its_deadline",),
+    ),
+    Mutant(
+        "a statement that is given up runs on",
+        "service/engine/retrying.py",
+        "if isinstance(error, TimeoutError):",
+        "if False:",
+        (STATES + "test_a_statement_given_up_for_a_slow_trigger_holds_no_rows_of_others",),
+    ),
+    Mutant(
+        "large batches take both slots while small ones come",
+        "service/engine/schedule.py",
+        "is_kept = large > 0",
+        "is_kept = False",
+        (SCHEDULE + "test_a_slot_is_kept_for_small_batches_while_some_come",),
+    ),
+    Mutant(
+        "a drawn key of a record that stays is another item's",
+        FUNCTION,
+        "or (written_keys[1:cardinality(group_keys)] <> group_keys and not is_distributed)",
+        "",
+        (FUNCTION_TEST + "test_a_stored_record_whose_key_is_drawn_stays",),
     ),
     Mutant(
         "nothing shares a statement",
