@@ -110,7 +110,7 @@ class Statement:
         if self._has_receipts:
             ((run, start, end),) = self.sections
             places = list(run.places[start:end])
-            if self.batch.mode is not Mode.CREATE:
+            if self.named_keys and self.batch.mode is not Mode.CREATE:
                 places = [place for place, key in zip(places, keys, strict=True) if not key]
                 # Those without a key come first.
                 keys = [key or INT32[0] - 1 for key in keys]
@@ -151,6 +151,8 @@ class Statement:
             outcomes = list(map(Outcome, keys[: len(states)], repeat(200), repeat(UPDATED)))
         elif not states.strip("c"):
             outcomes = list(map(Outcome, keys[: len(states)], repeat(201), repeat(CREATED)))
+        elif not states.strip("k"):
+            outcomes = list(map(Outcome, record["drawn"], repeat(201), repeat(CREATED)))
         else:
             if order is not None:
                 by_position = dict(zip(order, states, strict=True))

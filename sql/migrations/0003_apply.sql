@@ -200,8 +200,8 @@ $$;
 -- request_id     names the request, for its receipts; null where it needs none: no item has key 0,
 --                and the mode is not create
 -- request_digest of its bytes
--- item_places    of the items with key 0, in the mode create of all: the places in the request;
---                null where request_id is
+-- item_places    of the items with key 0, in the mode create of all: the places in the request,
+--                which ascend; null where request_id is
 -- reserved       keys that are not to be drawn: those that items of the batch name, all that lie
 --                between reserved_from and reserved_to; null: none
 -- deadline       seconds since 1970 by this server's clock, after which nothing is committed
@@ -333,11 +333,10 @@ begin
         from care_case_clinical_trial_receipt as receipt,
             unnest(receipt.places, receipt.keys) as known (place, key)
         where receipt.request = request_id
-            and receipt.first_place > (select min(place) from unnest(item_places) as place) - 2048
-            and receipt.first_place <= (select max(place) from unnest(item_places) as place)
+            and receipt.first_place > item_places[1] - 2048
+            and receipt.first_place <= item_places[cardinality(item_places)]
             -- Not those of the items before, beside which all may go at once.
-            and receipt.places[cardinality(receipt.places)]
-                >= (select min(place) from unnest(item_places) as place);
+            and receipt.places[cardinality(receipt.places)] >= item_places[1];
         key_sequence := pg_get_serial_sequence(
             'care_case_clinical_trial', 'care_case_clinical_trial_key'
         );
