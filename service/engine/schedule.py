@@ -83,8 +83,7 @@ class Schedule:
 
     def begin(self) -> Statement | None:
         """Return the next statement that may start now, if there is one; it counts as at work."""
-        slots = SLOTS if self.commutes else 1
-        has_slot = self.slots_in_use < slots
+        has_slot = self.slots_in_use < (SLOTS if self.commutes else 1)
         if not has_slot and not self._has_lone:
             return None
         self._forget_the_done()
