@@ -272,7 +272,8 @@ def keys_of(body: bytes | bytearray, chunk: Chunk) -> list[int]:
     """Return the keys that the items of a chunk name, as far as they can be read."""
     array = masked(b"[" + body[chunk.start : chunk.end] + b"]")
     try:
-        return [key for item in _KEYS.decode(array) if (key := item.key)]
+        # The rest of the look costs less than to ask each item of key 0 for its property.
+        return [key for item in _KEYS.decode(array) if item.number and (key := item.key)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return [key for raw in RAW_ITEMS.decode(array) if (key := _key_of(raw))]
