@@ -26,7 +26,8 @@ SLOTS = 2
 
 SMALL_ITEMS = 50
 KEPT_SECONDS = 0.05
-"""For so long after a batch of so few items came, statements of more leave one slot free."""
+"""For so long after a batch of so few items came, statements of more leave one slot free, and take
+fewer rows."""
 
 PATIENT_REFUSALS = 3
 """After so many items of a batch that waited for a lock in vain, its others wait less long."""
@@ -34,10 +35,12 @@ PATIENT_REFUSALS = 3
 UNSHARED_SECONDS = 1
 """How long a caller whose items failed in a shared statement runs by itself."""
 
-SLOW_ITEMS = 100
 MANY_FAILURES = 0.1
-"""Rows of its statements meanwhile, where such a share of its items failed: one that fails may take
-ten times as long, and whoever comes next waits for the statement to end."""
+"""Where such a share of a caller's items failed, its statements take fewer rows meanwhile: one that
+fails may take ten times as long."""
+
+FEW_ITEMS = 100
+"""Rows of a statement for whose end others wait."""
 
 
 class Schedule:
@@ -151,7 +154,9 @@ class Schedule:
                 if not sections and self._may_run_alone(run, taken):
                     return self._lone_statement(run)
             elif may_start and (not sections or self._may_share(sections, run, room)):
-                section = self._section(run, taken, self._room(run.batch, room))
+                if not sections:
+                    room = self._room(run.batch)
+                section = self._section(run, taken, room)
                 if section is not None:
                     for each in [section, *self._following(section, taken, room)]:
                         sections.append(each)
@@ -229,9 +234,12 @@ class Schedule:
         until = self._unshared_until.get(batch.caller)
         return until is not None and until >= self._now()
 
-    def _room(self, batch: Batch, room: int) -> int:
+    def _room(self, batch: Batch) -> int:
+        """Return how many rows a statement that begins with this batch may have."""
         is_slow = self._is_unshared(batch) and self._is_slow[batch.caller]
-        return min(room, SLOW_ITEMS) if is_slow and not self._is_distributed else room
+        is_awaited = not _is_small(batch) and self._now() < self._kept_until
+        takes_few = (is_slow or is_awaited) and not self._is_distributed
+        return min(self._run_items, FEW_ITEMS) if takes_few else self._run_items
 
     def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
         key = run.keys[len(run.outcomes)]

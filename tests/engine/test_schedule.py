@@ -5,6 +5,7 @@ The writer and its schedule are real, the database is not, and time is virtual.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Coroutine, Iterator
@@ -27,6 +28,7 @@ from hypothesis.stateful import (
 from service.engine.databases import Pool
 from service.engine.rows import Batch, Mode, Run, Whole
 from service.engine.schedule import (
+    FEW_ITEMS,
     KEPT_SECONDS,
     PATIENT_REFUSALS,
     SLOTS,
@@ -517,6 +519,7 @@ def test_a_statement_takes_from_several_batches_as_many_as_fit(senders: Senders)
     blocking = senders.database.at_work[0]
     for first in (1, 2, 3):
         senders.send("ann", "x", [list(range(1000 * first, 1000 * first + 200))], 1)
+    time.sleep(KEPT_SECONDS)
 
     senders.finish(blocking)
 
@@ -531,6 +534,7 @@ def test_a_run_that_is_too_large_goes_on_after_the_others_had_their_turn(
     senders.send("ann", "x", [list(range(1000, 2200))], 1)
     senders.send("bob", "x", [[1]], 1)
     senders.send("ann", "x", [[2]], 1)
+    time.sleep(KEPT_SECONDS)
 
     begun = []
     while senders.database.at_work:
@@ -560,7 +564,7 @@ def test_who_sends_many_items_that_fail_holds_a_slot_for_fewer(
     assert begun == sizes
 
 
-async def test_a_slot_is_kept_for_small_batches_while_some_come() -> None:
+async def test_large_batches_leave_room_for_small_ones_while_some_come() -> None:
     now = [0.0]
     schedule = Schedule(500, 1, 1000, lambda: now[0])
 
@@ -579,17 +583,21 @@ async def test_a_slot_is_kept_for_small_batches_while_some_come() -> None:
         assert statement is not None
         return statement
 
-    for first in (1000, 2000, 3000):
+    for first in (1000, 2000, 3000, 4000):
         send(*range(first, first + 500))
     large = [begin(), begin()]
+    assert [len(each.keys) for each in large] == [500, 500]
     send(1)
     end(large[0])
     small = begin()
     assert small.keys == [1]
     end(small)
     assert schedule.begin() is None
+    end(large[1])
+    assert begin().keys == list(range(3000, 3000 + FEW_ITEMS))
+    assert schedule.begin() is None
     now[0] += KEPT_SECONDS
-    assert begin().keys[0] == 3000
+    assert len(begin().keys) == 500
 
 
 def test_of_others_as_many_rows_go_as_ever_beside_one_who_must_wait(senders: Senders) -> None:
@@ -597,6 +605,7 @@ def test_of_others_as_many_rows_go_as_ever_beside_one_who_must_wait(senders: Sen
     senders.finish(senders.database.at_work[0], "f")
     senders.send("bob", "y", [[3]], 1)
     senders.send("ann", "x", [[3]], 1)
+    time.sleep(KEPT_SECONDS)
     senders.send("bob", "y", [list(range(1000, 1400))], 1)
 
     assert [len(sent.keys) for sent in senders.database.at_work] == [1, 400]

@@ -239,7 +239,14 @@ MUTANTS = [
         "service/engine/schedule.py",
         "is_kept = large > 0",
         "is_kept = False",
-        (SCHEDULE + "test_a_slot_is_kept_for_small_batches_while_some_come",),
+        (SCHEDULE + "test_large_batches_leave_room_for_small_ones_while_some_come",),
+    ),
+    Mutant(
+        "large batches take as many rows while small ones come",
+        "service/engine/schedule.py",
+        "is_awaited = not _is_small(batch) and",
+        "is_awaited = False and",
+        (SCHEDULE + "test_large_batches_leave_room_for_small_ones_while_some_come",),
     ),
     Mutant(
         "a drawn key of a record that stays is another item's",
