@@ -101,6 +101,7 @@ class Schedule:
                 # To the end of the queue: the others have their turn first.
                 self._queue.remove(run.batch)
                 self._queue.append(run.batch)
+                self._note_lone(run.batch)
         return statement
 
     def end(self, statement: Statement) -> None:
@@ -109,8 +110,11 @@ class Schedule:
         self._lone -= statement.is_lone
         for run, _, _ in statement.sections:
             run.at_work = 0
-            # Others of the batch may have waited for this one.
-            self._has_lone |= any(other.alone for other in run.batch.runs)
+            self._note_lone(run.batch)
+
+    def _note_lone(self, batch: Batch) -> None:
+        """Another run of the batch may be its next now, and one that goes alone."""
+        self._has_lone |= any(run.alone for run in batch.runs)
 
     @property
     def waiting_runs(self) -> int:

@@ -81,6 +81,9 @@ class FakeConnection:
     def get_server_pid(self) -> int:
         return 1
 
+    async def close(self, *, timeout: float) -> None:  # noqa: ASYNC109
+        pass
+
     def terminate(self) -> None:
         pass
 

@@ -564,6 +564,19 @@ def test_who_sends_many_items_that_fail_holds_a_slot_for_fewer(
     assert begun == sizes
 
 
+def test_an_item_alone_starts_behind_a_run_that_has_taken_the_last_slot(senders: Senders) -> None:
+    senders.send("ann", "x", [[1, 1], [0]], 2)
+    for sent in list(senders.database.at_work):
+        senders.finish(sent, size=0, stopped="55P03")
+    senders.send("ann", "x", [[3]], 1)
+    (alone,) = filter(senders.is_lone, senders.database.at_work)
+
+    senders.finish(alone)
+
+    assert [sent.keys for sent in senders.database.at_work] == [[3], [1], [0]]
+    senders.whoever_could_start_has()
+
+
 async def test_large_batches_leave_room_for_small_ones_while_some_come() -> None:
     now = [0.0]
     schedule = Schedule(500, 1, 1000, lambda: now[0])
