@@ -132,6 +132,45 @@ async def test_other_items_of_a_request_go_all_at_once_as_well(
 
 
 @pytest.mark.parametrize("mode", [Mode.UPSERT, Mode.NEWEST])
+async def test_a_record_that_another_creates_among_new_ones_meanwhile_is_updated(
+    make_database: MakeDatabase, mode: Mode
+) -> None:
+    dsn = make_database()
+    connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    transaction = other.transaction()
+    await transaction.start()
+    assert (await apply(other, [50]))["states"] == "c"
+    applying = asyncio.create_task(apply(connection, range(1, 101), mode=mode))
+    while not await other.fetchval("select exists (select from pg_locks where not granted)"):
+        assert not applying.done()
+    await transaction.commit()
+    applied = await applying
+
+    assert applied["states"] == "c" * 49 + "u" + "c" * 50
+    assert await stored(connection) == set(range(1, 101))
+    await connection.close()
+    await other.close()
+
+
+async def test_who_may_not_update_creates_nothing_under_a_key_either(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    role = f"inserts_{await connection.fetchval('select current_database()')}"
+    await connection.execute(
+        f'create role "{role}"; grant select, insert on care_case_clinical_trial to "{role}"'
+    )
+    try:
+        await connection.execute(f'set role "{role}"')
+        for keys in ([1], range(1, 101)):
+            applied = await apply(connection, keys)
+            assert applied["states"] == "f" * len(applied["states"])
+            assert set(applied["sqlstates"]) == {"42501"}
+    finally:
+        await connection.execute("reset role")
+        await connection.execute(f'drop owned by "{role}"; drop role "{role}"')
+
+
+@pytest.mark.parametrize("mode", [Mode.UPSERT, Mode.NEWEST])
 @pytest.mark.parametrize("keys", [[0, 0], [0, 0, 7], [0, 0, 7, 7]], ids=str)
 async def test_a_stored_record_whose_key_is_drawn_stays(
     connection: "asyncpg.Connection[asyncpg.Record]", keys: list[int], mode: Mode

@@ -249,11 +249,11 @@ MUTANTS = [
         (SCHEDULE + "test_large_batches_leave_room_for_small_ones_while_some_come",),
     ),
     Mutant(
-        "a drawn key of a record that stays is another item's",
+        "who may not update creates many records of new keys at once",
         FUNCTION,
-        "or (written_keys[1:cardinality(group_keys)] <> group_keys and not is_distributed)",
+        "and has_table_privilege('care_case_clinical_trial', 'update')",
         "",
-        (FUNCTION_TEST + "test_a_stored_record_whose_key_is_drawn_stays",),
+        (FUNCTION_TEST + "test_who_may_not_update_creates_nothing_under_a_key_either",),
     ),
     Mutant(
         "nothing shares a statement",
