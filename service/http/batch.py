@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from uuid import UUID
 
@@ -68,9 +68,10 @@ class BatchHandler:
             digest = await digest_of(body) if key is not None else None
             await claim(writer.requests, name, record.activity_id, digest, self._patience)
             try:
-                batch = self._batch(request, caller, name, key, preferences.mode, body, chunks)
+                items = _Items(body, chunks, self._decoder, preferences.mode)
+                batch = self._batch(request, caller, name, key, preferences.mode, items)
                 response = EnvelopeResponse(request, self._write_seconds, preferences)
-                return await self._apply(response, batch, writer, body, chunks)
+                return await self._apply(response, batch, writer, items)
             finally:
                 writer.requests.end(name)
 
@@ -81,15 +82,10 @@ class BatchHandler:
         name: UUID,
         key: str | None,
         mode: Mode,
-        body: bytearray,
-        chunks: list[Chunk],
+        items: "_Items",
     ) -> Batch:
         async def look_whole() -> Whole:
-            keys: list[int] = []
-            for chunk in chunks:
-                keys += keys_of(body, chunk)
-                await asyncio.sleep(0)
-            return Whole(keys, await digest_of(body))
+            return Whole(await items.named_keys(), await digest_of(items.body))
 
         record = request[RECORD]
         return Batch(
@@ -102,7 +98,7 @@ class BatchHandler:
             look_whole=look_whole,
             mode=mode,
             is_gone=lambda: request.transport is None,
-            has_more=len(chunks) > 1,
+            has_more=len(items.chunks) > 1,
         )
 
     async def _apply(
@@ -110,28 +106,23 @@ class BatchHandler:
         response: EnvelopeResponse,
         batch: Batch,
         writer: Writer,
-        body: bytearray,
-        chunks: list[Chunk],
+        items: "_Items",
     ) -> web.StreamResponse:
-        if not chunks:
+        if not items.chunks:
             await response.send([], is_last=True)
-        elif len(chunks) == 1:
+        elif len(items.chunks) == 1:
             # A task, and a generator of one, would cost as much as to apply a record.
-            decoded = self._decode(body, chunks[0], batch)
+            decoded = items.decoded(0)
             rows = list(map(astuple, decoded.items))
             applied = await writer.apply(batch, rows, decoded.places)
             await _send(response, decoded, applied, is_last=True)
             return response.stream
-        async with aclosing(self._outcomes(body, chunks, batch, writer)) as parts:
+        async with aclosing(_outcomes(items, batch, writer)) as parts:
             async for decoded, applied, is_last in parts:
                 await _send(response, decoded, applied, is_last=is_last)
                 if not response.is_read:
                     break
         return response.stream
-
-    def _decode(self, body: bytearray, chunk: Chunk, batch: Batch) -> DecodedChunk:
-        decoded = self._decoder.decode(body, chunk)
-        return decoded.all_dated() if batch.mode is Mode.NEWEST else decoded
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:
         try:
@@ -141,35 +132,77 @@ class BatchHandler:
         except ItemTooLarge as error:
             raise Problem(413, str(error), reason="item_bytes") from None
 
-    async def _outcomes(
-        self, body: bytearray, chunks: list[Chunk], batch: Batch, writer: Writer
-    ) -> AsyncGenerator[tuple[DecodedChunk, list[Outcome], bool]]:
-        """Yield one chunk after the other, what became of its items, and whether it is the last.
 
-        While the writer works on some chunks, the next one is decoded.
+class _Items:
+    """The items of a batch, whose chunks are decoded as they are asked for."""
+
+    def __init__(
+        self, body: bytearray, chunks: list[Chunk], decoder: BatchDecoder, mode: Mode
+    ) -> None:
+        self.body = body
+        self.chunks = chunks
+        self._decoder = decoder
+        self._mode = mode
+        self._decoded: dict[int, DecodedChunk] = {}
+        self._first = 0
+
+    def decoded(self, number: int) -> DecodedChunk:
+        """Return a chunk decoded, which is kept until another one is asked for by __iter__()."""
+        if number not in self._decoded:
+            decoded = self._decoder.decode(self.body, self.chunks[number])
+            is_dated = self._mode is Mode.NEWEST
+            self._decoded[number] = decoded.all_dated() if is_dated else decoded
+        return self._decoded[number]
+
+    def __iter__(self) -> Iterator[DecodedChunk]:
+        for number in range(len(self.chunks)):
+            self._first = number
+            yield self.decoded(number)
+            del self._decoded[number]
+
+    async def named_keys(self) -> list[int]:
+        """Return the keys that the items name, as far as they can be read.
+
+        Of the next chunks they are those of the decoded items, which will be wanted anyway.
         """
-        at_work: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
-        runs_ahead = max(RUNS_AHEAD, 2 * writer.pool.run_items // CHUNK_ITEMS)
-        place = 0
-        try:
-            for chunk in chunks:
-                decoded = self._decode(body, chunk, batch)
-                places = [place + offset for offset in decoded.places]
-                place += len(decoded.items) + len(decoded.refusals)
-                rows = list(map(astuple, decoded.items))
-                task = asyncio.create_task(writer.apply(batch, rows, places))
-                at_work.append((decoded, task))
-                # Lets the writer send its statement before the next chunk is decoded.
-                await asyncio.sleep(0)
-                if len(at_work) > runs_ahead:
-                    decoded, task = at_work.popleft()
-                    yield decoded, await task, False
-            while at_work:
-                decoded, task = at_work.popleft()
-                yield decoded, await task, not at_work
-        finally:
-            batch.give_up("The client hung up")
-            await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
+        keys: list[int] = []
+        for number, chunk in enumerate(self.chunks):
+            if self._first <= number <= self._first + RUNS_AHEAD:
+                keys += self.decoded(number).named_keys
+            else:
+                keys += keys_of(self.body, chunk)
+            await asyncio.sleep(0)
+        return keys
+
+
+async def _outcomes(
+    items: _Items, batch: Batch, writer: Writer
+) -> AsyncGenerator[tuple[DecodedChunk, list[Outcome], bool]]:
+    """Yield one chunk after the other, what became of its items, and whether it is the last.
+
+    While the writer works on some chunks, the next one is decoded.
+    """
+    at_work: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
+    runs_ahead = max(RUNS_AHEAD, 2 * writer.pool.run_items // CHUNK_ITEMS)
+    place = 0
+    try:
+        for decoded in items:
+            places = decoded.places_from(place)
+            place += len(decoded.items) + len(decoded.refusals)
+            rows = list(map(astuple, decoded.items))
+            task = asyncio.create_task(writer.apply(batch, rows, places))
+            at_work.append((decoded, task))
+            # Lets the writer send its statement before the next chunk is decoded.
+            await asyncio.sleep(0)
+            if len(at_work) > runs_ahead:
+                first, task = at_work.popleft()
+                yield first, await task, False
+        while at_work:
+            first, task = at_work.popleft()
+            yield first, await task, not at_work
+    finally:
+        batch.give_up("The client hung up")
+        await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
 
 
 async def _send(

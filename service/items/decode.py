@@ -22,10 +22,21 @@ class DecodedChunk(NamedTuple):
     @property
     def places(self) -> Sequence[int]:
         """The places of the valid items in the chunk."""
+        return self.places_from(0)
+
+    def places_from(self, first: int) -> Sequence[int]:
+        """Return their places in the request, in which the chunk begins at ``first``."""
         count = len(self.items) + len(self.refusals)
         if not self.refusals:
-            return range(count)
-        return [place for place in range(count) if place not in self.refusals]
+            return range(first, first + count)
+        return [first + place for place in range(count) if place not in self.refusals]
+
+    @property
+    def named_keys(self) -> list[int]:
+        """The keys that the items name, valid or not."""
+        keys = [item.care_case_clinical_trial_key for item in self.items]
+        keys += [outcome.key or 0 for outcome in self.refusals.values()]
+        return list(filter(None, keys))
 
     @property
     def keyless(self) -> set[int]:
