@@ -125,6 +125,9 @@ PASSING = sorted(
 )
 """Codes and classes for which a statement leaves the item; of class 55 all codes but 55000."""
 
+PASSING_ARRAY = f"{{{','.join(PASSING)}}}"
+"""The same as PostgreSQL writes an array."""
+
 
 def sqlstate_of(error: Exception) -> str:
     """Return the error's SQLSTATE, where the server sent one."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import asyncpg
 
@@ -10,7 +10,7 @@ from service.engine.databases import PooledConnection
 from service.engine.reserved import NO_WINDOW, Window
 from service.engine.retrying import CONNECTION_LOST
 from service.engine.rows import Mode, Row, Run
-from service.engine.sqlstates import PASSING
+from service.engine.sqlstates import PASSING_ARRAY
 from service.statements import APPLY
 from service.wire import INT32, Outcome
 
@@ -32,6 +32,30 @@ ABSENT = "There is no record of this key."
 
 RECEIPTS = "care_case_clinical_trial_receipt"
 """The table whose name tells that an error is not an item's."""
+
+
+class Answer(NamedTuple):
+    """What the function tells; its fields are described in sql/migrations/0003_apply.sql."""
+
+    states: str
+    commutes: bool
+    is_by_key: bool
+    drawn: Sequence[int]
+    sqlstates: Sequence[str]
+    messages: Sequence[str]
+    columns: Sequence[str]
+    stopped: str | None
+    beyond: int | None
+
+    @classmethod
+    def of(cls, record: asyncpg.Record) -> Self:
+        """Read what it returned, where an array of nothing may be null."""
+        states, commutes, is_by_key, drawn, sqlstates, messages, columns, stopped, beyond = record
+        return cls(
+            states, commutes, is_by_key,
+            drawn or (), sqlstates or (), messages or (), columns or (),
+            stopped, beyond,
+        )  # fmt: skip
 
 
 class Applied(NamedTuple):
@@ -106,14 +130,15 @@ class Statement:
     async def run(self, connection: PooledConnection, deadline: float, seconds: float) -> Applied:
         """Send it; it undoes itself past the deadline, and is cancelled after so many seconds."""
         keys = self.keys
-        rows, sequence, places = self._rows, None, None
+        rows, sequence, ranges = self._rows, None, None
         if self._has_receipts:
             ((run, start, end),) = self.sections
-            places = list(run.places[start:end])
+            places = run.places[start:end]
             if self.named_keys and self.batch.mode is not Mode.CREATE:
                 places = [place for place, key in zip(places, keys, strict=True) if not key]
                 # Those without a key come first.
                 keys = [key or INT32[0] - 1 for key in keys]
+            ranges = _ranges(places)
         ordered = sorted(keys)
         if ordered != keys:
             order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -121,7 +146,7 @@ class Statement:
             positions = sorted(range(len(order)), key=order.__getitem__)
             sequence = [position + 1 for position in positions]
         try:
-            (record,) = await connection.fetch(
+            ((record,),) = await connection.fetch(
                 APPLY,
                 rows,
                 self.batch.user,
@@ -129,11 +154,11 @@ class Statement:
                 self._is_distinct,
                 self.batch.request_id if self._has_receipts else None,
                 self.batch.digest,
-                places,
+                ranges,
                 *self._window,
                 deadline,
                 self._patience,
-                PASSING,
+                PASSING_ARRAY,
                 self._must_commute,
                 self.batch.mode,
                 timeout=seconds,
@@ -142,32 +167,30 @@ class Statement:
             for run, _, end in self.sections:
                 run.in_doubt = end
             raise
-        return self._read(record, order if sequence and record["is_by_key"] else None)
+        answer = Answer.of(record)
+        return self._read(answer, order if sequence and answer.is_by_key else None)
 
-    def _read(self, record: asyncpg.Record, order: list[int] | None) -> Applied:
-        states: str = record["states"]
+    def _read(self, answer: Answer, order: list[int] | None) -> Applied:
+        states = answer.states
         keys = self.keys
         if not states.strip("u"):
             outcomes = list(map(Outcome, keys[: len(states)], repeat(200), repeat(UPDATED)))
         elif not states.strip("c"):
             outcomes = list(map(Outcome, keys[: len(states)], repeat(201), repeat(CREATED)))
         elif not states.strip("k"):
-            outcomes = list(map(Outcome, record["drawn"], repeat(201), repeat(CREATED)))
+            outcomes = list(map(Outcome, answer.drawn, repeat(201), repeat(CREATED)))
         else:
             if order is not None:
                 by_position = dict(zip(order, states, strict=True))
                 states = "".join(by_position[at] for at in range(len(order)))
-            outcomes = self._outcomes(states, record)
-        drawn = record["beyond"] or (record["drawn"] or [None])[-1]
+            outcomes = self._outcomes(states, answer)
+        drawn = answer.beyond or (answer.drawn[-1] if answer.drawn else None)
         has_failures = "f" in states
-        return Applied(outcomes, record["stopped"], record["commutes"], drawn, has_failures)
+        return Applied(outcomes, answer.stopped, answer.commutes, drawn, has_failures)
 
-    def _outcomes(self, states: str, record: asyncpg.Record) -> list[Outcome]:
-        drawn = iter(record["drawn"] or ())
-        errors = zip(
-            record["sqlstates"] or (), record["messages"] or (), record["columns"] or (),
-            strict=True,
-        )  # fmt: skip
+    def _outcomes(self, states: str, answer: Answer) -> list[Outcome]:
+        drawn = iter(answer.drawn)
+        errors = zip(answer.sqlstates, answer.messages, answer.columns, strict=True)
         owners = chain.from_iterable(
             zip(repeat(run), range(start, end), strict=False) for run, start, end in self.sections
         )
@@ -197,3 +220,11 @@ class Statement:
                 case _:
                     outcomes.append(run.batch.failed(key, *next(errors)))
         return outcomes
+
+
+def _ranges(places: Sequence[int]) -> list["asyncpg.Range[int]"]:
+    """Return the ranges of places that ascend: mostly one, which costs nothing to send."""
+    first, last = places[0], places[-1]
+    if last - first == len(places) - 1:
+        return [asyncpg.Range(first, last + 1)]
+    return [asyncpg.Range(place, place + 1) for place in places]

@@ -200,7 +200,7 @@ $$;
 -- request_id     names the request, for its receipts; null where it needs none: no item has key 0,
 --                and the mode is not create
 -- request_digest of its bytes
--- item_places    of the items with key 0, in the mode create of all: the places in the request,
+-- item_ranges    of the items with key 0, in the mode create of all: the places in the request,
 --                which ascend; null where request_id is
 -- reserved       keys that are not to be drawn: those that items of the batch name, all that lie
 --                between reserved_from and reserved_to; null: none
@@ -237,7 +237,7 @@ create function care_case_clinical_trial_apply(
     is_distinct boolean,
     request_id uuid,
     request_digest uuid,
-    item_places integer[],
+    item_ranges int4multirange,
     reserved integer[],
     reserved_from integer,
     reserved_to integer,
@@ -265,7 +265,8 @@ declare
     last_moment constant timestamptz := timestamptz '9999-12-31 23:59:59.999999+00';
     stop_at constant timestamptz := clock_timestamp() + interval '1 s';
     size constant integer := cardinality(items);
-    keyless constant integer := coalesce(cardinality(item_places), 0);
+    keyless integer := 0;
+    item_places integer[];
     lock_timeout text;
     key_sequence regclass;
     known_places integer[];
@@ -326,6 +327,11 @@ begin
             using errcode = 'CT001';
     end if;
     if request_id is not null then
+        item_places := array(
+            select generate_series(lower(each), upper(each) - 1)
+            from unnest(item_ranges) as each
+        );
+        keyless := cardinality(item_places);
         -- The lock comes first; the look at what it guards is a statement after it, since a
         -- statement's snapshot is older than the lock for which it waits.
         perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0));

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.harness.running import MakeService, StartProcess
@@ -151,7 +152,7 @@ async def test_a_statement_that_comes_again_while_the_first_runs_creates_nothing
             array_fill(
                 row(0, null, null, null, null, null, null, null, null, null, null, null, null,
                     null, null, null, null, null)::care_case_clinical_trial_item,
-                array[cardinality($1::integer[])]
+                array[upper($1::int4multirange) - lower($1::int4multirange)]
             ),
             'tester', null, true, '00000000-0000-0000-0000-000000000001',
             '00000000-0000-0000-0000-000000000002', $1, null, null, null,
@@ -161,8 +162,8 @@ async def test_a_statement_that_comes_again_while_the_first_runs_creates_nothing
     first, second = await service.connect(), await service.connect()
     opened = first.transaction()
     await opened.start()
-    ((states, keys),) = await first.fetch(call, [0, 1, 2, 3])
-    again = asyncio.create_task(second.fetch(call, [2, 3]))
+    ((states, keys),) = await first.fetch(call, [asyncpg.Range(0, 4)])
+    again = asyncio.create_task(second.fetch(call, [asyncpg.Range(2, 4)]))
     await asyncio.sleep(0.3)
     await opened.commit()
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from service.engine.databases import Pool
 from service.engine.rows import Row
+from service.engine.statement import Answer
 from service.statements import APPLY
 from service.wire import Item
 
@@ -52,15 +53,17 @@ class Sent:
     """A statement that the database works on, its rows in the order of the callers."""
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
-        rows, self.user, sequence, _distinct, _request, _digest, places, *rest = arguments
+        rows, self.user, sequence, _distinct, _request, _digest, ranges, *rest = arguments
         *self.reserved, _deadline, self.patience, _passing, self.must_commute, self.mode = rest
         order = [at - 1 for at in sequence] if sequence is not None else range(len(rows))
         self.rows: list[Row] = [rows[at] for at in order]
         self.places = [_place(row) for row in self.rows]
         self.is_sorted = sequence is not None
-        self.request_places = places
+        self.request_places = [
+            place for each in ranges or () for place in range(each.lower, each.upper)
+        ]
         self.task = current_task()
-        self.answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
         return f"statement of {len(self.rows)} from {self.places[0]} to {self.places[-1]}"
@@ -95,7 +98,7 @@ class FakeConnection:
         self._database.at_work.append(sent)
         self._database.has_begun(sent)
         try:
-            return [await sent.answer]
+            return [(await sent.answer,)]
         finally:
             self._database.at_work.remove(sent)
 
@@ -172,17 +175,17 @@ class FakeDatabase(Pool):
             order = sorted(range(size), key=sent.keys.__getitem__)
             told = "".join(told[at] for at in order)
         sent.answer.set_result(
-            {
-                "states": told,
-                "commutes": self.commutes,
-                "is_by_key": is_by_key,
-                "drawn": drawn or None,
-                "sqlstates": ["23514"] * len(failed) or None,
-                "messages": failed or None,
-                "columns": [""] * len(failed) or None,
-                "stopped": stopped,
-                "beyond": None,
-            }
+            Answer(
+                states=told,
+                commutes=self.commutes,
+                is_by_key=is_by_key,
+                drawn=drawn,
+                sqlstates=["23514"] * len(failed),
+                messages=failed,
+                columns=[""] * len(failed),
+                stopped=stopped,
+                beyond=None,
+            )
         )
         return size
 

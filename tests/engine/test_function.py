@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 
 from service.engine.rows import Mode
-from service.engine.sqlstates import PASSING
+from service.engine.sqlstates import PASSING_ARRAY
+from service.engine.statement import Answer
 from service.statements import APPLY, KEPT_FROM_COMMUTING
 from service.wire import Item
 from tests.harness.postgres import MakeDatabase
@@ -44,11 +45,11 @@ async def apply(
     must_commute: bool = False,
     mode: Mode = Mode.UPSERT,
     first_place: int = 0,
-) -> asyncpg.Record:
+) -> Answer:
     """Apply records of these keys, in this order, in which those without a key come first."""
     request = "00000000-0000-0000-0000-000000000001" if 0 in keys or mode is Mode.CREATE else None
     created = len(keys) if mode is Mode.CREATE else keys.count(0)
-    (record,) = await connection.fetch(
+    ((record,),) = await connection.fetch(
         APPLY,
         list(map(row, keys)),
         "tester",
@@ -56,17 +57,17 @@ async def apply(
         len(set(keys) - {0}) == len(keys) - keys.count(0),
         request,
         request,
-        list(range(first_place, first_place + created)) if request else None,
+        [asyncpg.Range(first_place, first_place + created)] if request else None,
         reserved,
         None,
         None,
         time.time() + seconds,
         "80ms",
-        PASSING,
+        PASSING_ARRAY,
         must_commute,
         mode,
     )
-    return record
+    return Answer.of(record)
 
 
 async def stored(connection: "asyncpg.Connection[asyncpg.Record]") -> set[int]:
@@ -93,9 +94,9 @@ async def test_after_a_second_it_returns_what_is_done(
 
     applied = await apply(connection, range(1, 41))
 
-    done = len(applied["states"])
+    done = len(applied.states)
     assert 2 < done < 20
-    assert applied["stopped"] is None
+    assert applied.stopped is None
     assert await stored(connection) == set(range(1, done + 1))
 
 
@@ -106,8 +107,8 @@ async def test_where_rows_do_not_commute_it_writes_nothing_that_must(
     await connection.execute("create unique index on care_case_clinical_trial (comment)")
     other = await apply(connection, [3, 4], must_commute=True)
 
-    assert (commuting["states"], commuting["commutes"]) == ("cc", True)
-    assert (other["states"], other["commutes"]) == ("", False)
+    assert (commuting.states, commuting.commutes) == ("cc", True)
+    assert (other.states, other.commutes) == ("", False)
     assert await stored(connection) == {1, 2}
 
 
@@ -116,13 +117,13 @@ async def test_other_items_of_a_request_go_all_at_once_as_well(
 ) -> None:
     for first in (0, 100, 200):
         applied = await apply(connection, [0] * 100, first_place=first)
-        assert applied["states"] == "k" * 100
+        assert applied.states == "k" * 100
     named = range(1001, 1101)
     mixed = await apply(connection, [*[0] * 100, *named], first_place=300)
-    assert mixed["states"] == "k" * 100 + "c" * 100
+    assert mixed.states == "k" * 100 + "c" * 100
     again = await apply(connection, [*[0] * 100, *named], first_place=400)
-    assert again["states"] == "k" * 100 + "u" * 100
-    assert len({*mixed["drawn"], *again["drawn"], *named}) == 300
+    assert again.states == "k" * 100 + "u" * 100
+    assert len({*mixed.drawn, *again.drawn, *named}) == 300
 
     # Of items that go one after another, 32 share a savepoint.
     savepoints = await connection.fetchval(
@@ -139,14 +140,14 @@ async def test_a_record_that_another_creates_among_new_ones_meanwhile_is_updated
     connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     transaction = other.transaction()
     await transaction.start()
-    assert (await apply(other, [50]))["states"] == "c"
+    assert (await apply(other, [50])).states == "c"
     applying = asyncio.create_task(apply(connection, range(1, 101), mode=mode))
     while not await other.fetchval("select exists (select from pg_locks where not granted)"):
         assert not applying.done()
     await transaction.commit()
     applied = await applying
 
-    assert applied["states"] == "c" * 49 + "u" + "c" * 50
+    assert applied.states == "c" * 49 + "u" + "c" * 50
     assert await stored(connection) == set(range(1, 101))
     await connection.close()
     await other.close()
@@ -163,8 +164,8 @@ async def test_who_may_not_update_creates_nothing_under_a_key_either(
         await connection.execute(f'set role "{role}"')
         for keys in ([1], range(1, 101)):
             applied = await apply(connection, keys)
-            assert applied["states"] == "f" * len(applied["states"])
-            assert set(applied["sqlstates"]) == {"42501"}
+            assert applied.states == "f" * len(applied.states)
+            assert set(applied.sqlstates) == {"42501"}
     finally:
         await connection.execute("reset role")
         await connection.execute(f'drop owned by "{role}"; drop role "{role}"')
@@ -183,9 +184,9 @@ async def test_a_stored_record_whose_key_is_drawn_stays(
 
     applied = await apply(connection, keys, mode=mode)
 
-    assert applied["states"] == "kkcu"[: len(keys)]
-    assert not {2, 7}.intersection(applied["drawn"])
-    assert await stored(connection) == {2, *applied["drawn"], *keys} - {0}
+    assert applied.states == "kkcu"[: len(keys)]
+    assert not {2, 7}.intersection(applied.drawn)
+    assert await stored(connection) == {2, *applied.drawn, *keys} - {0}
     assert await connection.fetchval(
         "select comment from care_case_clinical_trial where care_case_clinical_trial_key = 2"
     )
@@ -197,7 +198,7 @@ async def test_no_reserved_key_is_drawn(
 ) -> None:
     applied = await apply(connection, keys, reserved=[1, 2, 3, 4])
 
-    assert min(applied["drawn"]) > 4
+    assert min(applied.drawn) > 4
 
 
 async def test_at_another_isolation_level_it_does_not_run(
@@ -257,7 +258,7 @@ async def test_what_commutes(make_database: MakeDatabase, change: str, *, commut
     await connection.execute(change)
 
     assert await connection.fetchval(COMMUTES) is commutes
-    assert (await apply(planned_before, [], must_commute=True))["commutes"] is commutes
+    assert (await apply(planned_before, [], must_commute=True)).commutes is commutes
     # The words for operators name what it is.
     assert bool(await connection.fetch(KEPT_FROM_COMMUTING)) is not commutes
     await planned_before.close()
@@ -274,7 +275,7 @@ async def test_ddl_that_a_statement_waited_for_counts(make_database: MakeDatabas
     await asyncio.sleep(0.3)
     await other.execute("commit")
 
-    assert (await waiting)["commutes"] is False
+    assert (await waiting).commutes is False
 
     await connection.close()
     await other.close()

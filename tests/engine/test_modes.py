@@ -15,8 +15,8 @@ from msgspec.structs import astuple
 from service.config import Database, Tuning
 from service.engine.databases import Databases
 from service.engine.rows import Batch, Mode
-from service.engine.sqlstates import PASSING
-from service.engine.statement import Statement
+from service.engine.sqlstates import PASSING_ARRAY
+from service.engine.statement import Answer, Statement
 from service.engine.writer import Writer
 from service.statements import APPLY
 from service.wire import Item, Outcome
@@ -313,15 +313,16 @@ async def test_a_record_that_row_level_security_hides_is_refused_whatever_its_da
     )
     try:
         await tenant.connection.execute(f'set session authorization "{role}"')
-        (applied,) = await tenant.connection.fetch(
+        ((answer,),) = await tenant.connection.fetch(
             APPLY, [astuple(record(1, "sent", date))], "tester", None, True, None, None, None,
-            None, None, None, time.time() + 5, "80ms", PASSING, False, Mode.NEWEST,
+            None, None, None, time.time() + 5, "80ms", PASSING_ARRAY, False, Mode.NEWEST,
         )  # fmt: skip
     finally:
         await tenant.connection.execute("reset session authorization")
         await tenant.connection.execute(f'drop owned by "{role}"; drop role "{role}"')
 
-    assert (applied["states"], applied["sqlstates"]) == ("f", ["42501"])
+    applied = Answer.of(answer)
+    assert (applied.states, applied.sqlstates) == ("f", ["42501"])
 
 
 async def test_a_trigger_that_files_elsewhere_does_not_run_for_what_is_older(

@@ -358,7 +358,13 @@ class Senders(RuleBasedStateMachine):
         if 0 in sent.keys or sent.mode is Mode.CREATE:
             if len(runs) > 1:
                 yield "a batch with receipts shares a statement"
-            assert sent.request_places is not None
+            created = [
+                senders[0].runs[place.run].places[place.position]
+                for place, key in zip(sent.places, sent.keys, strict=True)
+                if key == 0 or sent.mode is Mode.CREATE
+            ]
+            if sent.request_places != created:
+                yield f"receipts of {sent.request_places} for {created}"
             if sent.request_places[-1] - sent.request_places[0] >= MOST_PLACES:
                 yield "places too far apart for receipts"
             if sum(run.at_work > 0 and run.has_receipts for run in senders[0].runs) > 1:
