@@ -362,6 +362,25 @@ async def test_a_drawn_key_is_none_that_the_same_chunk_names(make_service: MakeS
     assert sorted(map(str, (await service.comments()).values())) == ["drawn", "explicit"]
 
 
+@pytest.mark.parametrize("first", [0, 1700], ids=["from the start", "far behind"])
+async def test_no_key_is_drawn_that_any_item_names_however_far_away(
+    make_service: MakeService, first: int
+) -> None:
+    service = await make_service()
+    items: list[dict[str, Any]] = [{KEY: key, "comment": "named"} for key in range(10_001, 12_501)]
+    # One or two in each of the parts that are decoded at a time, of which some are invalid.
+    for key, place in enumerate((3, 490, 510, 990, 1_010, 1_490, 1_990, 2_010, 2_490), 1):
+        items[place] |= {KEY: key} | ({"case_Key": "bad"} if key % 2 else {})
+    items[first : first + 2] = [{KEY: 0, "comment": "drawn"}] * 2
+
+    answer = await service.put(items)
+
+    statuses = [400 if item.get("case_Key") else 201 for item in items]
+    assert answer.statuses == statuses
+    assert set(answer.keys[first : first + 2]).isdisjoint(range(1, 10))
+    assert len(await service.comments()) == statuses.count(201)
+
+
 async def test_key_0_items_fail_each_for_themselves(make_service: MakeService) -> None:
     service = await make_service()
     await service.execute(
