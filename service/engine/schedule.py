@@ -91,7 +91,7 @@ class Schedule:
             return None
         self._forget_the_done()
         large = sum(len(statement.keys) > SMALL_ITEMS for statement in self._at_work)
-        is_kept = large > 0 and self._now() < self._kept_until
+        is_kept = large > 0 and self._awaits_small
         statement = self._next(has_slot=has_slot, may_be_large=not is_kept)
         if statement is not None:
             self._at_work.add(statement)
@@ -130,6 +130,11 @@ class Schedule:
     def lone_at_work(self) -> int:
         """How many items run alone."""
         return self._lone
+
+    @property
+    def _awaits_small(self) -> bool:
+        """Whether more small batches are to be expected."""
+        return self._now() < self._kept_until
 
     def give_up(self, words: str) -> None:
         """Let nothing of the batches that wait start: they have waited through an outage."""
@@ -241,7 +246,7 @@ class Schedule:
     def _room(self, batch: Batch) -> int:
         """Return how many rows a statement that begins with this batch may have."""
         is_slow = self._is_unshared(batch) and self._is_slow[batch.caller]
-        is_awaited = not _is_small(batch) and self._now() < self._kept_until
+        is_awaited = not _is_small(batch) and self._awaits_small
         takes_few = (is_slow or is_awaited) and not self._is_distributed
         return min(self._run_items, FEW_ITEMS) if takes_few else self._run_items
 

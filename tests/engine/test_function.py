@@ -13,6 +13,7 @@ from service.engine.sqlstates import PASSING_ARRAY
 from service.engine.statement import Answer
 from service.statements import APPLY, KEPT_FROM_COMMUTING
 from service.wire import Item
+from tests.harness import citus
 from tests.harness.postgres import MakeDatabase
 
 TRIGGER = """
@@ -129,28 +130,31 @@ async def test_other_items_of_a_request_go_all_at_once_as_well(
     savepoints = await connection.fetchval(
         "select count(distinct xmin::text) from care_case_clinical_trial"
     )
-    assert savepoints == 5
+    # Each worker counts for itself.
+    workers = "select count(*) from citus_get_active_worker_nodes()"
+    assert savepoints == 5 * (await connection.fetchval(workers) if citus.URL else 1)
 
 
+@pytest.mark.xfail(citus.URL is not None, reason="only a worker sees who waits", strict=True)
 @pytest.mark.parametrize("mode", [Mode.UPSERT, Mode.NEWEST])
 async def test_a_record_that_another_creates_among_new_ones_meanwhile_is_updated(
     make_database: MakeDatabase, mode: Mode
 ) -> None:
     dsn = make_database()
     connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    transaction = other.transaction()
-    await transaction.start()
-    assert (await apply(other, [50])).states == "c"
-    applying = asyncio.create_task(apply(connection, range(1, 101), mode=mode))
-    while not await other.fetchval("select exists (select from pg_locks where not granted)"):
-        assert not applying.done()
-    await transaction.commit()
-    applied = await applying
-
-    assert applied.states == "c" * 49 + "u" + "c" * 50
-    assert await stored(connection) == set(range(1, 101))
-    await connection.close()
-    await other.close()
+    try:
+        async with other.transaction():
+            assert (await apply(other, [50])).states == "c"
+            applying = asyncio.create_task(apply(connection, range(1, 101), mode=mode))
+            waits = "select exists (select from pg_locks where not granted)"
+            while not await other.fetchval(waits):
+                assert not applying.done()
+        applied = await applying
+        assert applied.states == "c" * 49 + "u" + "c" * 50
+        assert await stored(connection) == set(range(1, 101))
+    finally:
+        await connection.close()
+        await other.close()
 
 
 async def test_who_may_not_update_creates_nothing_under_a_key_either(
@@ -158,7 +162,7 @@ async def test_who_may_not_update_creates_nothing_under_a_key_either(
 ) -> None:
     role = f"inserts_{await connection.fetchval('select current_database()')}"
     await connection.execute(
-        f'create role "{role}"; grant select, insert on care_case_clinical_trial to "{role}"'
+        f'create role "{role}" login; grant select, insert on care_case_clinical_trial to "{role}"'
     )
     try:
         await connection.execute(f'set role "{role}"')
