@@ -6,18 +6,20 @@
 --
 -- request      names caller, database and Idempotency-Key (or activityID)
 -- first_place  the first of the places
--- places       where in the request the items stand, ascending, less than 2,048 apart
--- keys         the key that each was given; null: a trigger kept it out
+-- places       where in the request the items stand, less than 2,048 apart
+-- keys         the key that each was given, in the order of the places; null: a trigger kept it out
 -- digest       of the request's bytes
 create table care_case_clinical_trial_receipt (
     request uuid not null,
     first_place integer not null,
-    places integer[] not null,
+    places int4multirange not null,
     keys integer[] not null,
     digest uuid not null,
     created_at timestamptz not null default clock_timestamp(),
     primary key (request, first_place)
-);
+)
+-- Those of a full statement stay in the row: keys that ascend are compressed in vain.
+with (toast_tuple_target = 8160);
 
 create index on care_case_clinical_trial_receipt (created_at);
 
@@ -338,12 +340,18 @@ begin
         select array_agg(known.place), array_agg(known.key)
         into known_places, known_keys
         from care_case_clinical_trial_receipt as receipt,
-            unnest(receipt.places, receipt.keys) as known (place, key)
+            unnest(
+                array(
+                    select generate_series(lower(each), upper(each) - 1)
+                    from unnest(receipt.places) as each
+                ),
+                receipt.keys
+            ) as known (place, key)
         where receipt.request = request_id
-            and receipt.first_place > item_places[1] - 2048
-            and receipt.first_place <= item_places[cardinality(item_places)]
+            and receipt.first_place > lower(item_ranges) - 2048
+            and receipt.first_place < upper(item_ranges)
             -- Not those of the items before, beside which all may go at once.
-            and receipt.places[cardinality(receipt.places)] >= item_places[1];
+            and upper(receipt.places) > lower(item_ranges);
         key_sequence := pg_get_serial_sequence(
             'care_case_clinical_trial', 'care_case_clinical_trial_key'
         );
@@ -972,7 +980,19 @@ begin
     end loop;
     if cardinality(receipt_places) > 0 then
         insert into care_case_clinical_trial_receipt (request, first_place, places, keys, digest)
-        values (request_id, receipt_places[1], receipt_places, receipt_keys, request_digest);
+        values (
+            request_id,
+            receipt_places[1],
+            case
+                when cardinality(receipt_places) = keyless then item_ranges
+                else (
+                    select range_agg(int4range(place, place + 1))
+                    from unnest(receipt_places) as each (place)
+                )
+            end,
+            receipt_keys,
+            request_digest
+        );
     end if;
     -- The last act. Who passes it holds its rows' locks until the commit ends, so whatever is
     -- acknowledged after the deadline comes later; who does not has written nothing.
