@@ -304,7 +304,7 @@ declare
     collisions integer := 0;
     written_states text;
     written_keys integer[];
-    group_drawn integer[];
+    group_drawn integer[] := '{}';
     group_places integer[];
     group_keys integer[];
     receipt_places integer[];
@@ -449,7 +449,8 @@ begin
                 -- where no record lies between the named keys (which are sorted). A plain insert
                 -- costs 0.6 of one that may meet a record; where it meets one all the same, which
                 -- came since the look, it fails, and the group goes on in parts.
-                fresh := coalesce(cardinality(group_drawn), 0);
+                fresh := cardinality(group_drawn);
+                -- First what costs nothing: a condition with a query in it is a statement.
                 if is_whole and size > 32 and fresh < size and not is_distributed then
                     if items[size].care_case_clinical_trial_key::bigint
                             - items[fresh + 1].care_case_clinical_trial_key < 10 * size
@@ -518,12 +519,13 @@ begin
                         end
                     ) with ordinality as sent;
                     states := states
-                        || repeat('k', coalesce(cardinality(group_drawn), 0))
-                        || repeat('c', fresh - coalesce(cardinality(group_drawn), 0));
+                        || repeat('k', cardinality(group_drawn))
+                        || repeat('c', fresh - cardinality(group_drawn));
                 end if;
                 if fresh < last - done then
                     if fresh > 0 then
                         slice := items[fresh + 1:size];
+                        is_whole := false;
                     end if;
                     with written as (
                         insert into care_case_clinical_trial as stored (
@@ -565,7 +567,7 @@ begin
                             greatest(least(coalesce(sent.update_date, now()), last_moment), first_moment),
                             coalesce(sent.update_user, caller_user),
                             sent.website
-                        from unnest(case when fresh = 0 and is_whole then items else slice end) as sent
+                        from unnest(case when is_whole then items else slice end) as sent
                         on conflict (care_case_clinical_trial_key) do update set
                             care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
                             care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
@@ -609,7 +611,7 @@ begin
                                 coalesce(substr(written_states, written.at::integer, 1), 'n'),
                                 '' order by sent.ordinality
                             )
-                            from unnest(case when fresh = 0 and is_whole then items else slice end)
+                            from unnest(case when is_whole then items else slice end)
                                 with ordinality as sent
                                 left join unnest(written_keys) with ordinality as written (key, at)
                                     on written.key = sent.care_case_clinical_trial_key
