@@ -219,11 +219,13 @@ class EmbeddedPostgres:
         copy = self._folder / "programs"
         if not copy.exists():
             unfinished = Path(tempfile.mkdtemp(prefix="programs-", dir=self._folder))
-            unfinished.chmod(0o755)
             shutil.copytree(binaries.parent, unfinished / package.name / "pginstall")
             libraries = package.with_name(f"{package.name}.libs")
             if libraries.exists():
                 shutil.copytree(libraries, unfinished / libraries.name)
+            # Whatever the umask is, and was when they were installed.
+            for path in (unfinished, *unfinished.rglob("*")):
+                self._own(path)
             unfinished.rename(copy)
         return copy / package.name / "pginstall" / "bin"
 

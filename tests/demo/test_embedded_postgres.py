@@ -144,6 +144,7 @@ def test_a_server_that_does_not_start_says_why(postgres_folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="concerns root only")
+@pytest.mark.usefixtures("own_umask")
 def test_root_runs_it_under_an_unprivileged_account_wherever_the_programs_are(
     postgres_folder: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_root_runs_it_under_an_unprivileged_account_wherever_the_programs_are(
         (tmp_path / name.name).symlink_to(name)
     tmp_path.chmod(0o700)
     programs = tmp_path / package.name / "pginstall" / "bin"
+    os.umask(0o077)
 
     with EmbeddedPostgres(postgres_folder / "pg", durable=False, programs=programs) as postgres:
         assert ask(postgres.dsn(), "select 1") == 1

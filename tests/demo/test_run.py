@@ -18,10 +18,11 @@ def welcome(postgres_folder: Path) -> Iterator[str]:
     """What the demo prints once it serves; it ends with the test."""
     command = [sys.executable, "-m", "service", "demo", "--port", "0"]
     with subprocess.Popen(
-        [*command, "--folder", str(postgres_folder)],
+        [*command, "--folder", str(postgres_folder / "demo")],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        umask=0o077,
     ) as process:
         assert process.stdout is not None
         printed = ""

@@ -218,6 +218,7 @@ async def test_a_refusal_ends_the_run_with_what_the_service_says(
     ],
     ids=["host", "cause", "credentials", "query", "url", "port", "outcomes", "folder"],
 )
+@pytest.mark.usefixtures("own_umask")
 def test_what_cannot_be_sent_is_told_without_credentials(
     tmp_path: Path, arguments: list[str], status: int, says: str
 ) -> None:
