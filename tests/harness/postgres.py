@@ -17,6 +17,9 @@ from service.demo.postgres import EmbeddedPostgres
 from service.migrations import distribute, migrate
 from tests.harness import citus
 
+_MEMORY = "/dev/shm"  # noqa: S108
+_ROOM = 3_000_000_000
+
 
 class MakeDatabase(Protocol):
     """Makes fresh databases."""
@@ -41,13 +44,23 @@ def server_dsn() -> Iterator[str]:
     if given := citus.URL or os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="tests-") as folder:
+    settings = {"max_connections": "300", "max_wal_size": "256MB"}
+    with tempfile.TemporaryDirectory(prefix="tests-", dir=_folder_of_servers()) as folder:
         # As root the server's unprivileged account has to come through.
         Path(folder).chmod(0o755)
         with EmbeddedPostgres(
-            Path(folder) / "postgres", durable=False, settings={"max_connections": "300"}
+            Path(folder) / "postgres", durable=False, settings=settings
         ) as postgres:
             yield postgres.dsn()
+
+
+def _folder_of_servers() -> str | None:
+    """Return a file system in memory with room, where databases come and go twice as fast."""
+    if not Path(_MEMORY).is_dir():
+        return None
+    state = os.statvfs(_MEMORY)
+    has_room = state.f_bavail * state.f_frsize > _ROOM
+    return _MEMORY if has_room and not state.f_flag & os.ST_NOEXEC else None
 
 
 async def _execute(connection: Any, statement: str) -> None:
@@ -122,7 +135,7 @@ def make_database(server_dsn: str, template: str) -> Iterator[MakeDatabase]:
 @pytest.fixture
 def postgres_folder() -> Iterator[Path]:
     """A folder that a server's unprivileged account can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=_folder_of_servers()))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
