@@ -223,7 +223,7 @@ class EmbeddedPostgres:
             libraries = package.with_name(f"{package.name}.libs")
             if libraries.exists():
                 shutil.copytree(libraries, unfinished / libraries.name)
-            # Whatever the umask is, and was when they were installed.
+            # The account owns its copy, so no umask keeps it out, of now or of the installation.
             for path in (unfinished, *unfinished.rglob("*")):
                 self._own(path)
             unfinished.rename(copy)

@@ -36,8 +36,9 @@ def run(folder: Path | None, port: int) -> None:
 
     Raises EmbeddedPostgresError and OSError.
     """
-    # As root, PostgreSQL's account has to come through; the secrets' files have their own mode.
-    os.umask(0o022)
+    if os.geteuid() == 0:
+        # PostgreSQL's account has to come through; the secrets' files have their own mode.
+        os.umask(0o022)
     folder = (folder or _default_folder()).absolute()
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     key, secret = _kept(folder / "api-key"), _kept(folder / "jwt-secret")

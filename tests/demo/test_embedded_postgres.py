@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,8 +151,8 @@ def test_root_runs_it_under_an_unprivileged_account_wherever_the_programs_are(
 ) -> None:
     package = find_binaries().parents[1]
     for name in (package, package.with_name(f"{package.name}.libs")):
-        (tmp_path / name.name).symlink_to(name)
-    tmp_path.chmod(0o700)
+        shutil.copytree(name, tmp_path / name.name)
+    subprocess.run(["chmod", "-R", "go=", str(tmp_path)], check=True)
     programs = tmp_path / package.name / "pginstall" / "bin"
     os.umask(0o077)
 

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ def test_the_commands_of_the_welcome_can_be_pasted(welcome: str) -> None:
     assert '"body":"Updated"' in updated.stdout
     assert len(json.loads(page.stdout)["data"]) == 3
     assert "(20 rows)" in rows.stdout
+
+
+@pytest.mark.usefixtures("welcome")
+def test_the_secrets_are_closed_to_others(postgres_folder: Path) -> None:
+    for name in ("api-key", "jwt-secret", "service.toml"):
+        assert stat.S_IMODE((postgres_folder / "demo" / name).stat().st_mode) == 0o600
 
 
 def test_a_port_that_is_taken_is_told_with_the_way_out(

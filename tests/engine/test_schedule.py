@@ -93,7 +93,7 @@ class Sender:
     waits_since: float = 0
     """Its place in the queue: from when it was added, or had its turn last."""
     passed_by: int = 0
-    """Statements that began while it had none at work, though it waited."""
+    """Statements of others that began since it last had one at work."""
 
     def __post_init__(self) -> None:
         self.batch.runs = Runs()
@@ -325,8 +325,11 @@ class Senders(RuleBasedStateMachine):
             return
         self.turns += 1
         for sender in self.senders:
-            is_at_work = any(run.at_work for run in sender.runs)
-            sender.passed_by = 0 if is_at_work else sender.passed_by + 1
+            if any(run.at_work for run in sender.runs):
+                sender.passed_by = 0
+            elif not self.some_are_away:
+                # It may wait for a key of one that waits out a retry.
+                sender.passed_by += 1
         over = {s.number for s in self.senders if s.is_gone or s.batch.given_up}
         refused = [frozenset(sender.batch.refused_keys) for sender in self.senders]
         self.begun[task] = Beginning(self.turns, self.believes_commuting, over, refused)
