@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,3 @@ def trials() -> list[dict[str, Any]]:
     path = shared if shared.exists() else SAMPLE
     records: list[dict[str, Any]] = json.loads(path.read_text())
     return records
-
-
-@pytest.fixture
-def own_umask() -> Iterator[None]:
-    """The umask is what it was when the test ends, whatever the test makes it."""
-    umask = os.umask(0o022)
-    os.umask(umask)
-    yield
-    os.umask(umask)

@@ -145,7 +145,6 @@ def test_a_server_that_does_not_start_says_why(postgres_folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="concerns root only")
-@pytest.mark.usefixtures("own_umask")
 def test_root_runs_it_under_an_unprivileged_account_wherever_the_programs_are(
     postgres_folder: Path, tmp_path: Path
 ) -> None:
@@ -154,9 +153,12 @@ def test_root_runs_it_under_an_unprivileged_account_wherever_the_programs_are(
         shutil.copytree(name, tmp_path / name.name)
     subprocess.run(["chmod", "-R", "go=", str(tmp_path)], check=True)
     programs = tmp_path / package.name / "pginstall" / "bin"
-    os.umask(0o077)
+    umask = os.umask(0o077)
 
-    with EmbeddedPostgres(postgres_folder / "pg", durable=False, programs=programs) as postgres:
-        assert ask(postgres.dsn(), "select 1") == 1
-        assert (postgres_folder / "pg/data").stat().st_uid != 0
-        assert (postgres_folder / "pg/programs").exists()
+    try:
+        with EmbeddedPostgres(postgres_folder / "pg", durable=False, programs=programs) as postgres:
+            assert ask(postgres.dsn(), "select 1") == 1
+            assert (postgres_folder / "pg/data").stat().st_uid != 0
+            assert (postgres_folder / "pg/programs").exists()
+    finally:
+        os.umask(umask)

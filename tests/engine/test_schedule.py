@@ -324,12 +324,11 @@ class Senders(RuleBasedStateMachine):
         if task in self.begun:
             return
         self.turns += 1
+        # One that waits out a retry may hold a key that others wait for.
+        counts = not self.some_are_away
         for sender in self.senders:
-            if any(run.at_work for run in sender.runs):
-                sender.passed_by = 0
-            elif not self.some_are_away:
-                # It may wait for a key of one that waits out a retry.
-                sender.passed_by += 1
+            is_at_work = any(run.at_work for run in sender.runs)
+            sender.passed_by = 0 if is_at_work else sender.passed_by + counts
         over = {s.number for s in self.senders if s.is_gone or s.batch.given_up}
         refused = [frozenset(sender.batch.refused_keys) for sender in self.senders]
         self.begun[task] = Beginning(self.turns, self.believes_commuting, over, refused)

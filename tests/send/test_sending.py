@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from service.send import display
-from service.send.command import send_command
 from service.send.display import Display
 from service.send.records import Records
 from tests.harness.running import MakeService
@@ -218,20 +216,19 @@ async def test_a_refusal_ends_the_run_with_what_the_service_says(
     ],
     ids=["host", "cause", "credentials", "query", "url", "port", "outcomes", "folder"],
 )
-@pytest.mark.usefixtures("own_umask")
-def test_what_cannot_be_sent_is_told_without_credentials(
-    tmp_path: Path, arguments: list[str], status: int, says: str
+async def test_what_cannot_be_sent_is_told_without_credentials(
+    command: Command, tmp_path: Path, arguments: list[str], status: int, says: str
 ) -> None:
     path = tmp_path / "r.ndjson"
     path.write_bytes(as_ndjson(RECORDS))
     arguments = [argument.replace("{file}", str(path)) for argument in arguments]
     usual = ["--url", "http://127.0.0.1:1", "--database", "acme", "--token", "t", "--api-key", "k"]
 
-    result = CliRunner().invoke(send_command, [str(path), *usual, *arguments])
+    result = await command.run(str(path), *usual, *arguments)
 
-    assert result.exit_code == status
+    assert result.status == status
     assert says in result.stderr
-    assert "marker" not in result.output
+    assert "marker" not in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
 
 
