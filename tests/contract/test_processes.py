@@ -101,24 +101,6 @@ async def test_it_is_not_ready_before_any_database_is_migrated(
     assert "run care-trials migrate" in (await before.json())["error"]["detail"]
 
 
-async def test_a_process_that_dies_leaves_the_shared_port_to_the_other(
-    start_process: StartProcess,
-) -> None:
-    port = free_port()
-    service, first = await start_process(port=port, reuse_port=True)
-    await start_process(service.databases, port=port, reuse_port=True)
-    # A connection of its own, so that each process gets some.
-    alone = {"Connection": "close"}
-    both = [await service.put([{KEY: key}], headers=alone) for key in range(1, 41)]
-
-    first.kill()
-    first.wait()
-    one = [await service.put([{KEY: key}], headers=alone) for key in range(1, 41)]
-
-    assert [answer.statuses for answer in both] == [[201]] * 40
-    assert [answer.statuses for answer in one] == [[200]] * 40
-
-
 @pytest.mark.skipif(
     "TEST_PGBOUNCER" in os.environ, reason="PostgreSQL sees PgBouncer's connections instead"
 )

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,7 +20,6 @@ COMPOSE_FOLDER = ROOT / "deploy/compose"
 KUBERNETES_FOLDER = ROOT / "deploy/kubernetes"
 SYSTEMD_FOLDER = ROOT / "deploy/systemd"
 MONITORING_FOLDER = ROOT / "deploy/monitoring"
-MAX_CONNECTIONS = 100  # PostgreSQL's default
 FIRST_DAY = "From an empty server to the first batch"
 """The section of docs/operating.md whose commands ``test_first_day.py`` runs."""
 
@@ -27,6 +28,7 @@ MANIFESTS: dict[str, dict[str, Any]] = {
     path.stem: yaml.safe_load(path.read_text()) for path in KUBERNETES_FOLDER.glob("*.yaml")
 }
 PROXY = (COMPOSE_FOLDER / "haproxy.cfg").read_text()
+UNIT = (SYSTEMD_FOLDER / "care-trials@.service").read_text()
 
 
 def instructions(stage: int) -> list[tuple[str, str]]:
@@ -59,23 +61,38 @@ def run(*command: str | Path) -> str:
     return result.stdout
 
 
-def seconds(duration: str) -> int:
-    """Return the seconds of a Compose or HAProxy duration."""
-    match = re.fullmatch(r"(\d+)s", duration)
-    assert match, duration
-    return int(match[1])
+def found(pattern: str, text: str) -> str:
+    """Return the group of a pattern's only match."""
+    (match,) = re.findall(pattern, text, re.MULTILINE)
+    assert isinstance(match, str)
+    return match
 
 
-def references(path: Path) -> set[str]:
-    """Return the secrets that a configuration reads from files."""
-    return set(re.findall(r"\$\{file:[^}]*/([^}/]+)\}", path.read_text()))
+def secrets_in(text: str) -> set[str]:
+    """Return the paths of the files that ``${file:PATH}`` reads."""
+    return set(re.findall(r"\$\{file:([^}]+)\}", text))
 
 
-def load(path: Path, scratch: Path) -> config.Settings:
-    """Return the settings of a configuration, with secrets made up in a folder."""
-    for name in references(path):
-        value = "postgresql://service:password@postgres/acme" if "dsn" in name else "0" * 64
-        (scratch / name).write_text(f"{value}\n")
-    copy = scratch / "service.toml"
-    copy.write_text(re.sub(r"\$\{file:[^}]*/", f"${{file:{scratch}/", path.read_text()))
-    return config.load(copy)
+def load(
+    path: Path, scratch: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> config.Settings:
+    """Return the settings of a configuration and an environment, with made-up secrets in a folder.
+
+    A password is the name of its file, and the user of a DSN in a file is the name of its folder.
+    """
+
+    def moved(text: str) -> str:
+        return text.replace("${file:/", f"${{file:{scratch}/")
+
+    text = path.read_text()
+    for secret in map(Path, secrets_in(text + "".join(environment.values()))):
+        values = {
+            "dsn": f"postgresql://{secret.parent.name}@postgres/acme",
+            "password": secret.name,
+        }
+        copy = scratch / secret.relative_to("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(values.get(secret.name.rpartition("_")[2], "0" * 64) + "\n")
+    (scratch / "service.toml").write_text(moved(text))
+    variables = {name: moved(value) for name, value in environment.items()}
+    return config.load(scratch / "service.toml", variables)

@@ -85,21 +85,6 @@ def test_every_panel_says_what_it_shows_in_which_unit() -> None:
         assert all('instance=~"$instance"' in each["expr"] for each in panel["targets"])
 
 
-def test_the_first_row_is_read_at_a_glance() -> None:
-    first = [panel for panel in PANELS if panel["gridPos"]["y"] == 1]
-
-    assert [panel["title"] for panel in first] == [
-        "Processes up",
-        "Items a second",
-        "Share of failures",
-        "p99 of requests",
-        "Oldest waiting batch",
-    ]
-    for panel in first:
-        assert panel["type"] == "stat"
-        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
-
-
 def test_panels_do_not_overlap() -> None:
     squares = [
         (x, y)

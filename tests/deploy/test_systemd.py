@@ -1,34 +1,20 @@
 """systemd: the unit is sound, and processes that share a port stand in for each other."""
 
 import asyncio
-import re
 import signal
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from service import __version__, cli, config
 from service.demo.postgres import free_port
 from tests.bench.processes import listeners
-from tests.deploy.files import MAX_CONNECTIONS, SYSTEMD_FOLDER, load, run, tool
+from tests.deploy.files import UNIT, found, run, tool
 from tests.harness.ledger import Ledger
 from tests.harness.running import StartProcess
 from tests.harness.service import KEY, ServiceUnderTest
 
-UNIT = (SYSTEMD_FOLDER / "care-trials@.service").read_text()
-CONFIGURATION = SYSTEMD_FOLDER / "service.toml"
 PROGRAM = "/opt/care-trials/bin/care-trials"
-
-
-def values(name: str) -> list[str]:
-    """Return what the unit sets a directive to."""
-    return re.findall(rf"^{name}=(.*)$", UNIT, re.MULTILINE)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> config.Settings:
-    return load(CONFIGURATION, tmp_path)
 
 
 @pytest.fixture
@@ -48,53 +34,15 @@ def test_the_unit_is_sandboxed(unit: Path) -> None:
     run(tool("systemd-analyze"), "security", "--offline=true", "--threshold=15", unit)
 
 
-def test_the_unit_starts_reloads_and_stops_as_the_service_does(settings: config.Settings) -> None:
-    (start,), (reload,) = values("ExecStart"), values("ExecReload")
-
-    assert start == f"{PROGRAM} serve"
-    assert "serve" in cli.main.commands
-    assert reload == "/bin/kill -HUP $MAINPID"
-    assert values("KillSignal") == ["SIGTERM"]
-    assert values("Restart") == ["always"]
-    assert int(values("TimeoutStopSec")[0]) > settings.server.shutdown_grace_seconds
-
-
-def test_the_unit_and_the_steps_before_it_name_the_same_files() -> None:
-    (path,) = re.findall(r"SERVICE_CONFIG=(\S+)", UNIT)
+def test_the_unit_starts_reloads_and_stops_what_the_steps_before_it_installed() -> None:
     head = UNIT.partition("[Unit]")[0]
 
-    assert f"{Path(path).parent}/\n" in head
-    assert f"{Path(PROGRAM).parents[1]}\n" in head
-    assert f"care_case_clinical_trials_service-{__version__}-py3-none-any.whl" in head
-    assert re.search(rf"useradd .*/nologin {values('User')[0]}\n", head)
-    for secret in re.findall(r"\$\{file:([^}]+)\}", CONFIGURATION.read_text()):
-        assert Path(secret).parent == Path(path).parent / "secrets"
-        assert Path(secret).name in head
-
-
-def test_the_processes_share_the_port_and_the_databases_connections(
-    settings: config.Settings,
-) -> None:
-    processes = re.findall(r"care-trials@\d", UNIT)
-
-    assert settings.server.reuse_port
-    for database in settings.databases.values():
-        assert len(processes) * database.pool_max_size < MAX_CONNECTIONS
-
-
-def test_each_process_has_a_management_port_of_its_own() -> None:
-    (variable,) = re.findall(r"^Environment=(SERVICE_SERVER__MANAGEMENT_PORT=\S+)$", UNIT, re.M)
-    name, _, port = variable.replace("%i", "2").partition("=")
-    (path,) = re.findall(r"SERVICE_CONFIG=(\S+)", UNIT)
-    assert Path(path).name == CONFIGURATION.name
-
-    environment = {name: port, "SERVICE_DATABASES__ACME__DSN": "postgresql://h/acme"}
-    for key, value in (("SHA256", "0" * 64), ("DATABASES", "[]")):
-        environment[f"SERVICE_AUTH__API_KEYS__LOADER__{key}"] = value
-    environment["SERVICE_AUTH__JWT__SECRET"] = "x" * 32
-    environment["SERVICE_AUTH__JWT__ALGORITHMS"] = '["HS256"]'
-
-    assert config.load(None, environment).server.management_port == 8082
+    assert found("^ExecStart=(.*)$", UNIT) == f"{PROGRAM} serve"
+    assert found("^ExecReload=(.*)$", UNIT) == "/bin/kill -HUP $MAINPID"
+    assert found("^KillSignal=(.*)$", UNIT) == "SIGTERM"
+    assert found("^Restart=(.*)$", UNIT) == "always"
+    assert f"python3 -m venv {Path(PROGRAM).parents[1]}\n" in head
+    assert f"/usr/sbin/nologin {found('^User=(.*)$', UNIT)}\n" in head
 
 
 async def test_of_four_processes_one_may_be_killed_under_load(
@@ -153,13 +101,3 @@ async def test_one_that_is_stopped_leaves_new_connections_to_the_other(
     answers = await asyncio.gather(*others)
     assert sorted(answer.statuses[0] for answer in answers) == [200] * 8 + [201]
     assert await asyncio.to_thread(stopped.wait, 10) == 0
-
-
-async def test_a_reload_without_a_certificate_ends_nothing(start_process: StartProcess) -> None:
-    service, process = await start_process()
-
-    process.send_signal(signal.SIGHUP)
-
-    await asyncio.sleep(0.3)
-    assert process.poll() is None
-    assert await service.is_alive()
