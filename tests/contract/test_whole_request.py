@@ -1,61 +1,24 @@
-"""Contract section 1, "Request" and "Whole-request errors"."""
+"""Contract section 1, "Request" and "Whole-request errors".
+
+Credentials and malformed HTTP are in ``tests/security``.
+"""
 
 import gzip
 import json
-import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
-import jwt
 import pytest
 
-from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
-from tests.harness.service import API_KEY, GUEST_KEY, KEY, PATH, SECRET, token
+from tests.harness.service import API_KEY, KEY, PATH, SECRET, token
 
 BATCH = [{KEY: 1, "comment": "first"}]
 
 
-def unsigned_token() -> str:
-    return jwt.encode({"sub": "x", "exp": int(time.time()) + 600}, "", algorithm="none")
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        pytest.param({"x-api-key": None}, id="no key"),
-        pytest.param({"x-api-key": "wrong"}, id="wrong key"),
-        pytest.param({"x-api-key": ""}, id="empty key"),
-        pytest.param({"x-api-key": API_KEY + " x"}, id="longer key"),
-        pytest.param({"Authorization": None}, id="no token"),
-        pytest.param({"Authorization": "Bearer nonsense"}, id="no JWT"),
-        pytest.param({"Authorization": "Bearer "}, id="empty token"),
-        pytest.param({"Authorization": f"Basic {token()}"}, id="other scheme"),
-        pytest.param({"Authorization": f"Bearer {token(exp=1)}"}, id="expired"),
-        pytest.param({"Authorization": f"Bearer {token(exp=None)}"}, id="without exp"),
-        pytest.param({"Authorization": f"Bearer {token(exp='soon')}"}, id="exp is a text"),
-        pytest.param({"Authorization": f"Bearer {token(nbf=2**33)}"}, id="not yet valid"),
-        pytest.param({"Authorization": f"Bearer {token('x' * 64)}"}, id="other secret"),
-        pytest.param({"Authorization": f"Bearer {token(algorithm='HS512')}"}, id="other alg"),
-        pytest.param({"Authorization": f"Bearer {unsigned_token()}"}, id="alg none"),
-        pytest.param({"Authorization": f"Bearer {token(sub='x' * 9000)}"}, id="huge token"),
-    ],
-)
-async def test_either_credential_missing_or_invalid_is_401(
-    make_service: MakeService, headers: dict[str, str | None]
-) -> None:
-    service = await make_service()
-
-    answer = await service.put(BATCH, headers=headers)
-
-    assert answer.status == 401
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert "API key" in answer.detail
-    assert await service.comments() == {}
-
-
-@pytest.mark.parametrize("database", ["", None])
-async def test_a_missing_database_header_is_400(
+@pytest.mark.parametrize("database", ["", None, "acme\nacme", "acme\n"])
+async def test_a_missing_or_repeated_database_header_is_400(
     make_service: MakeService, database: str | None
 ) -> None:
     service = await make_service()
@@ -64,21 +27,7 @@ async def test_a_missing_database_header_is_400(
 
     assert answer.status == 400
     assert "vbasoftware-database" in answer.detail
-
-
-async def test_a_forbidden_and_an_unknown_database_look_the_same(
-    make_service: MakeService, make_database: MakeDatabase
-) -> None:
-    service = await make_service(extra_databases={"globex": make_database()})
-
-    forbidden = await service.put(BATCH, database="acme", headers={"x-api-key": GUEST_KEY})
-    unknown = await service.put(BATCH, database="nowhere", headers={"x-api-key": GUEST_KEY})
-    unknown_to_all = await service.put(BATCH, database="nowhere")
-
-    assert forbidden.status == unknown.status == unknown_to_all.status == 403
-    assert forbidden.envelope["error"] == unknown.envelope["error"]
-    assert unknown.envelope["error"] == unknown_to_all.envelope["error"]
-    assert set(forbidden.headers) == set(unknown.headers)
+    assert await service.comments() == {}
 
 
 @pytest.mark.parametrize(
@@ -195,14 +144,18 @@ async def test_the_body_limit_counts_bytes_after_decompression(
     assert "1000 bytes" in exceeds.detail
 
 
-async def test_a_compression_bomb_is_413(make_service: MakeService) -> None:
-    service = await make_service(max_body_bytes=100_000)
+async def test_a_compression_bomb_is_413_and_takes_no_memory(make_service: MakeService) -> None:
+    service = await make_service(max_body_bytes=1_000_000)
+    bomb = gzip.compress(bytes(100_000_000), 1)
 
-    answer = await service.put(
-        gzip.compress(b" " * 50_000_000), headers={"Content-Encoding": "gzip"}
-    )
+    tracemalloc.start()
+    answer = await service.put(bomb, headers={"Content-Encoding": "gzip"})
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
 
     assert answer.status == 413
+    assert peak_bytes < 10_000_000
+    assert (await service.put(BATCH)).statuses == [201]
 
 
 async def test_gzip_may_have_many_members_but_not_any_number(make_service: MakeService) -> None:
@@ -351,10 +304,7 @@ async def test_the_checks_run_in_the_order_of_the_contract(make_service: MakeSer
     [
         ("PUT", "/nowhere", 404),
         ("GET", PATH, 405),
-        ("POST", PATH, 405),
-        ("DELETE", PATH, 405),
         ("PUT", "/livez", 405),
-        ("PUT", PATH + "/", 404),
     ],
 )
 async def test_other_paths_and_methods_get_the_envelope(
@@ -378,18 +328,6 @@ async def test_the_operation_is_served_below_the_base_path(make_service: MakeSer
 
     assert below.statuses == [201]
     assert elsewhere.status == 404
-
-
-async def test_malformed_http_gets_the_envelope(make_service: MakeService) -> None:
-    service = await make_service()
-
-    for request in (b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n"):
-        answer = (await service.raw(request)).decode()
-        head, _, body = answer.partition("\r\n\r\n")
-        assert " 400 " in head.splitlines()[0]
-        assert json.loads(body)["error"]["status"] == 400
-        assert "GARBAGE" not in answer
-        assert "aaaa" not in answer
 
 
 async def test_a_client_that_waits_for_100_continue_sends_its_body_only_when_admitted(
