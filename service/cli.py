@@ -103,11 +103,12 @@ def migrate_command(
     for name in [database] if database else settings.databases:
         tenant = settings.databases[name]
         try:
-            if is_status and not asyncio.run(wait_until_current(tenant.dsn, seconds)):
+            if is_status and not asyncio.run(
+                wait_until_current(tenant.dsn, seconds, tenant.search_path)
+            ):
                 raise MigrationFailed("behind the current schema: run care-trials migrate")
             if not is_status:
-                dsn = tenant.migration_dsn or tenant.dsn
-                asyncio.run(migrate_once_reachable(dsn, seconds, is_distributed=tenant.distributed))
+                asyncio.run(migrate_once_reachable(tenant, seconds))
             click.echo(f"{name}: at the current schema")
         except MigrationFailed as error:
             failed = True

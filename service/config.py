@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from service import sources
-from service.postgres import MOST_PORT, check_dsn
+from service.postgres import MOST_PORT, SEARCH_PATH, check_dsn
 from service.sources import Problems, Wrong
 from service.wire import BATCH_ITEMS
 
@@ -31,6 +31,13 @@ BasePath = Annotated[
 Dsn = Annotated[
     str,
     Meta(pattern=r"^postgres(ql)?://", description="a DSN, postgresql://USER@HOST:PORT/DATABASE"),
+]
+SchemaName = Annotated[
+    str,
+    Meta(
+        # Neither quotes nor a dot, and no name of PostgreSQL's own, which would come first.
+        pattern=r"""^(?!pg_)[^\x00-\x1f"'\\{}.$]{1,63}$""",
+    ),
 ]
 Action = Literal["batch", "read", "write", "delete"]
 
@@ -155,6 +162,9 @@ class Database(_Settings, frozen=True):
     idempotency_days: PositiveInt = 7
     run_items: PositiveInt = 500
     distributed: bool = False
+    search_path: Annotated[
+        list[SchemaName], Meta(min_length=1, description='a list of schemas, as in ["public"]')
+    ] = field(default_factory=lambda: [*SEARCH_PATH])
 
     def __post_init__(self) -> None:
         for setting, dsn in (("dsn", self.dsn), ("migration_dsn", self.migration_dsn)):

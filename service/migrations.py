@@ -1,4 +1,4 @@
-"""Brings a database to the schema in ``sql/migrations/``, by dbmate, and tells whether it is."""
+"""Brings a database to the current schema: the tables by dbmate, then the functions."""
 
 import asyncio
 import os
@@ -6,14 +6,33 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
-from service.postgres import CANNOT_CONNECT, connect_arguments, in_words
-from service.statements import CONNECTION_STATE, DISTRIBUTE, SCHEMA_IS_CURRENT, SQL_FOLDER
+from service.config import Database
+from service.postgres import (
+    CANNOT_CONNECT,
+    SEARCH_PATH,
+    connect_arguments,
+    in_words,
+    schema_is_current,
+    unsafe_schemas,
+)
+from service.statements import (
+    CONNECTION_STATE,
+    DISTRIBUTE,
+    FUNCTIONS,
+    FUNCTIONS_DIGEST,
+    FUNCTIONS_STATE,
+    LOCK_FUNCTIONS,
+    NOTE_FUNCTIONS,
+    SQL_FOLDER,
+    in_schema,
+    path_setting,
+)
 
 CONNECT_SECONDS = 10
 ASK_AGAIN_SECONDS = 0.5
@@ -27,8 +46,8 @@ class Unreachable(MigrationFailed):
     """No server was found that takes migrations; there may be one in a moment."""
 
 
-async def is_current(dsn: str) -> bool:
-    """Tell whether a database is at the current schema; the role needs no right for this.
+async def is_current(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> bool:
+    """Return whether a database is at the current schema; the role needs no privilege for this.
 
     Raises Unreachable.
     """
@@ -39,26 +58,26 @@ async def is_current(dsn: str) -> bool:
     except CANNOT_CONNECT as error:
         raise Unreachable(in_words(error, dsn)) from None
     try:
-        return bool(await connection.fetchval(SCHEMA_IS_CURRENT))
+        return await schema_is_current(connection, search_path[0])
     finally:
         await connection.close()
 
 
-async def wait_until_current(dsn: str, seconds: float) -> bool:
-    """Tell the same once it is, or when the time is over. Raises Unreachable."""
-    return await _wait(lambda: is_current(dsn), seconds)
+async def wait_until_current(
+    dsn: str, seconds: float, search_path: Sequence[str] = SEARCH_PATH
+) -> bool:
+    """Return the same as soon as it is, or when the time is over. Raises Unreachable."""
+    return await _wait(lambda: is_current(dsn, search_path), seconds)
 
 
-async def migrate_once_reachable(dsn: str, seconds: float, *, is_distributed: bool = False) -> None:
-    """Apply the missing migrations as soon as a server is there. Raises MigrationFailed.
-
-    ``is_distributed``: then let Citus distribute the record table, unless it is already.
-    """
+async def migrate_once_reachable(database: Database, seconds: float) -> None:
+    """Migrate a database as soon as its server is there. Raises MigrationFailed."""
+    dsn = database.migration_dsn or database.dsn
 
     async def attempt() -> bool:
-        await migrate(dsn)
-        if is_distributed:
-            await distribute(dsn)
+        await migrate(dsn, database.search_path)
+        if database.distributed:
+            await distribute(dsn, database.search_path)
         return True
 
     await _wait(attempt, seconds)
@@ -79,22 +98,46 @@ async def _wait(attempt: Callable[[], Awaitable[bool]], seconds: float) -> bool:
         await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
-async def migrate(dsn: str) -> None:
-    """Apply the migrations that are missing.
+async def migrate(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None:
+    """Apply the missing migrations, then the functions if this release of them is not in place.
 
-    May run again, and in several processes at once: dbmate holds a lock. Raises
-    MigrationFailed.
+    Safe to repeat, and to run in several processes at the same time: dbmate holds a lock, and so
+    does the transaction that applies the functions. Raises MigrationFailed.
     """
-    result = subprocess.run(  # noqa: ASYNC221
+    schema, path = search_path[0], path_setting(search_path)
+    connection, host = await _connect_to_primary(dsn, search_path)
+    try:
+        for finding in await unsafe_schemas(connection, search_path):
+            raise MigrationFailed(finding)
+        _run_dbmate(dsn, host, schema, path)
+        async with connection.transaction():
+            await connection.execute(LOCK_FUNCTIONS)
+            (state,) = await connection.fetch(in_schema(FUNCTIONS_STATE, schema), FUNCTIONS_DIGEST)
+            if not state["is_newest"] or state["search_path"] != path:
+                for function in FUNCTIONS:
+                    await connection.execute(function)
+                await connection.execute(in_schema(NOTE_FUNCTIONS, schema), FUNCTIONS_DIGEST)
+    except asyncpg.PostgresError as error:
+        raise MigrationFailed(f"the functions cannot be applied: {error}") from None
+    finally:
+        await connection.close()
+
+
+def _run_dbmate(dsn: str, host: SplitResult, schema: str, path: str) -> None:
+    options = dict(parse_qsl(host.query))
+    # Its driver takes a search path as a whole only there, where a backslash escapes a space.
+    options["options"] = "-csearch_path=" + path.replace(", ", ",").replace(" ", "\\ ")
+    result = subprocess.run(
         [
             _dbmate(),
             *("--env", "DBMATE_URL"),
             *("--migrations-dir", SQL_FOLDER / "migrations"),
+            *("--migrations-table", f"{schema}.care_case_clinical_trial_migrations"),
             *("--migration-lock", "--no-dump-schema"),
             "migrate",
         ],
-        # By the environment: arguments show in the process list.
-        env={**os.environ, "DBMATE_URL": await _dbmate_url(dsn)},
+        # In the environment: arguments are visible in the process list.
+        env={**os.environ, "DBMATE_URL": host._replace(query=urlencode(options)).geturl()},
         cwd=SQL_FOLDER,
         capture_output=True,
         text=True,
@@ -104,7 +147,7 @@ async def migrate(dsn: str) -> None:
         raise MigrationFailed(f"dbmate: {_without_credentials(result.stderr, dsn)}")
 
 
-async def distribute(dsn: str) -> None:
+async def distribute(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None:
     """Distribute the record table by its key over the workers of Citus, unless it is already.
 
     Raises MigrationFailed.
@@ -114,7 +157,7 @@ async def distribute(dsn: str) -> None:
     except CANNOT_CONNECT as error:
         raise Unreachable(in_words(error, dsn)) from None
     try:
-        await connection.execute(DISTRIBUTE)
+        await connection.execute(in_schema(DISTRIBUTE, search_path[0]))
     except asyncpg.UndefinedTableError:
         raise MigrationFailed(
             'distributed = true, but the database has no Citus: run "create extension citus" in it'
@@ -135,10 +178,13 @@ def _dbmate() -> str:
     return program
 
 
-async def _dbmate_url(dsn: str) -> str:
-    """Return the DSN for dbmate's driver, which knows neither several hosts nor "prefer".
+async def _connect_to_primary(
+    dsn: str, search_path: Sequence[str]
+) -> tuple["asyncpg.Connection[asyncpg.Record]", SplitResult]:
+    """Return a connection to the primary, and its URL for dbmate.
 
-    The connection that asyncpg makes tells which host is the primary and whether TLS is used.
+    dbmate's driver knows neither several hosts nor "prefer"; the connection shows which host is the
+    primary and whether TLS is used.
     """
     try:
         hosts = _each_host(urlsplit(dsn))
@@ -148,34 +194,34 @@ async def _dbmate_url(dsn: str) -> str:
     for single in hosts:
         try:
             connection = await asyncpg.connect(
-                **connect_arguments(single.geturl(), CONNECT_SECONDS)
+                **connect_arguments(single.geturl(), CONNECT_SECONDS),
+                server_settings={"search_path": path_setting(search_path)},
             )
         except CANNOT_CONNECT as error:
             failure = in_words(error, single.geturl())
             continue
-        try:
-            ((is_encrypted, is_standby),) = await connection.fetch(CONNECTION_STATE)
-        finally:
-            await connection.close()
-        if is_standby:
-            failure = f"{single.hostname} is a standby, which takes no writes"
-            continue
-        options = dict(parse_qsl(single.query))
-        options.pop("target_session_attrs", None)
-        # As parameters: in their usual place its driver takes no socket, and no address of IPv6.
-        if single.hostname:
-            options["host"] = unquote(single.hostname)
-        if single.port:
-            options["port"] = str(single.port)
-        if not is_encrypted:
-            options["sslmode"] = "disable"
-        elif options.get("sslmode") not in ("require", "verify-ca", "verify-full"):
-            options["sslmode"] = "require"
-        credentials, at, _ = single.netloc.rpartition("@")
-        return single._replace(
-            scheme="postgres", netloc=f"{credentials}{at}", query=urlencode(options)
-        ).geturl()
+        ((is_encrypted, is_standby),) = await connection.fetch(CONNECTION_STATE)
+        if not is_standby:
+            return connection, _for_dbmate(single, is_encrypted=is_encrypted)
+        failure = f"{single.hostname} is a standby, which takes no writes"
+        await connection.close()
     raise Unreachable(failure)
+
+
+def _for_dbmate(single: SplitResult, *, is_encrypted: bool) -> SplitResult:
+    options = dict(parse_qsl(single.query))
+    options.pop("target_session_attrs", None)
+    # As parameters: in their usual place its driver takes no socket, and no address of IPv6.
+    if single.hostname:
+        options["host"] = unquote(single.hostname)
+    if single.port:
+        options["port"] = str(single.port)
+    if not is_encrypted:
+        options["sslmode"] = "disable"
+    elif options.get("sslmode") not in ("require", "verify-ca", "verify-full"):
+        options["sslmode"] = "require"
+    credentials, at, _ = single.netloc.rpartition("@")
+    return single._replace(scheme="postgres", netloc=f"{credentials}{at}", query=urlencode(options))
 
 
 def _each_host(parts: SplitResult) -> list[SplitResult]:

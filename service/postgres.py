@@ -2,10 +2,16 @@
 
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
+
+from service.statements import FUNCTIONS_DIGEST, SCHEMA_IS_CURRENT, UNSAFE_SCHEMAS, in_schema
+
+SEARCH_PATH = ("public",)
+"""Where the record table is, unless a database has a ``search_path`` of its own."""
 
 CANNOT_CONNECT = (
     OSError,
@@ -116,3 +122,23 @@ def in_words(error: BaseException, dsn: str) -> str:
         if kind in words:
             return words[kind]
     return f"cannot connect to {where} ({why_not_connected(error)})"
+
+
+async def schema_is_current(connection: Any, schema: str) -> bool:
+    """Return whether ``migrate`` of this release or a later one has run; needs no privilege."""
+    try:
+        statement = in_schema(SCHEMA_IS_CURRENT, schema)
+        return bool(await connection.fetchval(statement, FUNCTIONS_DIGEST))
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+        return False
+
+
+async def unsafe_schemas(connection: Any, search_path: Sequence[str]) -> list[str]:
+    """Return why a search path is not safe, in words; nothing if it is (contract, promise 13)."""
+    return [
+        f"search_path: {schema} does not exist"
+        if grantee is None
+        else f"search_path: {grantee} can create objects in the schema {schema}; run: revoke create"
+        f" on schema {schema} from {grantee}"
+        for schema, grantee in await connection.fetch(UNSAFE_SCHEMAS, list(search_path))
+    ]

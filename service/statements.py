@@ -1,5 +1,11 @@
-"""The raw SQL that the service runs, read once from ``sql/``."""
+"""The raw SQL that the service runs, read once from ``sql/``.
 
+``{schema}`` stands for the schema of the record table, the first of a database's ``search_path``.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 _INSTALLED = Path(__file__).with_name("sql")
@@ -14,23 +20,49 @@ def _read(name: str) -> str:
 
 APPLY = _read("engine/apply")
 CLAIM = _read("engine/claim")
-CLOCK = _read("engine/clock")
 END_SESSION = _read("engine/end_session")
 FORGET = _read("engine/forget")
 RECEIPTS_KEPT = _read("engine/receipts_kept")
+SESSION = _read("engine/session")
 
 RECORD = _read("reading/record")
 PAGE = _read("reading/page")
 """Its ``{order}`` is to be filled in."""
 
 DISTRIBUTE = _read("operations/distribute")
+FUNCTIONS_STATE = _read("operations/functions_state")
 IS_DISTRIBUTED = _read("operations/is_distributed")
 CONNECTION_STATE = _read("operations/connection_state")
 KEPT_FROM_COMMUTING = _read("operations/kept_from_commuting")
+LOCK_FUNCTIONS = _read("operations/lock_functions")
 MISSING_PRIVILEGES = _read("operations/missing_privileges")
+PATHLESS_TRIGGERS = _read("operations/pathless_triggers")
+NOTE_FUNCTIONS = _read("operations/note_functions")
 SERVER_STATE = _read("operations/server_state")
 SCHEMA_IS_CURRENT = _read("operations/schema_is_current")
+UNSAFE_SCHEMAS = _read("operations/unsafe_schemas")
 UNSUPPORTED = _read("operations/unsupported")
 
 LATEST_RECORDS = SQL_FOLDER / "operations" / "latest_records.sql"
 """For psql, not for the service."""
+
+FUNCTIONS = [path.read_text() for path in sorted((SQL_FOLDER / "functions").glob("*.sql"))]
+"""The functions that the statements call; ``migrate`` applies them."""
+
+FUNCTIONS_DIGEST = hashlib.sha256("".join(FUNCTIONS).encode()).hexdigest()
+
+
+@cache
+def in_schema(statement: str, schema: str) -> str:
+    """Return the statement for a schema."""
+    return statement.replace("{schema}", f'"{schema}"')
+
+
+CLEAN_PATH = "pg_catalog, pg_temp"
+"""The search path of the service's sessions: the statements name the schema, and the functions
+have a search path of their own."""
+
+
+def path_setting(search_path: Sequence[str]) -> str:
+    """Return a search path as PostgreSQL's setting; temporary tables come last, never first."""
+    return ", ".join(f'"{schema}"' for schema in (*search_path, "pg_temp"))

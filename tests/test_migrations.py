@@ -3,21 +3,17 @@
 import asyncio
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 import pytest
 
-from service import migrations
 from service.demo.postgres import EmbeddedPostgres
 from service.migrations import MigrationFailed, is_current, migrate, wait_until_current
-from service.statements import MISSING_PRIVILEGES, SQL_FOLDER
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
 from tests.harness.service import KEY
@@ -45,83 +41,6 @@ async def test_four_processes_may_migrate_at_once(make_database: MakeDatabase) -
 
     assert codes == [0] * 4
     assert await is_current(dsn)
-
-
-MIGRATIONS_OF_1_0 = ["0001_care_case_clinical_trial.sql", "0002_upsert_functions.sql"]
-
-GRANTS_OF_1_0 = """
-    grant select, insert, update on care_case_clinical_trial to {role};
-    grant usage, update on sequence
-        care_case_clinical_trial_care_case_clinical_trial_key_seq to {role}
-"""
-
-# What 1.0 runs for a chunk; then, where that fails, item by item.
-UPSERT_OF_1_0 = """
-    select written.created, written.updated
-    from care_case_clinical_trial_upsert($1, 'one', true) as written
-"""
-UPSERT_EACH_OF_1_0 = """
-    select outcome.item_position, outcome.key, outcome.created, outcome.error_sqlstate
-    from care_case_clinical_trial_upsert_each($1, 'one', true, array['08']) as outcome
-"""
-
-
-def _items(*keys: int, case_key: int | None = None) -> list[tuple[Any, ...]]:
-    return [(key, None, None, None, case_key, *[None] * 13) for key in keys]
-
-
-async def test_1_0_serves_on_while_its_database_is_upgraded_and_afterwards(
-    make_database: MakeDatabase,
-    make_service: MakeService,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    dsn, role = make_database(migrated=False), f"role_{secrets.token_hex(4)}"
-    (tmp_path / "migrations").mkdir()
-    for name in MIGRATIONS_OF_1_0:
-        shutil.copy(SQL_FOLDER / "migrations" / name, tmp_path / "migrations")
-    with monkeypatch.context() as patched:
-        patched.setattr(migrations, "SQL_FOLDER", tmp_path)
-        await migrate(dsn)
-    owner = await asyncpg.connect(dsn)
-    await owner.execute(
-        "alter table care_case_clinical_trial add constraint own check (case_key > 0);"
-        f"create role {role} login password '{role}'; {GRANTS_OF_1_0.format(role=role)}"
-    )
-    theirs = re.sub(r"://[^/]*@", f"://{role}:{role}@", dsn)
-    old = await asyncpg.connect(theirs)
-    try:
-        await old.fetch(UPSERT_OF_1_0, _items(1, 2))
-        async with old.transaction():
-            # A statement in the middle of its work; whatever wants the table for itself waits.
-            await old.fetch(UPSERT_OF_1_0, _items(2, 3))
-            await asyncio.wait_for(asyncio.to_thread(asyncio.run, migrate(dsn)), 20)
-        missing = await old.fetch(MISSING_PRIVILEGES)
-        service = await make_service({"acme": theirs})
-        answer = await service.put(
-            [{KEY: 3}, {KEY: 4}, {KEY: 0}], headers={"Idempotency-Key": "of-the-upgrade"}
-        )
-        (written,) = await old.fetch(UPSERT_OF_1_0, _items(4, 15))
-        one_by_one = await old.fetch(
-            UPSERT_EACH_OF_1_0, [*_items(4, 16), *_items(17, case_key=-1), *_items(18)]
-        )
-        again = await service.put([{KEY: 18}, {KEY: 17}])
-    finally:
-        await old.close()
-        await owner.execute(f"drop owned by {role}; drop role {role}")
-        await owner.close()
-
-    assert not missing
-    assert answer.statuses == [200, 201, 201]
-    assert tuple(written) == ([15], [4])
-    assert [tuple(row) for row in one_by_one] == [
-        (1, 4, False, None),
-        (2, 16, True, None),
-        (3, 17, None, "23514"),
-        (4, 18, True, None),
-        (5, None, None, None),
-    ]
-    assert again.statuses == [200, 201]
 
 
 @pytest.fixture
@@ -212,3 +131,36 @@ async def test_a_failure_names_its_cause_and_no_credential(dsn: str) -> None:
         await migrate(dsn)
 
     assert "marker" not in str(raised.value)
+
+
+async def test_the_list_of_migrations_is_the_services_own(make_database: MakeDatabase) -> None:
+    """Others of dbmate's users, Ecto, Rails and golang-migrate keep theirs in schema_migrations."""
+    dsn = make_database(migrated=False)
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "create table schema_migrations (version bigint primary key, dirty boolean not null);"
+        "insert into schema_migrations values (1, true), (2, false)"
+    )
+
+    await migrate(dsn)
+
+    assert await is_current(dsn)
+    assert await connection.fetchval("select count(*) from schema_migrations") == 2
+    await connection.close()
+
+
+async def test_functions_of_another_release_are_replaced(make_database: MakeDatabase) -> None:
+    dsn = make_database()
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "insert into care_case_clinical_trial_functions values ('of a later release');"
+        "create or replace function care_case_clinical_trial_commutes() returns boolean"
+        " language sql as 'select false'"
+    )
+    # A service of this release goes on while a later one is being installed.
+    assert await is_current(dsn)
+
+    await migrate(dsn)
+
+    assert await connection.fetchval("select care_case_clinical_trial_commutes()")
+    await connection.close()

@@ -6,14 +6,20 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.config import Database, Tuning
-from service.postgres import CANNOT_CONNECT, connect_arguments
-from service.statements import CLOCK, SCHEMA_IS_CURRENT
+from service.postgres import (
+    CANNOT_CONNECT,
+    connect_arguments,
+    schema_is_current,
+    unsafe_schemas,
+)
+from service.statements import CLEAN_PATH, SESSION, in_schema
 from service.telemetry import metrics
 
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
@@ -30,16 +36,57 @@ KEEPALIVE = {
 probes, and milliseconds; systems that lack an option do without it."""
 
 
+class UnsafeSearchPath(asyncpg.InterfaceError):
+    """Others can create objects in a schema of the search path; the message names the remedy."""
+
+
+class NotReplicated(asyncpg.InterfaceError):
+    """A statement committed, but its wait for a standby was cut short: it is in doubt."""
+
+    def __init__(self) -> None:
+        super().__init__("canceled wait for synchronous replication")
+
+
+class Session:
+    """What is known of a connection's session at the server.
+
+    ``clock_offset``: seconds since 1970 by the server's clock, minus ``time.monotonic()`` here.
+    ``is_unreplicated``: the wait of a commit for a standby was cut short.
+    """
+
+    def __init__(self) -> None:
+        self.clock_offset = 0.0
+        self.is_unreplicated = False
+
+
 class _ServerConnection(asyncpg.Connection):
-    """A connection that knows what its server's clock shows."""
+    """A connection that notices commits which a standby did not confirm."""
 
-    clock_offset: float
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.session = Session()
+
+    async def fetch(self, *args: Any, **options: Any) -> Any:
+        """Return the rows of a statement. Raises NotReplicated besides what asyncpg raises."""
+        rows = await super().fetch(*args, **options)
+        if self.session.is_unreplicated:
+            raise NotReplicated
+        return rows
+
+    def _process_log_message(self, fields: Mapping[str, str], last_query: object) -> None:
+        # Of the server's fields, only the name of its routine is the same in every language. (A
+        # listener of asyncpg's would be gone after the connection's first release.)
+        if fields.get("R") == "SyncRepWaitForLSN":
+            self.session.is_unreplicated = True
+        super()._process_log_message(  # type: ignore[misc]
+            fields, last_query
+        )
 
 
-def clock_offset(connection: PooledConnection) -> float:
-    """Return the seconds since 1970 by the server's clock, less ``time.monotonic()`` here."""
-    offset: float = connection.clock_offset  # type: ignore[attr-defined]
-    return offset
+def session_of(connection: PooledConnection) -> Session:
+    """Return the session of a connection."""
+    session: Session = connection.session  # type: ignore[attr-defined]
+    return session
 
 
 class Pool:
@@ -58,9 +105,14 @@ class Pool:
         self.idempotency_days = database.idempotency_days
         self.run_items = database.run_items
         self.is_distributed = database.distributed
+        self.schema = database.search_path[0]
         self._connections = connections
         # So that reads, which may take long, leave connections to the writer.
         self.reads = asyncio.Semaphore(max(1, database.pool_max_size // 2))
+
+    def sql(self, statement: str) -> str:
+        """Return a statement for the schema of this database's record table."""
+        return in_schema(statement, self.schema)
 
     def acquire(self, timeout: float) -> AbstractAsyncContextManager[PooledConnection]:
         """Lend a connection, a new one if need be. Raises TimeoutError after so many seconds."""
@@ -147,6 +199,7 @@ class Databases:
             # PgBouncer refuses them; there the role has to carry them.
             server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
             server_settings["default_transaction_isolation"] = "read committed"
+            server_settings["search_path"] = CLEAN_PATH
         connections = await asyncpg.create_pool(
             **connect_arguments(database.dsn, self._connect_seconds),
             min_size=0,
@@ -155,7 +208,7 @@ class Databases:
             command_timeout=database.statement_timeout_seconds + self._connect_seconds,
             server_settings=server_settings,
             reset=_keep_session,
-            init=_prepare,
+            init=partial(_prepare, database),
             connection_class=_ServerConnection,
             **options,
         )
@@ -186,10 +239,9 @@ class Databases:
             return True
         try:
             async with pool.acquire(self._connect_seconds) as connection:
-                (row,) = await connection.fetch(SCHEMA_IS_CURRENT)
+                return await schema_is_current(connection, pool.schema)
         except CANNOT_CONNECT:
             return None
-        return bool(row["is_current"])
 
     async def close(self, others: Sequence[Self] = ()) -> None:
         """Close the pools, but for those that others use, too.
@@ -212,11 +264,13 @@ async def _keep_session(_connection: object) -> None:
     """Replace asyncpg's reset, a round trip for each chunk: no statement changes the session."""
 
 
-async def _prepare(connection: Any) -> None:
-    """Read the server's clock, and keep the way to it under watch."""
+async def _prepare(database: Database, connection: Any) -> None:
+    """Make a new connection usable. Raises UnsafeSearchPath."""
+    for reason in await unsafe_schemas(connection, database.search_path):
+        raise UnsafeSearchPath(reason)
     asked_at = time.monotonic()
-    seconds = await connection.fetchval(CLOCK)
-    connection.clock_offset = seconds - (asked_at + time.monotonic()) / 2
+    seconds = await connection.fetchval(SESSION, not database.transaction_pooling)
+    connection.session.clock_offset = seconds - (asked_at + time.monotonic()) / 2
     _keep_alive(connection)
 
 

@@ -7,14 +7,26 @@ from typing import Any, Literal, NamedTuple
 import asyncpg
 
 from service.config import Database
-from service.postgres import CANNOT_CONNECT, address, connect_arguments, in_words
+from service.postgres import (
+    CANNOT_CONNECT,
+    address,
+    connect_arguments,
+    in_words,
+    schema_is_current,
+    unsafe_schemas,
+)
 from service.statements import (
+    CLEAN_PATH,
+    FUNCTIONS_DIGEST,
+    FUNCTIONS_STATE,
     IS_DISTRIBUTED,
     KEPT_FROM_COMMUTING,
     MISSING_PRIVILEGES,
-    SCHEMA_IS_CURRENT,
+    PATHLESS_TRIGGERS,
     SERVER_STATE,
     UNSUPPORTED,
+    in_schema,
+    path_setting,
 )
 
 ISOLATION = "read committed"
@@ -35,7 +47,9 @@ async def inspect(name: str, database: Database, connect_seconds: float) -> list
     subject = f"database {name}"
     try:
         connection = await asyncpg.connect(
-            **connect_arguments(database.dsn, connect_seconds), statement_cache_size=0
+            **connect_arguments(database.dsn, connect_seconds),
+            statement_cache_size=0,
+            server_settings={} if database.transaction_pooling else {"search_path": CLEAN_PATH},
         )
     except CANNOT_CONNECT as error:
         return [Finding("failed", subject, in_words(error, database.dsn))]
@@ -67,18 +81,27 @@ async def inspect_owner(name: str, dsn: str, connect_seconds: float) -> Finding:
 
 
 async def _look(connection: Any, database: Database) -> AsyncIterator[tuple[Level, str]]:
-    if not await connection.fetchval(SCHEMA_IS_CURRENT):
+    schema, path = database.search_path[0], path_setting(database.search_path)
+    reasons = await unsafe_schemas(connection, database.search_path)
+    if reasons:
+        for reason in reasons:
+            yield "failed", reason
+        return
+    if not await schema_is_current(connection, schema):
         yield "failed", "not at the current schema: run care-trials migrate"
         return
+    (functions,) = await connection.fetch(in_schema(FUNCTIONS_STATE, schema), FUNCTIONS_DIGEST)
+    if functions["search_path"] != path:
+        yield "failed", f"search_path is {path} now: run care-trials migrate"
     (state,) = await connection.fetch(SERVER_STATE)
     role = state["user_name"]
     if state["is_standby"]:
         yield "failed", "a standby, which takes no writes; name the primary in dsn"
-    for (missing,) in await connection.fetch(MISSING_PRIVILEGES):
+    for (missing,) in await connection.fetch(in_schema(MISSING_PRIVILEGES, schema)):
         yield "failed", f"the role {role} lacks a right: grant {missing} to {role}"
-    for (reason,) in await connection.fetch(UNSUPPORTED):
+    for (reason,) in await connection.fetch(in_schema(UNSUPPORTED, schema)):
         yield "failed", reason
-    if database.distributed and not await connection.fetchval(IS_DISTRIBUTED):
+    if database.distributed and not await connection.fetchval(in_schema(IS_DISTRIBUTED, schema)):
         yield "failed", "distributed = true, but it is not: run care-trials migrate"
     if database.transaction_pooling and state["isolation"] != ISOLATION:
         yield "failed", f"alter role {role} set default_transaction_isolation = '{ISOLATION}'"
@@ -97,6 +120,18 @@ async def _look(connection: Any, database: Database) -> AsyncIterator[tuple[Leve
             "synchronous_commit or fsync is off: a crash of the server may lose records that were"
             " acknowledged",
         )
-    reasons = [reason for (reason,) in await connection.fetch(KEPT_FROM_COMMUTING)]
+    if database.transaction_pooling and state["search_path"] != CLEAN_PATH:
+        yield "warning", f"run: alter role {role} set search_path = {CLEAN_PATH}"
+    if database.transaction_pooling and state["transaction_timeout"] not in (None, "0"):
+        yield "failed", f"run: alter role {role} set transaction_timeout = 0"
+    for (function,) in await connection.fetch(in_schema(PATHLESS_TRIGGERS, schema)):
+        yield (
+            "warning",
+            f"the trigger function {function} has no search_path of its own and runs with {path};"
+            f" to change that: alter function {function} set search_path = …",
+        )
+    reasons = [
+        reason for (reason,) in await connection.fetch(in_schema(KEPT_FROM_COMMUTING, schema))
+    ]
     if reasons:
         yield "ok", f"records are applied one by one, more slowly, because of {', '.join(reasons)}"

@@ -86,7 +86,7 @@ async def _read(
     async def work(
         connection: PooledConnection, _deadline: float, seconds: float
     ) -> list[asyncpg.Record]:
-        return await connection.fetch(statement, *arguments, timeout=seconds)
+        return await connection.fetch(pool.sql(statement), *arguments, timeout=seconds)
 
     try:
         async with asyncio.timeout(WAIT_SECONDS):

@@ -80,7 +80,9 @@ class Requests:
         async def work(
             connection: PooledConnection, _deadline: float, seconds: float
         ) -> asyncpg.Record:
-            (claim,) = await connection.fetch(CLAIM, request_id, digest, timeout=seconds)
+            (claim,) = await connection.fetch(
+                self._pool.sql(CLAIM), request_id, digest, timeout=seconds
+            )
             return claim
 
         until = asyncio.get_running_loop().time() + patience
@@ -106,9 +108,9 @@ class Requests:
 
         async def work(connection: PooledConnection, _deadline: float, seconds: float) -> int:
             forgotten: int = await connection.fetchval(
-                FORGET, self._pool.idempotency_days, FORGET_AT_ONCE, timeout=seconds
+                self._pool.sql(FORGET), self._pool.idempotency_days, FORGET_AT_ONCE, timeout=seconds
             )
-            kept = await connection.fetchval(RECEIPTS_KEPT, timeout=seconds)
+            kept = await connection.fetchval(self._pool.sql(RECEIPTS_KEPT), timeout=seconds)
             metrics.RECEIPTS.labels(self._pool.name).set(kept or 0)
             return forgotten
 

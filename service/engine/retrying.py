@@ -10,7 +10,13 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 
-from service.engine.databases import Pool, PooledConnection, clock_offset
+from service.engine.databases import (
+    NotReplicated,
+    Pool,
+    PooledConnection,
+    UnsafeSearchPath,
+    session_of,
+)
 from service.engine.sqlstates import READ_ONLY, TIMED_OUT, meaning_of, sqlstate_of
 from service.postgres import CANNOT_CONNECT, why_not_connected
 from service.statements import END_SESSION
@@ -40,6 +46,7 @@ CANCELLED_SECONDS = 1
 """How long it then waits for the end, with which the rows of others are let go."""
 
 UNREACHABLE = "The database could not be reached"
+NOT_REPLICATED = "The database's standby did not confirm the commit"
 
 
 class Unavailable(Exception):
@@ -146,7 +153,8 @@ async def with_connection(
                 await _outlive(pool, lost)
                 raise TimedOut(is_in_doubt=True) from None
             is_in_doubt = True
-            cause, kind, words = why_not_connected(error.cause), "connection", UNREACHABLE
+            cause, kind = why_not_connected(error.cause), "connection"
+            words = NOT_REPLICATED if isinstance(error.cause, NotReplicated) else UNREACHABLE
         except asyncpg.PostgresError as error:
             cause = sqlstate_of(error)
             kind = cause[:2]
@@ -200,6 +208,8 @@ async def served(
 
 def _words_of(cause: Exception, pool: Pool) -> str:
     """Return why there is no connection, in words."""
+    if isinstance(cause, UnsafeSearchPath):
+        return "The database is not safe to use; run: care-trials check-config"
     if isinstance(cause, TimeoutError) and pool.is_exhausted:
         return "The service's connections to the database are all at work"
     meaning = meaning_of(getattr(cause, "sqlstate", None) or "")
@@ -268,13 +278,13 @@ async def _outlive(pool: Pool, lost: _LostSession) -> None:
 
 async def _run(work: Work[Result], connection: PooledConnection, seconds: float) -> Result:
     try:
-        server_process, offset = connection.get_server_pid(), clock_offset(connection)
+        server_process, session = connection.get_server_pid(), session_of(connection)
     except asyncpg.InterfaceError as error:
         # Lost before anything was sent.
         raise _Refused(error) from error
     deadline = time.monotonic() + seconds
     try:
-        return await work(connection, deadline + offset, seconds + CANCEL_SECONDS)
+        return await work(connection, deadline + session.clock_offset, seconds + CANCEL_SECONDS)
     except asyncpg.DataError as error:
         # asyncpg raises it by itself, too, for an argument that it cannot encode, and quotes
         # that; it then lacks the severity that every server sends.
@@ -289,4 +299,5 @@ async def _run(work: Work[Result], connection: PooledConnection, seconds: float)
         # Not to be used again. A loss that asyncpg has noticed itself has taken it from us already.
         with suppress(asyncpg.InterfaceError):
             connection.terminate()
-        raise _Lost(error, _LostSession(server_process, deadline)) from error
+        cause = NotReplicated() if session.is_unreplicated else error
+        raise _Lost(cause, _LostSession(server_process, deadline)) from error

@@ -24,7 +24,7 @@ NEVER_GONE: Callable[[], bool] = bool
 class Mode(StrEnum):
     """What becomes of a record that exists, and of one that does not.
 
-    Their meanings stand in sql/migrations/0003_apply.sql.
+    Their meanings stand in sql/functions/care_case_clinical_trial_apply.sql.
     """
 
     UPSERT = "upsert"

@@ -11,12 +11,11 @@ from service.engine.reserved import NO_WINDOW, Window
 from service.engine.retrying import CONNECTION_LOST
 from service.engine.rows import Mode, Row, Run
 from service.engine.sqlstates import PASSING_ARRAY
-from service.statements import APPLY
 from service.wire import INT32, Outcome
 
 MOST_PLACES = 2048
 """How far apart in the request the items of one statement are at most; the look for receipts
-relies on it (sql/migrations/0003_apply.sql)."""
+relies on it (sql/functions/care_case_clinical_trial_apply.sql)."""
 
 SHORT_PATIENCE = "80ms"
 """Whoever holds others' rows waits no longer for a lock: less than deadlock_timeout, so that
@@ -35,7 +34,7 @@ RECEIPTS = "care_case_clinical_trial_receipt"
 
 
 class Answer(NamedTuple):
-    """What the function tells; its fields are described in sql/migrations/0003_apply.sql."""
+    """The function's result; its file in sql/functions/ describes the fields."""
 
     states: str
     commutes: bool
@@ -127,8 +126,13 @@ class Statement:
             return "mode"
         return None if self._is_distinct else "keys"
 
-    async def run(self, connection: PooledConnection, deadline: float, seconds: float) -> Applied:
-        """Send it; it undoes itself past the deadline, and is cancelled after so many seconds."""
+    async def run(
+        self, query: str, connection: PooledConnection, deadline: float, seconds: float
+    ) -> Applied:
+        """Send it, as the query APPLY; it undoes itself past the deadline.
+
+        After so many seconds it is canceled.
+        """
         keys = self.keys
         rows, sequence, ranges = self._rows, None, None
         if self._has_receipts:
@@ -147,7 +151,7 @@ class Statement:
             sequence = [position + 1 for position in positions]
         try:
             ((record,),) = await connection.fetch(
-                APPLY,
+                query,
                 rows,
                 self.batch.user,
                 sequence,

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import asyncpg
@@ -29,6 +30,7 @@ from service.engine.sqlstates import (
     sqlstate_of,
 )
 from service.engine.statement import RECEIPTS, Applied, Statement
+from service.statements import APPLY
 from service.telemetry import metrics
 from service.telemetry.logs import bare
 from service.wire import Outcome
@@ -66,6 +68,7 @@ class Writer:
             int(1000 * patience),
             is_distributed=pool.is_distributed,
         )
+        self._query = pool.sql(APPLY)
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests = Requests(pool)
         # In a context of its own, not in that of the request which happened to be the first.
@@ -169,12 +172,11 @@ class Writer:
         seconds = float(self.pool.statement_seconds)
         if not statement.is_lone:
             seconds = min(STATEMENT_SECONDS, seconds)
+        work = partial(statement.run, self._query)
         attempt = 0
         while True:
             attempt += 1
-            applied = await with_connection(
-                self.pool, statement.run, seconds, statement.batch.activity_id
-            )
+            applied = await with_connection(self.pool, work, seconds, statement.batch.activity_id)
             stopped = applied.stopped
             if not statement.is_lone or stopped is None or not meaning_of(stopped).is_retried:
                 return applied

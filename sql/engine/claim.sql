@@ -4,4 +4,4 @@
 -- Columns: is_running (a statement of the same request is at work; nothing was claimed),
 -- is_another (the request came before with other bytes)
 select claim.is_running, claim.is_another
-from care_case_clinical_trial_claim($1, $2) as claim
+from {schema}.care_case_clinical_trial_claim($1, $2) as claim

@@ -3,4 +3,4 @@
 -- Columns: receipts
 select greatest(relation.reltuples, 0)::bigint as receipts
 from pg_class as relation
-where relation.oid = to_regclass('care_case_clinical_trial_receipt')
+where relation.oid = to_regclass('{schema}.care_case_clinical_trial_receipt')

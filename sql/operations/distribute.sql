@@ -4,7 +4,7 @@
 -- Four shards a worker: the number cannot be changed later, since the key is an identity column,
 -- and workers that are added later take over whole shards.
 select create_distributed_table(
-    'care_case_clinical_trial',
+    '{schema}.care_case_clinical_trial',
     'care_case_clinical_trial_key',
     shard_count => (
         select greatest(4 * count(*), 4)::integer
@@ -17,5 +17,5 @@ select create_distributed_table(
 where not exists (
     select
     from pg_dist_partition as distributed
-    where distributed.logicalrelid = 'care_case_clinical_trial'::regclass
+    where distributed.logicalrelid = '{schema}.care_case_clinical_trial'::regclass
 )

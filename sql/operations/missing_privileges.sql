@@ -26,9 +26,9 @@ select
 from needed
     cross join unnest(needed.privileges) with ordinality as each (privilege, place)
 where not case needed.kind
-    when 'table' then has_table_privilege(to_regclass(needed.name), privilege)
-    when 'sequence' then has_sequence_privilege(to_regclass(needed.name), privilege)
-    else has_function_privilege(to_regproc(needed.name), privilege)
+    when 'table' then has_table_privilege(to_regclass('{schema}.' || needed.name), privilege)
+    when 'sequence' then has_sequence_privilege(to_regclass('{schema}.' || needed.name), privilege)
+    else has_function_privilege(to_regproc('{schema}.' || needed.name), privilege)
 end
 group by needed.position, needed.kind, needed.name
 order by needed.position

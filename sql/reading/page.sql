@@ -12,7 +12,7 @@
 -- service.wire.Item; the latter are null in a single row where the page is empty or too large
 with page as (
     select record.care_case_clinical_trial_key
-    from care_case_clinical_trial as record
+    from {schema}.care_case_clinical_trial as record
     order by {order}
     limit $1
     offset $2
@@ -35,7 +35,7 @@ measured as (
             0
         )::bigint as size
     from page
-        join care_case_clinical_trial as record using (care_case_clinical_trial_key)
+        join {schema}.care_case_clinical_trial as record using (care_case_clinical_trial_key)
 )
 
 select
@@ -59,9 +59,9 @@ select
     record.update_date,
     record.update_user,
     record.website
-from (select count(*) as total from care_case_clinical_trial) as counted
+from (select count(*) as total from {schema}.care_case_clinical_trial) as counted
     cross join measured
     left join (
-        page join care_case_clinical_trial as record using (care_case_clinical_trial_key)
+        page join {schema}.care_case_clinical_trial as record using (care_case_clinical_trial_key)
     ) on measured.size <= $3
 order by {order}

@@ -21,5 +21,5 @@ select
     update_date,
     update_user,
     website
-from care_case_clinical_trial
+from {schema}.care_case_clinical_trial
 where care_case_clinical_trial_key = $1

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.demo.postgres import free_port
-from service.statements import MISSING_PRIVILEGES
+from service.statements import MISSING_PRIVILEGES, in_schema
 from tests.harness.certificates import Authority
 from tests.harness.configuration import DatabaseSettings, JwtSettings, ServerSettings, document
 from tests.harness.documents import fenced
@@ -173,9 +173,9 @@ async def test_the_grants_of_the_docs_are_those_of_the_list(role: tuple[str, str
     owner = await asyncpg.connect(owners)
     served = await asyncpg.connect(dsn)
     try:
-        before = await served.fetch(MISSING_PRIVILEGES)
+        before = await served.fetch(in_schema(MISSING_PRIVILEGES, "public"))
         await owner.execute(grants.replace("to service", f"to {name}"))
-        after = await served.fetch(MISSING_PRIVILEGES)
+        after = await served.fetch(in_schema(MISSING_PRIVILEGES, "public"))
         rights = await owner.fetch(
             "select lower(privilege_type) as right, table_name from"
             " information_schema.table_privileges where grantee = $1",

@@ -1,11 +1,11 @@
 """Contract section 1, "Sending again": a whole batch under its Idempotency-Key."""
 
 import asyncio
-from pathlib import Path
 
 import asyncpg
 import pytest
 
+from service.statements import FORGET, in_schema
 from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import KEY, ServiceUnderTest
 
@@ -36,11 +36,14 @@ async def test_the_activity_id_is_the_key_of_a_batch_that_came_without_one(
     service = await make_service()
 
     first = await service.put(BATCH)
-    again = await service.put(BATCH, headers=under(first.envelope["debug"]["activityID"]))
-    other = await service.put([{KEY: 0}], headers=under(first.envelope["debug"]["activityID"]))
+    key = under(first.envelope["debug"]["activityID"])
+    other = await service.put([{KEY: 0}], headers=key)
+    again = await service.put(BATCH, headers=key)
+    other_again = await service.put([{KEY: 0}], headers=key)
 
     assert [key for key, _, _ in again.outcomes] == [key for key, _, _ in first.outcomes]
-    assert other.status == 422
+    # A rejected request changes nothing.
+    assert (other.status, other_again.status) == (422, 422)
     assert len(await service.comments()) == 3
 
 
@@ -176,7 +179,7 @@ async def test_a_statement_that_comes_again_while_the_first_runs_creates_nothing
     assert len(await service.comments()) == 4
 
 
-FORGET = (Path(__file__).parents[2] / "sql" / "engine" / "forget.sql").read_text()
+FORGET_QUERY = in_schema(FORGET, "public")
 AGE = """
     update care_case_clinical_trial_receipt set created_at = created_at - $1::interval;
     update care_case_clinical_trial_request set used_at = used_at - $1::interval;
@@ -198,7 +201,7 @@ async def test_an_expired_request_is_forgotten_whole_and_no_other(
     await age(service, 9)
     await service.put([{KEY: 0}], headers=under("used"))
 
-    ((forgotten,),) = await service.fetch(FORGET, 7, 100)
+    ((forgotten,),) = await service.fetch(FORGET_QUERY, 7, 100)
     anew = await service.put([{KEY: 0}], headers=under("expired"))
     again = await service.put([{KEY: 0}], headers=under("used"))
 
@@ -217,7 +220,7 @@ async def test_no_request_is_forgotten_that_is_at_work(make_service: MakeService
         " from care_case_clinical_trial_request"
     )
 
-    ((forgotten,),) = await service.fetch(FORGET, 7, 100)
+    ((forgotten,),) = await service.fetch(FORGET_QUERY, 7, 100)
     await replay.execute("rollback")
     await replay.close()
     again = await service.put([{KEY: 0}], headers=under("k"))
@@ -231,7 +234,7 @@ async def test_what_is_promised_still_is_not_forgotten(make_service: MakeService
     first = await service.put([{KEY: 0}], headers=under("k"))
     await age(service, 7)
 
-    ((forgotten,),) = await service.fetch(FORGET, 7, 100)
+    ((forgotten,),) = await service.fetch(FORGET_QUERY, 7, 100)
 
     assert forgotten == 0
     assert (await service.put([{KEY: 0}], headers=under("k"))).outcomes == first.outcomes

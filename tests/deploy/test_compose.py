@@ -14,7 +14,7 @@ import pytest
 from service import config
 from service.demo.postgres import find_binaries
 from service.migrations import migrate
-from service.statements import MISSING_PRIVILEGES
+from service.statements import MISSING_PRIVILEGES, in_schema
 from tests.deploy.files import COMPOSE, COMPOSE_FOLDER, PROXY, ROOT, found, run, tool
 from tests.harness.postgres import MakeDatabase
 
@@ -96,7 +96,7 @@ async def test_the_serving_role_may_do_what_the_service_does_and_no_more(
             role,
         )
         await connection.execute(f"set role {role}")
-        missing = await connection.fetch(MISSING_PRIVILEGES)
+        missing = await connection.fetch(in_schema(MISSING_PRIVILEGES, "public"))
         await connection.execute("reset role")
     finally:
         await connection.execute(f"drop owned by {role}; drop role {role}")

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
-from service.engine.databases import Pool
+from service.engine.databases import Pool, Session
 from service.engine.rows import Row
 from service.engine.statement import Answer
-from service.statements import APPLY
+from service.statements import APPLY, in_schema
 from service.wire import Item
 
 COMMENT = Item.__struct_fields__.index("comment")
@@ -76,9 +76,8 @@ class Sent:
 class FakeConnection:
     """Takes statements, and hands out what the test answers."""
 
-    clock_offset = 0.0
-
     def __init__(self, database: "FakeDatabase") -> None:
+        self.session = Session()
         self._database = database
 
     def get_server_pid(self) -> int:
@@ -91,7 +90,7 @@ class FakeConnection:
         pass
 
     async def fetch(self, query: str, *arguments: Any, timeout: float) -> list[Any]:  # noqa: ASYNC109
-        if query != APPLY:
+        if query != in_schema(APPLY, "public"):
             # The end of a lost session.
             return [{"has_ended": True}]
         sent = Sent(arguments)
@@ -116,6 +115,7 @@ class FakeDatabase(Pool):
     is_exhausted = False
     run_items = 500
     is_distributed = False
+    schema = "public"
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size

@@ -11,7 +11,7 @@ import pytest
 from service.engine.rows import Mode
 from service.engine.sqlstates import PASSING_ARRAY
 from service.engine.statement import Answer
-from service.statements import APPLY, KEPT_FROM_COMMUTING
+from service.statements import APPLY, KEPT_FROM_COMMUTING, in_schema
 from service.wire import Item
 from tests.harness import citus
 from tests.harness.postgres import MakeDatabase
@@ -51,7 +51,7 @@ async def apply(
     request = "00000000-0000-0000-0000-000000000001" if 0 in keys or mode is Mode.CREATE else None
     created = len(keys) if mode is Mode.CREATE else keys.count(0)
     ((record,),) = await connection.fetch(
-        APPLY,
+        in_schema(APPLY, "public"),
         list(map(row, keys)),
         "tester",
         None,
@@ -217,6 +217,10 @@ async def test_at_another_isolation_level_it_does_not_run(
 
 
 COMMUTES = "select care_case_clinical_trial_commutes() as commutes"
+COUNTED = """
+    create function few(text) returns boolean language sql as
+    'select count(*) < 2 from public.care_case_clinical_trial where comment = $1';
+    create domain counted as text check (few(value));"""
 OTHER = "create table other (key integer primary key);"
 TABLE = "alter table care_case_clinical_trial"
 
@@ -249,22 +253,39 @@ TABLE = "alter table care_case_clinical_trial"
          f"{TABLE} add check (f(comment))", False),
         ("create function f(text) returns text immutable language sql as 'select $1';"
          "create index on care_case_clinical_trial (f(comment))", False),
+        (f"{COUNTED} {TABLE} add check (comment::counted is not null)", False),
+        (f"{COUNTED} {TABLE} add check (('{{' || comment || '}}')::counted[] is not null)", False),
+        (f"{COUNTED} {TABLE} add check (array[comment]::counted[] is not null)", False),
+        (f"{COUNTED} create index on care_case_clinical_trial ((comment::counted))", False),
+        (f"{TABLE} add check (current_date > '2001-01-01')", False),
+        (f"{TABLE} add check (current_user <> 'nobody')", False),
+        (f"{TABLE} add check (comment in ('a', 'b') and case when case_key > 1 then disease"
+         " is not null else not coalesce(comment, '') like '%x' end)", True),
+        (f"{TABLE} add check (case_key = any ('{{1,2}}') and nullif(case_key, 0) is distinct"
+         " from 3)", True),
         ("create table child () inherits (care_case_clinical_trial)", False),
         ("create rule r as on update to care_case_clinical_trial do also select 1", False),
     ],
-    ids=range(23),
+    ids=range(31),
 )  # fmt: skip
-async def test_what_commutes(make_database: MakeDatabase, change: str, *, commutes: bool) -> None:
+@pytest.mark.parametrize("strings", ["on", "off"])
+async def test_what_commutes(
+    make_database: MakeDatabase, change: str, strings: str, *, commutes: bool
+) -> None:
     dsn = make_database()
-    connection, planned_before = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn)
+    planned_before = await asyncpg.connect(
+        dsn, server_settings={"standard_conforming_strings": strings}
+    )
     await apply(planned_before, [])
 
     await connection.execute(change)
+    await connection.execute(f"set standard_conforming_strings = {strings}")
 
     assert await connection.fetchval(COMMUTES) is commutes
     assert (await apply(planned_before, [], must_commute=True)).commutes is commutes
     # The words for operators name what it is.
-    assert bool(await connection.fetch(KEPT_FROM_COMMUTING)) is not commutes
+    assert bool(await connection.fetch(in_schema(KEPT_FROM_COMMUTING, "public"))) is not commutes
     await planned_before.close()
     await connection.close()
 

@@ -18,7 +18,7 @@ from service.engine.rows import Batch, Mode
 from service.engine.sqlstates import PASSING_ARRAY
 from service.engine.statement import Answer, Statement
 from service.engine.writer import Writer
-from service.statements import APPLY
+from service.statements import APPLY, in_schema
 from service.wire import Item, Outcome
 from tests.engine.batches import make_batch
 from tests.harness import citus
@@ -68,10 +68,11 @@ class Tenant:
                 await self._connection.fetch(*arguments, **options)
                 raise ConnectionResetError
 
-        async def lossy(self: Statement, connection: Any, *arguments: Any) -> Any:
+        async def lossy(self: Statement, query: str, connection: Any, *arguments: Any) -> Any:
             nonlocal times
             times += 1
-            return await run(self, Cut(connection) if times == 1 else connection, *arguments)
+            cut = Cut(connection) if times == 1 else connection
+            return await run(self, query, cut, *arguments)
 
         with monkeypatch.context() as patch:
             patch.setattr(Statement, "run", lossy)
@@ -314,8 +315,9 @@ async def test_a_record_that_row_level_security_hides_is_refused_whatever_its_da
     try:
         await tenant.connection.execute(f'set session authorization "{role}"')
         ((answer,),) = await tenant.connection.fetch(
-            APPLY, [astuple(record(1, "sent", date))], "tester", None, True, None, None, None,
-            None, None, None, time.time() + 5, "80ms", PASSING_ARRAY, False, Mode.NEWEST,
+            in_schema(APPLY, "public"), [astuple(record(1, "sent", date))], "tester", None, True,
+            None, None, None, None, None, None, time.time() + 5, "80ms", PASSING_ARRAY, False,
+            Mode.NEWEST,
         )  # fmt: skip
     finally:
         await tenant.connection.execute("reset session authorization")

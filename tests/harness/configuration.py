@@ -56,6 +56,7 @@ class DatabaseSettings(TypedDict, total=False):
     idempotency_days: int
     run_items: int
     distributed: bool
+    search_path: list[str]
 
 
 class Configure(Protocol):

@@ -87,6 +87,13 @@ PARTS = [
         "service/engine/databases.py sets TCP keepalive on its socket",
     ),
     Part(
+        "asyncpg.Connection._process_log_message",
+        lambda: takes(
+            getattr(asyncpg.Connection, "_process_log_message", None), "fields", "last_query"
+        ),
+        "service/engine/databases.py notices by it commits that a standby did not confirm",
+    ),
+    Part(
         "the missing severity of an asyncpg.DataError that no server has sent",
         lambda: asyncpg.DataError("not encodable").severity is None,
         "service/engine/retrying.py tells by it an argument that cannot be encoded",
@@ -132,7 +139,7 @@ def test_no_other_private_part_is_used() -> None:
 
     assert foreign == {
         *("_make_server", "_prepare_headers", "_loop", "_kwargs", "_manager", "_request_count"),
-        "_transport",
+        *("_transport", "_process_log_message"),
         "_replace",  # of named tuples, and documented
     }
 

@@ -61,7 +61,7 @@ def lists_in(sql: str) -> Iterator[tuple[str, list[str]]]:
     """
     inserts = (
         rf"insert into {TABLE}\b[^(]*\(([^)]*)\)\s*"
-        r"(?:select\s(.*?)\sfrom unnest|values\s*\((.*?)\n\s*\)\n)"
+        r"(?:select\s(.*?)\sfrom (?:pg_catalog\.)?unnest|values\s*\((.*?)\n\s*\)\n)"
     )
     for named, selected, values in re.findall(inserts, sql, re.DOTALL):
         yield "insert", re.findall(r"\w+", named)

@@ -49,4 +49,4 @@ def test_a_batch_means_its_items_one_after_another(twins: Twins) -> None:
 
     try_one()
 
-    assert not failures, failures[0]
+    assert not failures, f"{twins.settings}\n{failures[0]}"

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 import re
 import secrets
 import subprocess
@@ -23,7 +24,7 @@ import aiohttp
 import asyncpg
 
 from service.demo.postgres import free_port
-from service.statements import DISTRIBUTE
+from service.statements import DISTRIBUTE, in_schema
 from tests.harness import citus
 from tests.harness.proxy import Proxy
 from tests.harness.service import API_KEY, SECRET, Answer, ServiceUnderTest
@@ -44,6 +45,25 @@ PROXIED = "proxied"
 
 TIMEOUTS = {HASTY: 2, PROXIED: 8}
 """Statement timeouts in seconds, where they are not 30."""
+
+ODD_SETTINGS = [
+    ("array_nulls", "off"),
+    ("bytea_output", "escape"),
+    ("client_min_messages", "error"),
+    ("DateStyle", "'SQL, DMY'"),
+    ("default_transaction_deferrable", "on"),
+    ("default_transaction_isolation", "serializable"),
+    ("IntervalStyle", "sql_standard"),
+    ("lock_timeout", "'1ms'"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("search_path", "pg_catalog"),
+    ("standard_conforming_strings", "off"),
+    ("statement_timeout", "'10ms'"),
+    ("TimeZone", "'Asia/Kathmandu'"),
+    ("transaction_timeout", "'1s'"),
+    ("transform_null_equals", "on"),
+]
+"""What the service's role or database may set, so that outcomes must not depend on it."""
 
 API_KEY_FORMS = [
     "[auth.api_keys.loader]\nsha256 = '{sha256}'\ndatabases = ['*']",
@@ -83,6 +103,7 @@ class Twins:
         self._process: subprocess.Popen[bytes] | None = None
         self._admins: dict[str, asyncpg.Connection[asyncpg.Record]] = {}
         self._resources = AsyncExitStack()
+        self.settings: list[str] = []
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Return the result of the work, done on the event loop of the connections."""
@@ -102,6 +123,7 @@ class Twins:
                 "create schema pristine; create schema tenant;"
                 f"create table pristine.record (like {TABLE} including all)"
             )
+        await self._set_oddly()
         self.reference = Reference(await self._connect(self._dsn("twin")))
         timeout = aiohttp.ClientTimeout(PATIENCE_SECONDS)
         session = await self._resources.enter_async_context(aiohttp.ClientSession(timeout=timeout))
@@ -109,6 +131,18 @@ class Twins:
         self.service = ServiceUnderTest(url, session, {"acme": self._owners_dsn("acme")})
         self._resources.callback(self._end_service)
         await self._serve()
+
+    async def _set_oddly(self) -> None:
+        """Give the service's role some odd settings in its database."""
+        admin = self._admins["acme"]
+        for name, value in random.sample(ODD_SETTINGS, random.randrange(len(ODD_SETTINGS))):
+            # The server may not know it.
+            if await admin.fetchval("select current_setting($1, true)", name):
+                await admin.execute(
+                    f"alter role {self._name} in database {self._databases['acme']}"
+                    f" set {name} = {value}"
+                )
+                self.settings.append(f"{name} = {value}")
 
     async def _make(self, database: str) -> None:
         """Make a database on the server, or on each of a cluster."""
@@ -145,7 +179,7 @@ class Twins:
                 """
             )
             if citus.URL and name == "acme":
-                await admin.execute(DISTRIBUTE)
+                await admin.execute(in_schema(DISTRIBUTE, "public"))
             await admin.execute(f"{table.features_ddl}; {self._grants}")
 
     async def restore(self) -> None:

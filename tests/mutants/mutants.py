@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
-FUNCTION = "sql/migrations/0003_apply.sql"
+FUNCTIONS = "sql/functions/care_case_clinical_trial_"
+FUNCTION = f"{FUNCTIONS}apply.sql"
+UNREPLICATED = "tests/faults/test_unreplicated.py::"
+PATH = "tests/security/test_search_path.py::"
 KINDS = "tests/model/test_kinds.py::"
 AGAIN = "tests/contract/test_idempotency.py::"
 WRITER = "tests/engine/test_writer.py::"
@@ -44,7 +47,7 @@ MUTANTS = [
     ),
     Mutant(
         "triggers are not looked at",
-        FUNCTION,
+        f"{FUNCTIONS}kept_from_commuting.sql",
         "where not trigger.tgisinternal",
         "where trigger.tgisinternal",
         (KINDS + "test_what_a_trigger_deletes_may_be_created_by_a_later_item",),
@@ -122,51 +125,49 @@ MUTANTS = [
     Mutant(
         "no receipts",
         FUNCTION,
-        "if cardinality(receipt_places) > 0 then",
+        "if pg_catalog.cardinality(receipt_places) > 0 then",
         "if false then",
         (AGAIN + "test_a_record_without_key_is_created_once_under_one_key",),
     ),
     Mutant(
         "no receipt of a suppressed row",
         FUNCTION,
-        """                        group_places := group_places || item_places[at];
-                        group_keys := group_keys || key;
-                    end if;""",
-        """                        if key is not null then
-                            group_places := group_places || item_places[at];
-                            group_keys := group_keys || key;
-                        end if;
-                    end if;""",
+        "group_keys := group_keys operator(pg_catalog.||) key;",
+        """if key is null then
+            group_places := trim_array(group_places, 1);
+        else
+            group_keys := group_keys operator(pg_catalog.||) key;
+        end if;""",
         (AGAIN + "test_a_record_that_a_trigger_filed_elsewhere_is_filed_once",),
     ),
     Mutant(
         "no lock on the request",
         FUNCTION,
-        "        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0));",
+        "        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint));",
         "        null;",
         (AGAIN + "test_a_statement_that_comes_again_while_the_first_runs_creates_nothing",),
     ),
     Mutant(
         "the look for receipts in the lock's own snapshot",
         FUNCTION,
-        """        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0));
-        select array_agg""",
+        """        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint));
+        select pg_catalog.array_agg""",
         """        with lock as materialized (
-            select pg_advisory_xact_lock(hashtextextended(request_id::text, 0)) as taken
+            select pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint)) as taken
         )
-        select array_agg""",
+        select pg_catalog.array_agg""",
         (AGAIN + "test_a_statement_that_comes_again_while_the_first_runs_creates_nothing",),
     ),
     Mutant(
         "forgets a request that is at work",
-        FUNCTION,
-        "continue when not pg_try_advisory_xact_lock(hashtextextended(expired::text, 0));",
+        f"{FUNCTIONS}forget.sql",
+        "continue when not pg_try_advisory_xact_lock(hashtextextended(expired::text, 0::bigint));",
         "",
         (AGAIN + "test_no_request_is_forgotten_that_is_at_work",),
     ),
     Mutant(
         "another body under the same key is applied",
-        FUNCTION,
+        f"{FUNCTIONS}claim.sql",
         "returning known.digest <> request_digest",
         "returning false",
         (AGAIN + "test_another_body_under_the_same_key_is_422_and_nothing_is_applied",),
@@ -324,5 +325,33 @@ MUTANTS = [
         "fields.append(SortField(_KEY_FIELD, is_descending=False))",
         "fields.append(SortField(_KEY_FIELD, is_descending=True))",
         ("tests/model/test_records.py::test_single_records_are_those_of_a_dictionary",),
+    ),
+    Mutant(
+        "what was stored before is reported without waiting for the standby",
+        FUNCTION,
+        "perform pg_logical_emit_message(true, 'care-trials', ''::text);",
+        "null;",
+        (UNREPLICATED + "test_an_outcome_waits_for_the_standby_although_its_wait_is_cut_short",),
+    ),
+    Mutant(
+        "a canceled wait for the standby is a success",
+        "service/engine/databases.py",
+        'fields.get("R") == "SyncRepWaitForLSN"',
+        "False",
+        (UNREPLICATED + "test_an_outcome_waits_for_the_standby_although_its_wait_is_cut_short",),
+    ),
+    Mutant(
+        "the function runs with the path of the session",
+        FUNCTION,
+        "set search_path from current",
+        "",
+        (PATH + "test_the_record_table_can_be_in_a_schema_of_its_own",),
+    ),
+    Mutant(
+        "a path is used in which others can create objects",
+        "service/engine/databases.py",
+        "raise UnsafeSearchPath(reason)",
+        "break",
+        (PATH + "test_a_path_in_which_others_can_create_is_refused_until_that_is_revoked",),
     ),
 ]

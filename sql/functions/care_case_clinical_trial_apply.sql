@@ -1,194 +1,3 @@
--- migrate:up
-
--- Who was given which key: a receipt of what one statement did with the records without a key
--- of one request, committed with them. A statement that comes again finds here what its first
--- attempt did (contract section 1, "Sending again").
---
--- request      names caller, database and Idempotency-Key (or activityID)
--- first_place  the first of the places
--- places       where in the request the items stand, less than 2,048 apart
--- keys         the key that each was given, in the order of the places; null: a trigger kept it out
--- digest       of the request's bytes
-create table care_case_clinical_trial_receipt (
-    request uuid not null,
-    first_place integer not null,
-    places int4multirange not null,
-    keys integer[] not null,
-    digest uuid not null,
-    created_at timestamptz not null default clock_timestamp(),
-    primary key (request, first_place)
-)
--- Those of a full statement stay in the row: keys that ascend are compressed in vain.
-with (toast_tuple_target = 8160);
-
-create index on care_case_clinical_trial_receipt (created_at);
-
--- The requests that came with an Idempotency-Key: which bytes it stands for, and when it was
--- used last.
-create table care_case_clinical_trial_request (
-    request uuid primary key,
-    digest uuid not null,
-    used_at timestamptz not null default clock_timestamp()
-);
-
-create index on care_case_clinical_trial_request (used_at);
-
--- Whoever may create records may keep receipts of it.
-do $$
-declare
-    grantee text;
-begin
-    for grantee in
-        select distinct coalesce(quote_ident(role.rolname), 'public')
-        from pg_class as relation
-            cross join aclexplode(
-                coalesce(relation.relacl, acldefault('r', relation.relowner))
-            ) as privilege
-            left join pg_roles as role on role.oid = privilege.grantee
-        where relation.oid = 'care_case_clinical_trial'::regclass
-            and privilege.privilege_type = 'INSERT'
-    loop
-        execute format(
-            'grant select, insert, update, delete'
-            ' on care_case_clinical_trial_receipt, care_case_clinical_trial_request to %s',
-            grantee
-        );
-    end loop;
-end
-$$;
-
--- Whether a stored expression calls a function that is not PostgreSQL's own, or whose result
--- depends on more than its arguments.
-create function care_case_clinical_trial_runs_code(expression text)
-returns boolean
-language plpgsql
-as $$
-begin
-    return (
-        select exists (
-            select
-            from regexp_matches(expression, ':(?:funcid|opfuncid) (\d+)', 'g') as call
-                join pg_proc as function on function.oid = call[1]::oid
-            where function.oid >= 16384
-                or function.provolatile <> 'i'
-        )
-    );
-end
-$$;
-
--- What on the record table keeps rows of different keys from commuting (contract section 1), by
--- name; no row where they may be written in any order and all at once, and nobody can tell that
--- from one by one. That is a table as the migrations make it, to which the tenant added nothing
--- that looks at other rows, counts, or runs code. Exact while the caller holds a lock on the table
--- that DDL waits for.
-create function care_case_clinical_trial_kept_from_commuting()
-returns setof text
-language plpgsql
-as $$
-begin
-    return query
-    with relation as (
-        select
-            relation.oid,
-            relation.relkind,
-            relation.relispartition,
-            relation.relhassubclass,
-            relation.relhasrules
-        from pg_class as relation
-        where relation.oid = 'care_case_clinical_trial'::regclass
-    )
-
-    select 'partitions or inheritance' as reason
-    from relation
-    where relation.relkind <> 'r'
-        or relation.relispartition
-        or relation.relhassubclass
-        or exists (select from pg_inherits as parent where parent.inhrelid = relation.oid)
-    union all
-    select 'a rule'
-    from relation
-    where relation.relhasrules
-    union all
-    select 'row-level security'
-    from relation
-    where row_security_active(relation.oid)
-    union all
-    -- Foreign keys have triggers, too, which are PostgreSQL's own.
-    select 'the trigger ' || trigger.tgname
-    from relation
-        join pg_trigger as trigger on trigger.tgrelid = relation.oid
-    where not trigger.tgisinternal
-    union all
-    -- One that is not valid (its concurrent build goes on, or failed) refuses rows, too.
-    select 'the index ' || index.indexrelid::regclass
-    from relation
-        join pg_index as index on index.indrelid = relation.oid
-    where not index.indisprimary
-        and (
-            index.indisunique
-            or index.indisexclusion
-            or care_case_clinical_trial_runs_code(index.indexprs::text)
-            or care_case_clinical_trial_runs_code(index.indpred::text)
-        )
-    union all
-    -- A foreign key to another table is fine, a check as long as it calls only functions of
-    -- PostgreSQL's own that depend on nothing but their arguments.
-    select 'the constraint ' || rule.conname
-    from relation
-        join pg_constraint as rule on rule.conrelid = relation.oid
-    where rule.condeferrable
-        or rule.confrelid = relation.oid
-        or care_case_clinical_trial_runs_code(rule.conbin::text)
-    union all
-    -- Its default: a constant or the transaction's time is fine.
-    select 'the column ' || attribute.attname
-    from relation
-        join pg_attribute as attribute on attribute.attrelid = relation.oid
-        left join pg_attrdef as def on def.adrelid = relation.oid and def.adnum = attribute.attnum
-        left join pg_type as type on type.oid = attribute.atttypid
-    where attribute.attnum > 0
-        and not attribute.attisdropped
-        and (
-            attribute.attgenerated <> ''
-            or attribute.attidentity <> '' and attribute.attname <> 'care_case_clinical_trial_key'
-            or (
-                pg_get_expr(def.adbin, def.adrelid) <> 'now()'
-                and care_case_clinical_trial_runs_code(def.adbin::text)
-            )
-            or type.typtype = 'd'
-        );
-end
-$$;
-
--- Whether rows of different keys commute.
-create function care_case_clinical_trial_commutes()
-returns boolean
-language plpgsql
-as $$
-begin
-    return (
-        select not exists (
-            select
-            from care_case_clinical_trial_kept_from_commuting() as reason
-        )
-    );
-end
-$$;
-
--- The same, as it was when the query that calls this was planned. Who calls it beside the table
--- gets the exact answer for nothing: it is folded into the plan, and PostgreSQL plans anew after
--- whatever DDL on the table (0.1 ms instead for every statement). "Immutable" is not true,
--- but makes it so.
-create function care_case_clinical_trial_commutes_as_planned()
-returns boolean
-language plpgsql
-immutable
-as $$
-begin
-    return care_case_clinical_trial_commutes();
-end
-$$;
-
 -- Applies items one after another, each in a savepoint of its own (contract section 1, "A batch
 -- means its items one after another"), as far as it comes; the caller sends the rest again.
 -- Where rows of different keys commute, all are tried by one statement first.
@@ -232,7 +41,7 @@ $$;
 -- subtransactions the snapshots of every session slow down) and after 10,000 taken keys.
 --
 -- Raises CT001 when the isolation level is not read committed, and 57014 past the deadline.
-create function care_case_clinical_trial_apply(
+create or replace function care_case_clinical_trial_apply(
     items care_case_clinical_trial_item[],
     caller_user varchar,
     sequence integer[],
@@ -259,6 +68,7 @@ create function care_case_clinical_trial_apply(
     out beyond integer
 )
 language plpgsql
+set search_path from current
 as $$
 declare
     -- asyncpg sends the first and the last moment that a Python datetime can hold (and
@@ -266,10 +76,11 @@ declare
     first_moment constant timestamptz := timestamptz '0001-01-01 00:00:00+00';
     last_moment constant timestamptz := timestamptz '9999-12-31 23:59:59.999999+00';
     stop_at constant timestamptz := clock_timestamp() + interval '1 s';
-    size constant integer := cardinality(items);
+    size constant integer := pg_catalog.cardinality(items);
     keyless integer := 0;
     item_places integer[];
     lock_timeout text;
+    message_level text;
     key_sequence regclass;
     known_places integer[];
     known_keys integer[];
@@ -330,28 +141,28 @@ begin
     end if;
     if request_id is not null then
         item_places := array(
-            select generate_series(lower(each), upper(each) - 1)
-            from unnest(item_ranges) as each
+            select generate_series(pg_catalog.lower(each), pg_catalog.upper(each) - 1)
+            from pg_catalog.unnest(item_ranges) as each
         );
-        keyless := cardinality(item_places);
+        keyless := pg_catalog.cardinality(item_places);
         -- The lock comes first; the look at what it guards is a statement after it, since a
         -- statement's snapshot is older than the lock for which it waits.
-        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0));
-        select array_agg(known.place), array_agg(known.key)
+        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint));
+        select pg_catalog.array_agg(known.place), pg_catalog.array_agg(known.key)
         into known_places, known_keys
         from care_case_clinical_trial_receipt as receipt,
             unnest(
                 array(
-                    select generate_series(lower(each), upper(each) - 1)
-                    from unnest(receipt.places) as each
+                    select generate_series(pg_catalog.lower(each), pg_catalog.upper(each) - 1)
+                    from pg_catalog.unnest(receipt.places) as each
                 ),
                 receipt.keys
             ) as known (place, key)
         where receipt.request = request_id
-            and receipt.first_place > lower(item_ranges) - 2048
-            and receipt.first_place < upper(item_ranges)
+            and receipt.first_place > pg_catalog.lower(item_ranges) - 2048
+            and receipt.first_place < pg_catalog.upper(item_ranges)
             -- Not those of the items before, beside which all may go at once.
-            and upper(receipt.places) > lower(item_ranges);
+            and pg_catalog.upper(receipt.places) > pg_catalog.lower(item_ranges);
         key_sequence := pg_get_serial_sequence(
             'care_case_clinical_trial', 'care_case_clinical_trial_key'
         );
@@ -366,12 +177,14 @@ begin
         '',
         false,
         set_config('lock_timeout', patience, true),
+        -- Or the warning that the wait for a standby was cut short could be lost.
+        set_config('client_min_messages', 'warning', true),
         mode = 'newest',
         mode = 'newest' or care_case_clinical_trial_is_distributed_as_planned(),
         mode in ('newest', 'replace', 'delete'),
         timestamptz 'infinity',
         care_case_clinical_trial_is_distributed_as_planned()
-    into commutes, states, is_by_key, lock_timeout, is_newest, needs_keys,
+    into commutes, states, is_by_key, lock_timeout, message_level, is_newest, needs_keys,
         looks_first, latest, is_distributed
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if is_distributed then
@@ -423,7 +236,7 @@ begin
                         when sequence is null then items[done + 1:last]
                         else array(
                             select items[element.at]
-                            from unnest(sequence[done + 1:last]) as element (at)
+                            from pg_catalog.unnest(sequence[done + 1:last]) as element (at)
                         )
                     end;
                 end if;
@@ -432,12 +245,12 @@ begin
                     -- page of the index.
                     group_places := item_places[done + 1:last];
                     group_keys := array(
-                        select nextval(key_sequence) from unnest(group_places)
+                        select nextval(key_sequence) from pg_catalog.unnest(group_places)
                     );
-                    if group_keys && ('{0}' || reserved)
+                    if group_keys operator(pg_catalog.&&) ('{0}'::integer[] operator(pg_catalog.||) reserved)
                         or reserved_from is not null and exists (
                             select
-                            from unnest(group_keys) as drawn_key (key)
+                            from pg_catalog.unnest(group_keys) as drawn_key (key)
                             where drawn_key.key not between reserved_from and reserved_to
                         )
                     then
@@ -449,7 +262,7 @@ begin
                 -- where no record lies between the named keys (which are sorted). A plain insert
                 -- costs 0.6 of one that may meet a record; where it meets one all the same, which
                 -- came since the look, it fails, and the group goes on in parts.
-                fresh := cardinality(group_drawn);
+                fresh := pg_catalog.cardinality(group_drawn);
                 -- First what costs nothing: a condition with a query in it is a statement.
                 if is_whole and size > 32 and fresh < size and not is_distributed then
                     if items[size].care_case_clinical_trial_key::bigint
@@ -511,7 +324,7 @@ begin
                         greatest(least(coalesce(sent.update_date, now()), last_moment), first_moment),
                         coalesce(sent.update_user, caller_user),
                         sent.website
-                    from unnest(
+                    from pg_catalog.unnest(
                         case
                             when not is_whole then slice
                             when fresh = size then items
@@ -519,8 +332,8 @@ begin
                         end
                     ) with ordinality as sent;
                     states := states
-                        || repeat('k', cardinality(group_drawn))
-                        || repeat('c', fresh - cardinality(group_drawn));
+                        || repeat('k', pg_catalog.cardinality(group_drawn))
+                        || repeat('c', fresh - pg_catalog.cardinality(group_drawn));
                 end if;
                 if fresh < last - done then
                     if fresh > 0 then
@@ -567,7 +380,7 @@ begin
                             greatest(least(coalesce(sent.update_date, now()), last_moment), first_moment),
                             coalesce(sent.update_user, caller_user),
                             sent.website
-                        from unnest(case when is_whole then items else slice end) as sent
+                        from pg_catalog.unnest(case when is_whole then items else slice end) as sent
                         on conflict (care_case_clinical_trial_key) do update set
                             care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
                             care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
@@ -591,7 +404,7 @@ begin
                     )
                     select
                         string_agg(case when written.is_new then 'c' else 'u' end, ''),
-                        array_agg(written.key) filter (where needs_keys)
+                        pg_catalog.array_agg(written.key) filter (where needs_keys)
                     into written_states, written_keys
                     from written;
                     if is_distributed and not is_newest then
@@ -611,9 +424,9 @@ begin
                                 coalesce(substr(written_states, written.at::integer, 1), 'n'),
                                 '' order by sent.ordinality
                             )
-                            from unnest(case when is_whole then items else slice end)
+                            from pg_catalog.unnest(case when is_whole then items else slice end)
                                 with ordinality as sent
-                                left join unnest(written_keys) with ordinality as written (key, at)
+                                left join pg_catalog.unnest(written_keys) with ordinality as written (key, at)
                                     on written.key = sent.care_case_clinical_trial_key
                         );
                     end if;
@@ -805,7 +618,7 @@ begin
                         end if;
                         continue;
                     end if;
-                    known := array_position(known_places, item_places[at]);
+                    known := pg_catalog.array_position(known_places, item_places[at]);
                     if known is not null then
                         key := known_keys[known];
                     else
@@ -875,14 +688,14 @@ begin
                         )
                         returning stored.care_case_clinical_trial_key
                         into key;
-                        group_places := group_places || item_places[at];
-                        group_keys := group_keys || key;
+                        group_places := group_places operator(pg_catalog.||) item_places[at];
+                        group_keys := group_keys operator(pg_catalog.||) key;
                     end if;
                     if key is null or items[at].care_case_clinical_trial_key <> 0 then
                         states := states || case when key is null then 's' else 'c' end;
                     else
                         states := states || 'k';
-                        group_drawn := group_drawn || key;
+                        group_drawn := group_drawn operator(pg_catalog.||) key;
                     end if;
                 end loop;
             end if;
@@ -896,9 +709,9 @@ begin
             end if;
             savepoints := savepoints + 1;
             if request_id is not null then
-                drawn := drawn || group_drawn;
-                receipt_places := receipt_places || group_places;
-                receipt_keys := receipt_keys || group_keys;
+                drawn := drawn operator(pg_catalog.||) group_drawn;
+                receipt_places := receipt_places operator(pg_catalog.||) group_places;
+                receipt_keys := receipt_keys operator(pg_catalog.||) group_keys;
                 collisions := 0;
             end if;
             done := length(states);
@@ -966,9 +779,9 @@ begin
                         states := states || 'x';
                     else
                         states := states || 'f';
-                        sqlstates := sqlstates || sqlstate;
-                        messages := messages || error_message;
-                        columns := columns || error_column;
+                        sqlstates := sqlstates operator(pg_catalog.||) sqlstate;
+                        messages := messages operator(pg_catalog.||) error_message;
+                        columns := columns operator(pg_catalog.||) error_column;
                     end if;
                     done := done + 1;
                     group_size := case
@@ -980,21 +793,30 @@ begin
             end if;
         end;
     end loop;
-    if cardinality(receipt_places) > 0 then
+    if pg_catalog.cardinality(receipt_places) > 0 then
         insert into care_case_clinical_trial_receipt (request, first_place, places, keys, digest)
         values (
             request_id,
             receipt_places[1],
             case
-                when cardinality(receipt_places) = keyless then item_ranges
+                when pg_catalog.cardinality(receipt_places) = keyless then item_ranges
                 else (
-                    select range_agg(int4range(place, place + 1))
-                    from unnest(receipt_places) as each (place)
+                    select pg_catalog.range_agg(int4range(place, place + 1))
+                    from pg_catalog.unnest(receipt_places) as each (place)
                 )
             end,
             receipt_keys,
             request_digest
         );
+    end if;
+    -- What was stored before, maybe by an attempt that still waits for its standby, is reported only
+    -- when it is as durable as a write of this call would be: the commit of a message waits like any
+    -- other (contract section 2, promise 1). A transaction id alone does not.
+    if coalesce(pg_catalog.cardinality(receipt_places), 0) = 0
+        and states ~ '[eaxnkc]'
+        and (mode = 'create' or states !~ '[cud]')
+    then
+        perform pg_logical_emit_message(true, 'care-trials', ''::text);
     end if;
     -- The last act. Who passes it holds its rows' locks until the commit ends, so whatever is
     -- acknowledged after the deadline comes later; who does not has written nothing.
@@ -1003,115 +825,3 @@ begin
     end if;
 end
 $$;
-
--- Claims a request that came with an Idempotency-Key, before its first item.
---
--- Returns whether a statement of the same request is running just now (then nothing is claimed),
--- and whether the request came before with other bytes.
-create function care_case_clinical_trial_claim(
-    request_id uuid,
-    request_digest uuid,
-    out is_running boolean,
-    out is_another boolean
-)
-language plpgsql
-as $$
-begin
-    is_another := false;
-    is_running := not pg_try_advisory_xact_lock(hashtextextended(request_id::text, 0));
-    if is_running then
-        return;
-    end if;
-    insert into care_case_clinical_trial_request as known (request, digest)
-    values (request_id, request_digest)
-    on conflict (request) do update set used_at = clock_timestamp()
-    returning known.digest <> request_digest
-    into is_another;
-    is_another := is_another or exists (
-        select
-        from care_case_clinical_trial_receipt as receipt
-        where receipt.request = request_id
-            and receipt.digest <> request_digest
-    );
-end
-$$;
-
--- Whether a request was used at or after a moment.
-create function care_case_clinical_trial_is_used(request_id uuid, since timestamptz)
-returns boolean
-language plpgsql
-as $$
-begin
-    return (
-        select exists (
-            select
-            from care_case_clinical_trial_receipt as receipt
-            where receipt.request = request_id
-                and receipt.created_at >= since
-        ) or exists (
-            select
-            from care_case_clinical_trial_request as known
-            where known.request = request_id
-                and known.used_at >= since
-        )
-    );
-end
-$$;
-
--- Forgets requests that were used last before "expiry", at most "most" of them at a call; each
--- as a whole and under its lock, so that none is forgotten under a replay.
---
--- Returns how many it forgot.
-create function care_case_clinical_trial_forget(expiry timestamptz, most integer)
-returns integer
-language plpgsql
-as $$
-declare
-    expired uuid;
-    forgotten integer := 0;
-begin
-    -- One process at a time.
-    if not pg_try_advisory_xact_lock(hashtextextended('care_case_clinical_trial_forget', 0)) then
-        return 0;
-    end if;
-    for expired in
-        select old.request
-        from (
-            select receipt.request, receipt.created_at as used_at
-            from care_case_clinical_trial_receipt as receipt
-            where receipt.created_at < expiry
-            union all
-            select known.request, known.used_at
-            from care_case_clinical_trial_request as known
-            where known.used_at < expiry
-        ) as old
-        where not care_case_clinical_trial_is_used(old.request, expiry)
-        group by old.request
-        order by min(old.used_at)
-        limit most
-    loop
-        continue when not pg_try_advisory_xact_lock(hashtextextended(expired::text, 0));
-        -- Again, now that nobody else can use it.
-        continue when care_case_clinical_trial_is_used(expired, expiry);
-        delete from care_case_clinical_trial_receipt as receipt
-        where receipt.request = expired;
-        delete from care_case_clinical_trial_request as known
-        where known.request = expired;
-        forgotten := forgotten + 1;
-    end loop;
-    return forgotten;
-end
-$$;
-
--- migrate:down
-
-drop function care_case_clinical_trial_forget;
-drop function care_case_clinical_trial_is_used;
-drop function care_case_clinical_trial_claim;
-drop function care_case_clinical_trial_apply;
-drop function care_case_clinical_trial_commutes_as_planned;
-drop function care_case_clinical_trial_commutes;
-drop function care_case_clinical_trial_kept_from_commuting;
-drop function care_case_clinical_trial_runs_code;
-drop table care_case_clinical_trial_request;
-drop table care_case_clinical_trial_receipt;
