@@ -5,8 +5,8 @@ Contract section 1, "One record".
 
 import asyncio
 import codecs
+import logging
 from collections.abc import Mapping
-from contextlib import suppress
 
 import msgspec
 from aiohttp import hdrs, web
@@ -35,6 +35,7 @@ from service.http.query import key_in_path, page_wanted
 from service.items.decode import BatchDecoder
 from service.items.split import Chunk, TooManyItems
 from service.telemetry import metrics
+from service.telemetry.logs import bare
 from service.wire import (
     KEY_FIELD,
     PAGINATION_HEADER,
@@ -45,6 +46,8 @@ from service.wire import (
     RecordEnvelope,
     RecordListEnvelope,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class RecordHandler:
@@ -180,14 +183,18 @@ class RecordHandler:
     async def _stored(
         self, request: web.Request, database: str, outcome: Outcome
     ) -> web.StreamResponse:
-        """Return what is stored now; nothing where it cannot be read, for it is committed."""
+        """Return the stored record, or null if it cannot be read: it is committed all the same."""
         headers: dict[str, str] = {}
         if outcome.status == 201:
             headers[hdrs.LOCATION] = f"{request.path}/{outcome.key}"
-        stored = None
-        with suppress(Problem):
+        try:
             stored = await self._find(request, database, outcome.key or 0)
-        return _answer(request, outcome.status, stored, headers)
+            return _answer(request, outcome.status, stored, headers)
+        except Problem:
+            pass  # It is in the log.
+        except Exception as error:
+            logger.exception("the stored record cannot be read", exc_info=bare(error))
+        return _answer(request, outcome.status, None, headers)
 
     async def _find(self, request: web.Request, database: str, key: int) -> Item | None:
         pool = (await self._writers.of(database)).pool
