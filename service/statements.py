@@ -5,7 +5,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 _INSTALLED = Path(__file__).with_name("sql")
@@ -25,6 +25,7 @@ FORGET = _read("engine/forget")
 RECEIPTS_KEPT = _read("engine/receipts_kept")
 SESSION = _read("engine/session")
 
+RECORD_COLUMNS = _read("reading/columns")
 RECORD = _read("reading/record")
 PAGE = _read("reading/page")
 """Its ``{order}`` is to be filled in."""
@@ -52,7 +53,14 @@ FUNCTIONS = [path.read_text() for path in sorted((SQL_FOLDER / "functions").glob
 FUNCTIONS_DIGEST = hashlib.sha256("".join(FUNCTIONS).encode()).hexdigest()
 
 
-@cache
+def with_columns(statement: str, *, as_bytes: bool = False) -> str:
+    """Return a statement that reads records, with their columns; strings can be bytes as stored."""
+    opening, closing = ("pg_catalog.convert_to(", ", 'SQL_ASCII')") if as_bytes else ("", "")
+    columns = RECORD_COLUMNS.replace("{open}", opening).replace("{close}", closing)
+    return statement.replace("{columns}", columns)
+
+
+@lru_cache(256)
 def in_schema(statement: str, schema: str) -> str:
     """Return the statement for a schema."""
     return statement.replace("{schema}", f'"{schema}"')

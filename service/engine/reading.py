@@ -1,14 +1,15 @@
 """What is stored: a record by its key, and pages of records (contract section 1, "One record")."""
 
 import asyncio
+import codecs
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
 from service.engine.databases import Pool, PooledConnection
 from service.engine.retrying import Unavailable, served
-from service.statements import PAGE, RECORD
+from service.statements import PAGE, RECORD, with_columns
 from service.wire import Item
 
 WAIT_SECONDS = 10
@@ -62,10 +63,10 @@ async def page(
     """
     statement = PAGE.replace("{order}", _order(sorting))
     rows = await _read(pool, statement, (limit, offset, most_bytes), activity_id)
-    total, size = rows[0]["total"], rows[0]["size"]
+    total, size = rows[0][:2]
     if size > most_bytes:
         raise PageTooLarge
-    records = [Item(*row[2:]) for row in rows if row[_COLUMNS[_KEY_FIELD]] is not None]
+    records = [Item(*row[2:]) for row in rows if row[2] is not None]
     return Page(records, size, total)
 
 
@@ -82,11 +83,25 @@ def _order(sorting: Sequence[SortField]) -> str:
 
 async def _read(
     pool: Pool, statement: str, arguments: tuple[int, ...], activity_id: str
-) -> list[asyncpg.Record]:
+) -> Sequence[Sequence[Any]]:
     async def work(
         connection: PooledConnection, _deadline: float, seconds: float
-    ) -> list[asyncpg.Record]:
-        return await connection.fetch(pool.sql(statement), *arguments, timeout=seconds)
+    ) -> Sequence[Sequence[Any]]:
+        try:
+            rows = await connection.fetch(
+                pool.sql(with_columns(statement)), *arguments, timeout=seconds
+            )
+            return rows
+        except (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError):
+            # The server converts all of a string or none of it; the codec here replaces bytes.
+            rows = await connection.fetch(
+                pool.sql(with_columns(statement, as_bytes=True)), *arguments, timeout=seconds
+            )
+        codec = _codec_of(connection.get_settings().server_encoding)
+        return [
+            [str(value, codec, "replace") if isinstance(value, bytes) else value for value in row]
+            for row in rows
+        ]
 
     try:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -98,3 +113,12 @@ async def _read(
         return await served(pool, work, seconds, activity_id, failure="records cannot be read")
     finally:
         pool.reads.release()
+
+
+def _codec_of(server_encoding: str) -> str:
+    """Return Python's name of an encoding; UTF-8 for SQL_ASCII and others without a codec."""
+    name = server_encoding.replace("WIN", "cp")
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "utf-8"

@@ -5,11 +5,11 @@
 -- found by keys alone, so that the records before it are not fetched. Its size is looked at before it
 -- is read; octet_length() does not decompress.
 --
--- $1  how many records at most
--- $2  how many records come before them
--- $3  how many bytes of text at most; a page that has more is not read
--- Columns: total, size (bytes of text on the page), and those of a record in the order of
--- service.wire.Item; the latter are null in a single row where the page is empty or too large
+-- $1  the maximum number of records
+-- $2  the number of records before them
+-- $3  the maximum number of bytes of text; a page that has more is not read
+-- Columns: total, size (bytes of text on the page), and those in columns.sql; the record key is null
+-- in a single row if the page is empty or too large
 with page as (
     select record.care_case_clinical_trial_key
     from {schema}.care_case_clinical_trial as record
@@ -41,24 +41,7 @@ measured as (
 select
     counted.total,
     measured.size,
-    record.care_case_clinical_trial_key,
-    record.care_case_clinical_trial_arm_id,
-    record.care_case_clinical_trial_reason_id,
-    record.care_case_clinical_trial_study_phase_id,
-    record.case_key,
-    record.comment,
-    record.disease,
-    record.entry_date,
-    record.entry_user,
-    record.inclusion_exclusion,
-    record.location,
-    record.protocol_number,
-    record.study_drug,
-    record.study_length,
-    record.study_title,
-    record.update_date,
-    record.update_user,
-    record.website
+{columns}
 from (select count(*) as total from {schema}.care_case_clinical_trial) as counted
     cross join measured
     left join (

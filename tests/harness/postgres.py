@@ -25,8 +25,8 @@ _ROOM = 3_000_000_000
 class MakeDatabase(Protocol):
     """Makes fresh databases."""
 
-    def __call__(self, *, migrated: bool = True) -> str:
-        """Return the DSN of a new one."""
+    def __call__(self, *, migrated: bool = True, encoding: str | None = None) -> str:
+        """Return the DSN of a new one; without an encoding it has that of the server."""
 
 
 class MakePostgres(Protocol):
@@ -91,6 +91,10 @@ def _on_server(dsn: str, statement: str) -> None:
     asyncio.run(run())
 
 
+def _migrate(dsn: str) -> None:
+    asyncio.run(migrate(dsn))
+
+
 _IN_USE = "from pg_stat_activity where datname ="
 
 
@@ -123,12 +127,16 @@ def make_database(server_dsn: str, template: str) -> Iterator[MakeDatabase]:
     """A factory of fresh databases, which are dropped when the test has ended."""
     names: list[str] = []
 
-    def make(*, migrated: bool = True) -> str:
+    def make(*, migrated: bool = True, encoding: str | None = None) -> str:
         name = f"test_{secrets.token_hex(4)}"
         names.append(name)
-        source = template if migrated else "template0"
-        _in_thread(_on_server, server_dsn, f"create database {name} template {source}")
-        return citus.with_database(server_dsn, name)
+        source = template if migrated and encoding is None else "template0"
+        options = f"encoding '{encoding}' lc_collate 'C' lc_ctype 'C'" if encoding else ""
+        _in_thread(_on_server, server_dsn, f"create database {name} template {source} {options}")
+        dsn = citus.with_database(server_dsn, name)
+        if migrated and encoding is not None:
+            _in_thread(_migrate, dsn)
+        return dsn
 
     yield make
     for name in names:
