@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ _KEY_FIELD = next(iter(_COLUMNS))
 
 
 class PageTooLarge(Exception):
-    """The records of the page hold more bytes of text than a page may."""
+    """The page has several records and more bytes of text than allowed."""
 
 
 class SortField(NamedTuple):
@@ -58,10 +59,12 @@ async def page(
 ) -> Page:
     """Return at most ``limit`` records behind the first ``offset`` of all, in this order.
 
-    The key breaks ties. Raises KeyError for a field that records do not have, PageTooLarge,
-    and what served() does.
+    The key breaks ties. A single record can have any number of bytes.
+
+    Raises KeyError for a field that records do not have, PageTooLarge, and what served() does.
     """
     statement = PAGE.replace("{order}", _order(sorting))
+    most_bytes = most_bytes if limit > 1 else sys.maxsize
     rows = await _read(pool, statement, (limit, offset, most_bytes), activity_id)
     total, size = rows[0][:2]
     if size > most_bytes:

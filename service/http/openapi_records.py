@@ -62,7 +62,8 @@ def paths(server: Server) -> dict[str, Any]:
 def _list(server: Server) -> dict[str, Any]:
     description = (
         "A page of all records. The key breaks ties, so that pages never overlap. Null sorts as"
-        f" greater than all values. A page has at most {server.max_page_bytes} bytes of text."
+        f" greater than all values. A page has at most {server.max_page_bytes} bytes of text;"
+        " `pageSize=1` always works."
     )
     parameters = [
         _counted("page", "Which page, counted from 1.", 1, INT32[-1]),

@@ -104,7 +104,8 @@ class RecordHandler:
                 ) from None
             except (Unserved, Unavailable, TimedOut) as error:
                 raise unserved(error, request[RECORD].activity_id, "request") from None
-            counted.grow_to(page.size)
+            # A larger page is a single record; it counts as a full page, so that it always fits.
+            counted.grow_to(min(page.size, self._page_bytes))
             response = _page_answer(request, page, number, size)
             # Here, so that what waits for a slow reader is counted as long as it is in memory.
             try:

@@ -199,14 +199,24 @@ async def test_a_query_that_is_malformed_is_400_and_says_what_is_known(
 async def test_a_page_of_large_records_is_refused_and_a_smaller_one_is_not(
     make_service: MakeService,
 ) -> None:
-    service = await make_service(allow=READS, max_item_bytes=1000)
+    service = await make_service(
+        allow=READS, max_item_bytes=1000, max_body_bytes=12_000, max_bytes_in_flight=12_000
+    )
     await stored(service, *({KEY: key, "comment": "x" * 900} for key in range(1, 11)))
+    await service.execute(
+        """
+        update care_case_clinical_trial set comment = repeat('x', 50000)
+        where care_case_clinical_trial_key = 10
+        """
+    )
 
     refused = await service.ask("GET")
 
     assert refused.status == 400
     assert refused.detail == "The page has more than 4000 bytes; ask for a smaller pageSize."
     assert keys_of(await service.ask("GET", "?page=2&pageSize=4")) == [5, 6, 7, 8]
+    assert (await service.ask("GET", "?page=5&pageSize=2")).status == 400
+    assert keys_of(await service.ask("GET", "?page=10&pageSize=1")) == [10]
 
 
 @pytest.mark.parametrize(
