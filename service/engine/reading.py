@@ -86,10 +86,10 @@ def _order(sorting: Sequence[SortField]) -> str:
 
 async def _read(
     pool: Pool, statement: str, arguments: tuple[int, ...], activity_id: str
-) -> Sequence[Sequence[Any]]:
+) -> list[Any]:
     async def work(
         connection: PooledConnection, _deadline: float, seconds: float
-    ) -> Sequence[Sequence[Any]]:
+    ) -> list[Any]:
         try:
             rows = await connection.fetch(
                 pool.sql(with_columns(statement)), *arguments, timeout=seconds
