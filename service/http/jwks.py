@@ -145,7 +145,7 @@ def _usable_keys(document: bytes) -> list[_Key]:
         try:
             key = jwt.PyJWK(entry)
         # One key that is of no use to us, or to nobody, does not spoil the others.
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError, RuntimeError):
             continue
         if key.public_key_use in (None, "sig"):
             # PyJWK guesses an algorithm where the key names none; the token's, which has to

@@ -194,6 +194,7 @@ async def test_one_key_that_cannot_be_used_does_not_spoil_the_others(
     key_server.publish(
         {"kty": "RSA", "kid": "broken"},
         {"kty": "post-quantum", "kid": "new"},
+        published(OTHER, kid="unsigned", alg="none"),
         published(SIGNER),
     )
     service = await trusting(make_service, key_server)
