@@ -120,6 +120,7 @@ class Jwt(_Settings, frozen=True):
     issuer: str | None = None
     audience: str | None = None
     leeway_seconds: Annotated[int, Meta(ge=0)] = 30
+    jwks_stale_seconds: PositiveInt = 3600
     user_claims: list[str] = field(
         default_factory=lambda: ["preferred_username", "cognito:username", "sub"]
     )
@@ -213,10 +214,10 @@ class Tuning(Struct, frozen=True):
     """Age at which the keys behind a JWKS URL are fetched again."""
 
     key_set_first_seconds: float = 1
-    """Least time between two fetches as long as none has succeeded."""
+    """Minimum time between two fetches while no keys are in use."""
 
     key_set_retry_seconds: float = 10
-    """Least time between two fetches for the sake of tokens that name an unknown key."""
+    """Minimum time between two fetches otherwise: after a failure, or for an unknown key."""
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:

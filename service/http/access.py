@@ -25,7 +25,7 @@ TOKEN_LENGTH = 8192
 
 
 VERIFIED_SECONDS = 60
-"""How long a token that was verified is not verified again; its ``exp`` always counts."""
+"""Time for which a token is not verified again, unless it expires or its key is withdrawn."""
 
 VERIFIED_TOKENS = 1000
 
@@ -71,12 +71,14 @@ class Authenticator:
         ]
         self._jwt = settings.jwt
         self._key_set: KeySet | None = None
-        if before is not None and before._jwt.jwks_url == settings.jwt.jwks_url:
+        url, stale_seconds = settings.jwt.jwks_url, settings.jwt.jwks_stale_seconds
+        if before is not None and before._key_set is not None and before._jwt.jwks_url == url:
             self._key_set = before._key_set
-        elif settings.jwt.jwks_url:
-            self._key_set = KeySet(settings.jwt.jwks_url, tuning or Tuning())
+            self._key_set.stale_seconds = stale_seconds
+        elif url:
+            self._key_set = KeySet(url, stale_seconds, tuning or Tuning())
         self._key: Any = settings.jwt.secret
-        self._verified: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._verified: dict[str, tuple[float, Any, dict[str, Any]]] = {}
         if settings.jwt.public_key_file is not None:
             self._key = _public_key(settings.jwt.public_key_file, settings.jwt.algorithms)
 
@@ -119,8 +121,8 @@ class Authenticator:
             return None
         token = token.strip()
         now = time.time()
-        verified_at, claims = self._verified.get(token, (0.0, {}))
-        is_fresh = now - verified_at < VERIFIED_SECONDS
+        verified_at, key, claims = self._verified.get(token, (0.0, None, {}))
+        is_fresh = now - verified_at < VERIFIED_SECONDS and self._is_in_use(key)
         if is_fresh and now < int(claims["exp"]) + self._jwt.leeway_seconds:
             return claims
         try:
@@ -153,8 +155,11 @@ class Authenticator:
             ) from None
         if len(self._verified) >= VERIFIED_TOKENS:
             self._verified.clear()
-        self._verified[token] = (now, claims)
+        self._verified[token] = (now, key, claims)
         return claims
+
+    def _is_in_use(self, key: Any) -> bool:
+        return self._key_set is None or self._key_set.has(key)
 
     async def _verification_key(self, token: str) -> Any:
         if self._key_set is None:
@@ -170,13 +175,13 @@ class Authenticator:
                 return value[:USER_NAME_LENGTH]
         return ""
 
-    async def fetch_keys(self) -> None:
+    def fetch_keys(self) -> None:
         """Fetch the keys behind a URL, if there is one, before a token needs them."""
         if self._key_set is not None:
-            await self._key_set.fetch_first()
+            self._key_set.start()
 
     async def close(self, others: Sequence[Self] = ()) -> None:
-        """Let go of the connection to the key server, unless others use it, too."""
+        """Close the key set unless others use it."""
         if self._key_set is not None and all(o._key_set is not self._key_set for o in others):
             await self._key_set.close()
 

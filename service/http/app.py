@@ -80,14 +80,11 @@ def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
 
 async def _watch_and_close(app: web.Application) -> AsyncIterator[None]:
     generations = app[GENERATIONS]
-    tasks = [
-        asyncio.create_task(metrics.watch_event_loop(generations.sample)),
-        asyncio.create_task(generations.current.authenticator.fetch_keys()),
-    ]
+    task = asyncio.create_task(metrics.watch_event_loop(generations.sample))
+    generations.current.authenticator.fetch_keys()
     yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     await generations.close()
 
 

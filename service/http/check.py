@@ -8,14 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-import jwt
-
 from service.config import ConfigurationError, Jwt, Server, Settings, Tuning
 from service.engine.inspection import Finding, inspect, inspect_owner
 from service.http import certificate
 from service.http.access import Authenticator
 from service.http.health import why_not_alive
-from service.http.jwks import KeySet, KeySetUnavailable
+from service.http.jwks import KeySetUnavailable, fetch
 
 logger = logging.getLogger(__name__)
 
@@ -142,20 +140,16 @@ def _weaknesses(rules: Jwt) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "auth.jwt.jwks_url",
-            "by http:// whoever is on the way may put in keys of his own; use https://",
+            "http:// lets anyone on the network path replace the keys; use https://",
         )
 
 
 async def _key_set(url: str) -> Finding:
-    keys = KeySet(url, Tuning())
-    host = urlsplit(url).hostname
+    subject, host = "auth.jwt.jwks_url", urlsplit(url).hostname
     try:
-        await keys.key(None, "")
-    except KeySetUnavailable:
-        return Finding("failed", "auth.jwt.jwks_url", f"no usable keys came from {host}")
-    except jwt.InvalidKeyError:
-        # None for a token without an algorithm; but there are keys.
-        pass
-    finally:
-        await keys.close()
-    return Finding("ok", "auth.jwt.jwks_url", f"keys came from {host}")
+        count = len(await fetch(url))
+    except KeySetUnavailable as error:
+        return Finding("failed", subject, f"{host} returned no key set: {error}")
+    if not count:
+        return Finding("failed", subject, f"{host} returned no usable keys")
+    return Finding("ok", subject, f"fetched {count} key{'s' * (count > 1)} from {host}")

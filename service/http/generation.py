@@ -120,6 +120,7 @@ class Generations:
         """
         old = self.current
         self.current = Generation(settings, self._tuning, self._admission, old)
+        self.current.authenticator.fetch_keys()
         self._admission.limit(settings.server)
         metrics.begin_at_zero(settings.databases)
         self._alive.append(self.current)

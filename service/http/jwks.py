@@ -1,8 +1,9 @@
-"""Verification keys from a JWKS URL (RFC 7517): cached, rotated without a restart."""
+"""Signing keys from a JWKS URL (RFC 7517): cached, and refreshed in the background."""
 
 import asyncio
 import logging
 import time
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -19,7 +20,7 @@ DOCUMENT_BYTES = 1_000_000
 
 
 class KeySetUnavailable(Exception):
-    """No keys have been fetched yet, and the key server does not answer."""
+    """The key server returns no key set, and no key is young enough to be used."""
 
 
 class _Key(NamedTuple):
@@ -47,86 +48,114 @@ class _Document(msgspec.Struct):
 class KeySet:
     """The keys behind a JWKS URL.
 
-    An outage of the key server is tolerated as long as the keys fetched last know the
-    token's ``kid``.
+    A key set that was fetched replaces the one before, even if it has no usable key. While the
+    fetches fail, the last keys stay in use until they are ``stale_seconds`` old.
     """
 
-    def __init__(self, url: str, tuning: Tuning) -> None:
+    def __init__(self, url: str, stale_seconds: float, tuning: Tuning) -> None:
+        self.stale_seconds = stale_seconds
         self._url = url
         self._tuning = tuning
         self._keys: list[_Key] = []
-        self._fetched_at: float | None = None
+        self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
         self._lock = asyncio.Lock()
-        self._session: aiohttp.ClientSession | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Refresh the keys in the background from now on. Can be called again."""
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh())
+
+    async def close(self) -> None:
+        """End the background refresh."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
 
     async def key(self, key_id: object, algorithm: object) -> Any:
-        """Return the key of this id for this algorithm, the only one where the token names no id.
+        """Return the key with this id for this algorithm; without an id, the only one there is.
 
-        Raises jwt.InvalidKeyError for an unknown one, KeySetUnavailable without any keys.
+        Waits for a fetch only if there is no such key.
+
+        Raises jwt.InvalidKeyError for an unknown key, and KeySetUnavailable.
         """
         if not isinstance(key_id, str | None) or not isinstance(algorithm, str):
             raise jwt.InvalidKeyError("kid or alg is not a string")
-        # While the keys are fetched again, those who can do without go on with the old ones.
-        is_waiting = not self._found(key_id, algorithm) or not self._lock.locked()
-        if is_waiting and self._is_due(key_id, algorithm):
+        if not self._found(key_id, algorithm):
             async with self._lock:
-                if self._is_due(key_id, algorithm):
+                since = time.monotonic() - self._tried_at
+                # Another request, or the refresh, may have fetched the key meanwhile.
+                if since >= self._retry_seconds() and not self._found(key_id, algorithm):
                     await self._fetch()
-        if self._fetched_at is None:
-            raise KeySetUnavailable
         found = self._found(key_id, algorithm)
+        if not found and self._is_stale():
+            raise KeySetUnavailable
         if not found:
             raise jwt.InvalidKeyError("unknown kid")
         if key_id is None and len(found) > 1:
             raise jwt.InvalidKeyError("no kid, and several keys")
         return found[-1].key
 
-    async def fetch_first(self) -> None:
-        """Fetch the keys before anybody asks for one, again and again until there are some."""
-        while self._fetched_at is None:
-            async with self._lock:
-                if self._fetched_at is None:
-                    await self._fetch()
-            await asyncio.sleep(self._tuning.key_set_first_seconds)
+    def has(self, key: Any) -> bool:
+        """Return whether a key that was returned before is still in use."""
+        return not self._is_stale() and any(key is known.key for known in self._keys)
 
     def _found(self, key_id: str | None, algorithm: str) -> list[_Key]:
+        if self._is_stale():
+            return []
         return [
             key
             for key in self._keys
             if (key_id is None or key.id == key_id) and key.verifies(algorithm)
         ]
 
-    def _is_due(self, key_id: str | None, algorithm: str) -> bool:
-        since = time.monotonic() - self._tried_at
-        if self._fetched_at is None:
-            return since >= self._tuning.key_set_first_seconds
-        if since < self._tuning.key_set_retry_seconds:
-            return False
-        is_unknown = key_id is not None and not self._found(key_id, algorithm)
-        age = time.monotonic() - self._fetched_at
-        return is_unknown or age > self._tuning.key_set_refresh_seconds
+    def _age(self) -> float:
+        return time.monotonic() - self._fetched_at
+
+    def _is_stale(self) -> bool:
+        return self._age() > self.stale_seconds
+
+    def _retry_seconds(self) -> float:
+        tuning = self._tuning
+        return tuning.key_set_first_seconds if self._is_stale() else tuning.key_set_retry_seconds
+
+    async def _refresh(self) -> None:
+        while True:
+            # At half the maximum age at the latest, so that requests find no stale keys.
+            if self._age() >= min(self._tuning.key_set_refresh_seconds, self.stale_seconds / 2):
+                async with self._lock:
+                    await self._fetch()
+            await asyncio.sleep(self._retry_seconds())
 
     async def _fetch(self) -> None:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS)
-            )
         try:
-            async with self._session.get(self._url, raise_for_status=True) as response:
-                self._keys = _usable_keys(await _read(response.content))
+            self._keys = await fetch(self._url)
             self._fetched_at = time.monotonic()
             metrics.KEY_SET_FETCHED.set_to_current_time()
-        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
-            logger.warning("signing keys not fetched", extra={"cause": type(error).__name__})
+        except KeySetUnavailable as error:
+            logger.warning("signing keys not fetched", extra={"cause": str(error)})
             metrics.KEY_SET_FAILURES.inc()
         finally:
             self._tried_at = time.monotonic()
 
-    async def close(self) -> None:
-        """Close the connection to the key server."""
-        if self._session is not None:
-            await self._session.close()
+
+async def fetch(url: str) -> list[_Key]:
+    """Return the usable keys of the key set at this URL. Redirects are not followed.
+
+    Raises KeySetUnavailable, which names the cause, if the response is not a key set.
+    """
+    timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, allow_redirects=False) as response,
+        ):
+            if response.status != HTTPStatus.OK:
+                raise KeySetUnavailable(f"status {response.status}")
+            return _usable_keys(await _read(response.content))
+    except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+        raise KeySetUnavailable(type(error).__name__) from None
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
@@ -139,7 +168,7 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
 
 
 def _usable_keys(document: bytes) -> list[_Key]:
-    """Return the keys that can verify a signature. Raises ValueError if there is none."""
+    """Return the keys that can verify a signature. Raises ValueError if it is not a key set."""
     keys: list[_Key] = []
     for entry in msgspec.json.decode(document, type=_Document).keys:
         try:
@@ -147,12 +176,10 @@ def _usable_keys(document: bytes) -> list[_Key]:
         # One key that is of no use to us, or to nobody, does not spoil the others.
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError, RuntimeError):
             continue
-        if key.public_key_use in (None, "sig"):
+        if key.public_key_use in (None, "sig") and key.key_type in _TYPES.values():
             # PyJWK guesses an algorithm where the key names none; the token's, which has to
             # be a configured one, counts then.
             is_named = "alg" in entry
             algorithm = key.algorithm_name if is_named else None
             keys.append(_Key(key.key_id, algorithm, key.key_type, key if is_named else key.key))
-    if not keys:
-        raise ValueError("no usable key")
     return keys

@@ -320,19 +320,31 @@ def test_a_certificate_without_its_key_is_told(check: Check, tmp_path: Path) -> 
     assert any("hold no certificate with its key" in line for line in lines)
 
 
-async def test_the_key_set_is_fetched(check: Check) -> None:
-    key = rsa.generate_private_key(65537, 2048)
-    rules: JwtSettings = {"algorithms": ["RS256"], "audience": "us"}
-    async with serving_keys(KeyServer()) as keys:
-        keys.publish(published(key), published(key, kid="two"))
-        well, lines = await asyncio.to_thread(check, {}, jwt={**rules, "jwks_url": keys.url})
-        keys.publish()
-        ill, more = await asyncio.to_thread(check, {}, jwt={**rules, "jwks_url": keys.url})
+NO_KEYS = "failed: auth.jwt.jwks_url: 127.0.0.1 returned no usable keys"
 
-    assert (well, ill) == (0, 1)
-    assert lines[-1] == "auth.jwt.jwks_url: keys came from 127.0.0.1"
-    assert more[-1] == "failed: auth.jwt.jwks_url: no usable keys came from 127.0.0.1"
-    assert any(line.startswith("warning: auth.jwt.jwks_url: by http://") for line in lines)
+
+@pytest.mark.parametrize(
+    ("status", "published_keys", "line"),
+    [
+        (200, [{}, {"kid": "two"}], "auth.jwt.jwks_url: fetched 2 keys from 127.0.0.1"),
+        (200, [], NO_KEYS),
+        (200, [{"use": "enc"}], NO_KEYS),
+        (200, [{"kty": "oct", "k": "c2VjcmV0"}], NO_KEYS),
+        (302, [{}], "failed: auth.jwt.jwks_url: 127.0.0.1 returned no key set: status 302"),
+    ],
+    ids=["keys", "empty", "for encryption", "symmetric", "moved"],
+)
+async def test_the_key_set_is_fetched(
+    check: Check, status: int, published_keys: list[dict[str, str]], line: str
+) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    async with serving_keys(KeyServer(status=status)) as keys:
+        keys.publish(*(published(key, **members) for members in published_keys))
+        rules: JwtSettings = {"algorithms": ["RS256"], "audience": "us", "jwks_url": keys.url}
+        code, lines = await asyncio.to_thread(check, {}, jwt=rules)
+
+    assert (code, lines[-1]) == (line.startswith("failed"), line)
+    assert any(line.startswith("warning: auth.jwt.jwks_url: http://") for line in lines)
 
 
 @pytest.mark.parametrize(

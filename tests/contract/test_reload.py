@@ -93,22 +93,31 @@ async def test_the_secret_of_the_tokens_is_changed(
     assert (await service.put([], headers=new)).status == 207
 
 
-async def test_keys_that_were_fetched_outlive_a_reload_while_their_server_is_away(
+async def test_keys_that_were_fetched_stay_as_long_as_the_new_settings_say(
     start_process: StartProcess, tmp_path: Path
 ) -> None:
     key = rsa.generate_private_key(65537, 2048)
-    async with serving_keys(KeyServer()) as keys:
+    async with serving_keys(KeyServer()) as keys, serving_keys(KeyServer()) as others:
         keys.publish(published(key))
         rules: JwtSettings = {"algorithms": ["RS256"], "jwks_url": keys.url}
         service, process = await start_process(jwt=rules)
         operator = Operator(tmp_path, process)
-        assert (await service.put([], headers=bearer(key))).status == 207
+        statuses = [(await service.put([], headers=bearer(key))).status]
         keys.is_down = True
 
-        await operator.change(lambda c: c["server"].update(max_batch_items=1))
-        answers = [await service.put([{}, {}], headers=bearer(key, jti=str(i))) for i in range(3)]
+        for seconds in (3600, 1, 3600):
 
-    assert [answer.status for answer in answers] == [413] * 3
+            def change(content: dict[str, Any], seconds: int = seconds) -> None:
+                content["auth"]["jwt"]["jwks_stale_seconds"] = seconds
+
+            await operator.change(change)
+            await asyncio.sleep(1.1)
+            statuses.append((await service.put([], headers=bearer(key))).status)
+        await operator.change(lambda c: c["auth"]["jwt"].update(jwks_url=others.url))
+        async with asyncio.timeout(5):
+            await others.asked.wait()
+
+    assert statuses == [207, 207, 503, 207]
 
 
 async def test_a_database_is_added_and_another_drained_and_removed(

@@ -40,6 +40,7 @@ class JwtSettings(TypedDict, total=False):
     secret: str | None
     public_key_file: str | None
     jwks_url: str | None
+    jwks_stale_seconds: int
     issuer: str | None
     audience: str | None
     leeway_seconds: int

@@ -26,12 +26,21 @@ class KeyServer:
     """Answers wait until it is set."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
     fetches: int = 0
     url: str = ""
 
     def publish(self, *keys: dict[str, Any]) -> None:
         """Answer with these keys from now on."""
         self.pieces = [json.dumps({"keys": keys}).encode()]
+
+    async def is_read(self) -> None:
+        """Wait until a response of now has been read: fetches do not overlap."""
+        seen = self.fetches
+        async with asyncio.timeout(5):
+            while self.fetches < seen + 2:
+                await asyncio.sleep(0.01)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a fetch."""
@@ -40,7 +49,7 @@ class KeyServer:
         await self.gate.wait()
         if self.is_down:
             raise web.HTTPServiceUnavailable
-        response = web.StreamResponse()
+        response = web.StreamResponse(status=self.status, headers=self.headers)
         await response.prepare(request)
         for piece in self.pieces:
             await response.write(piece)

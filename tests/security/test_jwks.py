@@ -1,4 +1,4 @@
-"""Verification keys from a URL: cached, rotated, outages and nonsense of their server borne."""
+"""Signing keys from a URL: cached, rotated and withdrawn; outages and nonsense of their server."""
 
 import asyncio
 import json
@@ -10,14 +10,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from service.config import Tuning
+from service.http.jwks import KeySet
 from tests.harness.key_server import FUTURE, KeyServer, bearer, published, serving_keys
 from tests.harness.running import MakeService
 from tests.harness.service import ServiceUnderTest
 
 SIGNER = rsa.generate_private_key(65537, 2048)
 OTHER = rsa.generate_private_key(65537, 2048)
-AT_ONCE = Tuning(key_set_first_seconds=0, key_set_retry_seconds=0, key_set_refresh_seconds=0)
-"""Keys are fetched again whenever there is a reason."""
+OFTEN = Tuning(key_set_first_seconds=0.05, key_set_retry_seconds=0.05, key_set_refresh_seconds=0.05)
+"""The keys are refreshed all the time."""
 
 
 @pytest.fixture
@@ -29,12 +30,19 @@ async def key_server() -> AsyncIterator[KeyServer]:
 
 
 async def trusting(
-    make_service: MakeService, key_server: KeyServer, tuning: Tuning | None = None
+    make_service: MakeService,
+    key_server: KeyServer,
+    tuning: Tuning | None = None,
+    stale_seconds: int = 3600,
 ) -> ServiceUnderTest:
-    """Return a service that verifies tokens by these keys; its database need not answer."""
+    """Return a service that verifies tokens with these keys; it needs no database."""
     return await make_service(
         {"acme": "postgresql://127.0.0.1:1/acme"},
-        jwt={"algorithms": ["RS256", "RS512"], "jwks_url": key_server.url},
+        jwt={
+            "algorithms": ["RS256", "RS512"],
+            "jwks_url": key_server.url,
+            "jwks_stale_seconds": stale_seconds,
+        },
         tuning=tuning,
     )
 
@@ -76,19 +84,48 @@ async def test_a_new_key_is_found_without_a_restart_and_unknown_ones_cause_no_fl
     assert fetches == 1
 
 
-async def test_an_outage_of_the_key_server_is_tolerated_once_keys_are_known(
+async def test_keys_that_are_too_old_verify_nothing_until_the_key_server_responds_again(
     make_service: MakeService, key_server: KeyServer
 ) -> None:
-    key_server.is_down = True
-    service = await trusting(make_service, key_server, AT_ONCE)
-    before = await service.put([], headers=bearer(SIGNER))
-    key_server.is_down = False
-    after = await service.put([], headers=bearer(SIGNER, n=1))
-    key_server.is_down = True
-    during = await service.put([], headers=bearer(SIGNER, n=2))
+    service = await trusting(make_service, key_server, OFTEN, stale_seconds=1)
+    seen, unseen = bearer(SIGNER), bearer(SIGNER, n=1)
 
-    assert (before.status, after.status, during.status) == (503, 207, 207)
-    assert before.headers["Retry-After"]
+    async def statuses(*tokens: dict[str, str]) -> list[int]:
+        return [(await service.put([], headers=token)).status for token in tokens]
+
+    before = await statuses(seen)
+    key_server.is_down = True
+    during = await statuses(seen, bearer(SIGNER, n=2))
+    await asyncio.sleep(1.2)
+    after = await statuses(seen, unseen, bearer(SIGNER, {"kid": "two"}))
+    key_server.is_down = False
+    await key_server.is_read()
+    again = await statuses(seen, unseen)
+
+    assert (before, during, after, again) == ([207], [207] * 2, [503] * 3, [207] * 2)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "stale_seconds"),
+    [
+        pytest.param(OFTEN, 3600, id="refreshed often"),
+        pytest.param(Tuning(key_set_retry_seconds=0.05), 2, id="refreshed before they are stale"),
+    ],
+)
+async def test_a_request_whose_key_is_known_waits_for_no_fetch(
+    make_service: MakeService, key_server: KeyServer, tuning: Tuning, stale_seconds: int
+) -> None:
+    service = await trusting(make_service, key_server, tuning, stale_seconds)
+    before = await service.put([], headers=bearer(SIGNER))
+    key_server.gate.clear()
+    key_server.asked.clear()
+
+    async with asyncio.timeout(5):
+        await key_server.asked.wait()
+    async with asyncio.timeout(0.8):
+        during = await service.put([], headers=bearer(SIGNER, n=1))
+
+    assert (before.status, during.status) == (207, 207)
 
 
 async def test_a_key_server_that_is_slow_holds_up_nobody_else(
@@ -152,40 +189,106 @@ async def test_requests_that_come_while_a_new_key_is_fetched_wait_for_it(
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    ("status", "body"),
     [
-        b"",
-        b"<html>sign in to the hotel's network</html>",
-        b"[]",
-        b"null",
-        b'"keys"',
-        b'{"keys":null}',
-        b'{"keys":[]}',
-        b'{"keys":{"one":{}}}',
-        b'{"keys":[1]}',
-        b'{"keys":[null]}',
-        b'{"keys":[{"kty":"RSA","kid":"one","n":1,"e":2}]}',
-        b'{"keys":[{"kty":["RSA"]}]}',
-        b'{"keys":[{"kty":"RSA","alg":["RS256"],"kid":"one"}]}',
-        b"[" * 100_000,
-        b"\xff\xfe",
-        b'{"keys":[' + b" " * 2_000_000 + b"]}",
+        *((status, None) for status in (201, 203, 206, 301, 302, 303, 307, 308, 404, 500)),
+        (204, b""),
+        (200, b""),
+        (200, b"<html>sign in to the hotel's network</html>"),
+        (200, b"[]"),
+        (200, b"null"),
+        (200, b'"keys"'),
+        (200, b"{}"),
+        (200, b'{"keys":null}'),
+        (200, b'{"keys":{"one":{}}}'),
+        (200, b'{"keys":[]'),
+        (200, b"[" * 100_000),
+        (200, b"\xff\xfe"),
+        (200, b'{"keys":[' + b" " * 2_000_000 + b"]}"),
     ],
-    ids=lambda text: repr(text[:30]),
+    ids=lambda value: repr(value)[:30],
 )
-async def test_an_answer_that_is_no_key_set_is_an_outage_that_passes(
-    make_service: MakeService, key_server: KeyServer, nonsense: bytes
+async def test_an_answer_that_is_no_key_set_neither_brings_keys_nor_takes_any(
+    make_service: MakeService, key_server: KeyServer, status: int, body: bytes | None
 ) -> None:
-    key_server.pieces = [nonsense]
-    service = await trusting(make_service, key_server, AT_ONCE)
+    async with serving_keys(KeyServer(pieces=key_server.pieces)) as elsewhere:
 
-    during = await service.put([], headers=bearer(SIGNER))
+        def spoil() -> None:
+            key_server.status, key_server.headers = status, {"Location": elsewhere.url}
+            key_server.pieces = elsewhere.pieces if body is None else [body]
+
+        spoil()
+        service = await trusting(make_service, key_server, OFTEN)
+        before = await service.put([], headers=bearer(SIGNER))
+        key_server.status = 200
+        key_server.publish(published(SIGNER))
+        await key_server.is_read()
+        between = await service.put([], headers=bearer(SIGNER))
+        spoil()
+        await key_server.is_read()
+        after = await service.put([], headers=bearer(SIGNER, n=1))
+
+    assert (before.status, between.status, after.status) == (503, 207, 207)
+    assert before.headers["Retry-After"]
+    assert elsewhere.fetches == 0
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        pytest.param([], id="empty"),
+        pytest.param([1, None, {}], id="no keys"),
+        pytest.param([{"kty": ["RSA"]}], id="type is no string"),
+        pytest.param([published(SIGNER, n=1)], id="number is no string"),
+        pytest.param([published(SIGNER, alg=["RS256"])], id="algorithm is no string"),
+        pytest.param([published(SIGNER, alg="none")], id="unsigned"),
+        pytest.param([published(SIGNER, use="enc")], id="for encryption"),
+        pytest.param([published(OTHER, kid="two")], id="another key"),
+        pytest.param([published(OTHER)], id="another key with its id"),
+    ],
+)
+async def test_a_key_set_without_the_key_withdraws_it(
+    make_service: MakeService, key_server: KeyServer, entries: list[Any]
+) -> None:
+    service = await trusting(make_service, key_server, OFTEN)
+    tokens = [bearer(SIGNER), bearer(SIGNER, n=1), bearer(SIGNER, headers={})]
+
+    before = await service.put([], headers=tokens[0])
+    key_server.publish(*entries)
+    await key_server.is_read()
+    withdrawn = [(await service.put([], headers=token)).status for token in tokens]
     key_server.publish(published(SIGNER))
-    after = await service.put([], headers=bearer(SIGNER))
+    await key_server.is_read()
+    again = [(await service.put([], headers=token)).status for token in tokens]
 
-    assert during.status == 503
-    assert during.headers["Retry-After"]
-    assert after.status == 207
+    assert (before.status, withdrawn, again) == (207, [401] * 3, [207] * 3)
+
+
+@pytest.mark.parametrize("headers", [{"kid": "one"}, {}], ids=["by its id", "as the only one"])
+async def test_a_key_that_follows_an_empty_key_set_is_found(
+    make_service: MakeService, key_server: KeyServer, headers: dict[str, str]
+) -> None:
+    key_server.publish()
+    service = await trusting(make_service, key_server, Tuning(key_set_retry_seconds=0.1))
+
+    before = await service.put([], headers=bearer(SIGNER, headers))
+    key_server.publish(published(SIGNER))
+    await asyncio.sleep(0.2)
+    after = await service.put([], headers=bearer(SIGNER, headers))
+
+    assert (before.status, after.status) == (401, 207)
+
+
+async def test_a_key_set_that_is_closed_is_no_longer_fetched(key_server: KeyServer) -> None:
+    keys = KeySet(key_server.url, 3600, OFTEN)
+    keys.start()
+    await key_server.is_read()
+
+    await keys.close()
+    fetches = key_server.fetches
+    await asyncio.sleep(0.3)
+
+    assert key_server.fetches == fetches > 0
 
 
 async def test_one_key_that_cannot_be_used_does_not_spoil_the_others(
@@ -238,9 +341,10 @@ async def test_a_secret_in_a_key_set_signs_no_token(
 async def test_a_token_without_key_id_is_verified_only_where_there_is_one_key(
     make_service: MakeService, key_server: KeyServer
 ) -> None:
-    service = await trusting(make_service, key_server, AT_ONCE)
+    service = await trusting(make_service, key_server, OFTEN)
     only = await service.put([], headers=bearer(SIGNER, headers={}))
     key_server.publish(published(SIGNER), published(OTHER, kid="two"))
+    await key_server.is_read()
     ambiguous = await service.put([], headers=bearer(SIGNER, headers={}, n=1))
 
     assert (only.status, ambiguous.status) == (207, 401)
