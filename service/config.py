@@ -12,6 +12,9 @@ from service.postgres import MOST_PORT, SEARCH_PATH, check_dsn
 from service.sources import Problems, Wrong
 from service.wire import BATCH_ITEMS
 
+OWN_BYTES = 1_048_576
+"""Bytes of bodies that each database can have in memory, whatever other databases have."""
+
 PositiveInt = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=MOST_PORT)]
 Sha256Hex = Annotated[
@@ -75,6 +78,11 @@ class Server(_Settings, frozen=True):
             raise Wrong(missing, "missing; tls_certificate and tls_key go together")
         if self.management_port == self.port != 0:
             raise Wrong("management_port", "is that of server.port; expected another one")
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of bodies that are reserved for each database: no more than one body can have."""
+        return min(OWN_BYTES, self.max_body_bytes)
 
     @property
     def max_page_bytes(self) -> int:
@@ -184,6 +192,16 @@ class Settings(_Settings, frozen=True):
     auth: Auth
     databases: dict[str, Database]
     server: Server = Server()
+
+    def __post_init__(self) -> None:
+        server = self.server
+        smallest = server.max_body_bytes + (len(self.databases) - 1) * server.own_bytes
+        if server.max_bytes_in_flight < smallest:
+            raise Wrong(
+                "server.max_bytes_in_flight",
+                f"expected at least {smallest}, so that the largest body and a body of each other"
+                f" database fit, got {server.max_bytes_in_flight}",
+            )
 
 
 class Tuning(Struct, frozen=True):

@@ -152,7 +152,7 @@ def _read_struct(kind: type[Struct], node: Any, problems: Problems, name: str) -
     try:
         return kind(**values)
     except Wrong as wrong:
-        problems.add(f"{name}.{wrong.setting}".rstrip("."), wrong.reason)
+        problems.add(f"{name}.{wrong.setting}".strip("."), wrong.reason)
         return None
 
 

@@ -5,11 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import hdrs
 
-from service.config import ApiKey, Server
+from service.config import ApiKey, Settings
 from service.http.envelope import Problem
 from service.telemetry import metrics
 from service.wire import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER
@@ -21,60 +21,83 @@ RETRY_AFTER_SECONDS = "2"
 
 
 class Admission:
-    """Counts the batches in work, and the bytes of their bodies, against the limits."""
+    """Limits the batches in flight per API key and database, and the bytes of all bodies."""
 
-    def __init__(self, settings: Server) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._batches: Counter[tuple[str, str]] = Counter()
         self._begun: dict[str, dict[BodyBytes, float]] = {}
         self._bytes: Counter[str] = Counter()
         self.limit(settings)
 
-    def limit(self, settings: Server) -> None:
-        """Set the limits; what is in work counts on."""
-        self._max_batches = settings.max_batches_in_flight
-        self._max_bytes = max(settings.max_bytes_in_flight, settings.max_body_bytes)
-        # Whatever one database has in work, the largest body of another fits in beside it.
-        self._max_bytes_of_one = max(
-            self._max_bytes - settings.max_body_bytes, settings.max_body_bytes
-        )
+    def limit(self, settings: Settings) -> None:
+        """Set the limits; what is already in flight stays counted.
+
+        Each database has bytes of its own, which no other can use. What it uses beyond them comes
+        from the rest, which all databases share.
+        """
+        server = settings.server
+        self._max_batches = server.max_batches_in_flight
+        self._own_bytes = server.own_bytes
+        self._shared_bytes = server.max_bytes_in_flight - len(settings.databases) * self._own_bytes
+        # Beside one database, whatever it has in flight, the largest body of another finds room, if
+        # the settings allow for two of them.
+        largest = server.max_body_bytes - self._own_bytes
+        self._shared_bytes_of_one = max(self._shared_bytes - largest, largest)
 
     @contextmanager
-    def batch(self, database: str) -> Iterator["BodyBytes"]:
-        """Count a batch while it lasts, and what is told of its body's bytes.
+    def batch(self, key_name: str, database: str) -> Iterator["BodyBytes"]:
+        """Count a batch, and the bytes of its body as they arrive, until it ends.
 
-        Raises Problem 503 when its database has too many; the limit holds for each, so that one
-        tenant cannot keep out another.
+        Raises Problem 503 if the API key has too many in flight in this database; those of other
+        keys do not count.
         """
-        begun = self._begun.setdefault(database, {})
-        if len(begun) >= self._max_batches:
-            raise _overloaded("Too many batches for this database are in work", "batches_in_flight")
+        if self._batches[key_name, database] >= self._max_batches:
+            raise _overloaded(
+                "Too many batches of this API key are in progress for this database",
+                "batches_in_flight",
+            )
         body = BodyBytes(self, database)
+        begun = self._begun.setdefault(database, {})
         begun[body] = time.monotonic()
+        self._batches[key_name, database] += 1
         metrics.BATCHES_IN_FLIGHT.labels(database).inc()
         try:
             yield body
         finally:
             metrics.BATCHES_IN_FLIGHT.labels(database).dec()
             del begun[body]
-            self._bytes[database] -= body.counted
+            _subtract(self._batches, (key_name, database), 1)
+            _subtract(self._bytes, database, body.counted)
 
     def sample(self) -> None:
-        """Bring the age of each database's oldest batch up to date."""
+        """Update the age of each database's oldest batch."""
         now = time.monotonic()
         for database, begun in self._begun.items():
             oldest = next(iter(begun.values()), now)
             metrics.OLDEST_BATCH_SECONDS.labels(database).set(now - oldest)
 
     def take(self, database: str, size: int) -> None:
-        """Count bytes. Raises Problem 503 when bodies together would be too large.
-
-        Those of one database may be smaller together than those of all.
-        """
-        if (
-            self._bytes[database] + size > self._max_bytes_of_one
-            or self._bytes.total() + size > self._max_bytes
+        """Count bytes. Raises Problem 503 if neither the database nor the shared rest has room."""
+        shared = self._shared(self._bytes[database] + size)
+        if shared and (
+            shared > self._shared_bytes_of_one
+            or shared + self._shared_by_others(database) > self._shared_bytes
         ):
-            raise _overloaded("Too many bytes of other batches are in work", "bytes_in_flight")
+            raise _overloaded("Too much request data is in progress", "bytes_in_flight")
         self._bytes[database] += size
+
+    def _shared(self, size: int) -> int:
+        return max(0, size - self._own_bytes)
+
+    def _shared_by_others(self, database: str) -> int:
+        return sum(self._shared(size) for name, size in self._bytes.items() if name != database)
+
+
+def _subtract(counts: Counter[Any], name: Any, number: int) -> None:
+    """Subtract from a count, and forget it at 0: there can be many keys and databases."""
+    counts[name] -= number
+    if not counts[name]:
+        del counts[name]
 
 
 class BodyBytes:
@@ -94,7 +117,7 @@ class BodyBytes:
 
 def _overloaded(words: str, reason: str) -> Problem:
     headers: dict[str, str] = {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS}
-    return Problem(503, f"{words}; send this one again.", headers, reason=reason)
+    return Problem(503, f"{words}; retry later.", headers, reason=reason)
 
 
 class RateLimiter:

@@ -58,7 +58,7 @@ class BatchHandler:
         check_media_type(request)
         key = idempotency_key(request)
         preferences = preferences_of(request)
-        with self._admission.batch(database) as counted:
+        with self._admission.batch(caller.name, database) as counted:
             body = await self._reader.read(request, counted)
             record.bytes = len(body)
             metrics.BODY_BYTES.labels(database).inc(len(body))

@@ -96,7 +96,7 @@ class Generations:
 
     def __init__(self, settings: Settings, tuning: Tuning) -> None:
         self._tuning = tuning
-        self._admission = Admission(settings.server)
+        self._admission = Admission(settings)
         self.current = Generation(settings, tuning, self._admission)
         metrics.begin_at_zero(settings.databases)
         self._alive = [self.current]
@@ -121,7 +121,7 @@ class Generations:
         old = self.current
         self.current = Generation(settings, self._tuning, self._admission, old)
         self.current.authenticator.fetch_keys()
-        self._admission.limit(settings.server)
+        self._admission.limit(settings)
         metrics.begin_at_zero(settings.databases)
         self._alive.append(self.current)
         task = asyncio.create_task(self._retire(old))

@@ -73,9 +73,9 @@ class RecordHandler:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Return the record of the key in the path. Raises Problem 404 where there is none."""
-        _, database = await self._access.grant(request, "read")
+        caller, database = await self._access.grant(request, "read")
         key = key_in_path(request)
-        with self._admission.batch(database):
+        with self._admission.batch(caller.name, database):
             record = await self._find(request, database, key)
         if record is None:
             raise _no_record()
@@ -83,9 +83,9 @@ class RecordHandler:
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         """Return a page of all records in the order that the query asks for."""
-        _, database = await self._access.grant(request, "read")
+        caller, database = await self._access.grant(request, "read")
         number, size, sorting = page_wanted(request)
-        with self._admission.batch(database) as counted:
+        with self._admission.batch(caller.name, database) as counted:
             pool = (await self._writers.of(database)).pool
             try:
                 page = await reading.page(
@@ -124,7 +124,7 @@ class RecordHandler:
         caller, database = await self._access.grant(request, "write")
         check_media_type(request)
         key = idempotency_key(request)
-        with self._admission.batch(database) as counted:
+        with self._admission.batch(caller.name, database) as counted:
             body, item = await self._item(request, counted)
             writer = await self._writers.of(database)
             batch = _batch_of_one(request, caller, Mode.CREATE, key, body)
@@ -142,7 +142,7 @@ class RecordHandler:
         caller, database = await self._access.grant(request, "write")
         key = key_in_path(request)
         check_media_type(request)
-        with self._admission.batch(database) as counted:
+        with self._admission.batch(caller.name, database) as counted:
             body, item = await self._item(request, counted)
             if item.care_case_clinical_trial_key != key:
                 got = item.care_case_clinical_trial_key
@@ -162,7 +162,7 @@ class RecordHandler:
         key = key_in_path(request)
         if key == 0:
             raise _no_record()
-        with self._admission.batch(database):
+        with self._admission.batch(caller.name, database):
             writer = await self._writers.of(database)
             batch = _batch_of_one(request, caller, Mode.DELETE, None, bytearray())
             row = (key, *[None] * (len(Item.__struct_fields__) - 1))

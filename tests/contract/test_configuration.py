@@ -165,6 +165,28 @@ async def test_all_that_is_wrong_is_told_at_once_a_line_each(
     ]
 
 
+@pytest.mark.parametrize(
+    ("databases", "max_body_bytes", "smallest"),
+    [(1, 5_000_000, 5_000_000), (3, 5_000_000, 5_000_000 + 2 * 2**20), (3, 100, 300)],
+    ids=["one database", "1 MiB for each further one", "small bodies"],
+)
+def test_the_smallest_number_of_bytes_in_flight_depends_on_the_number_of_databases(
+    load_document: Callable[..., Settings], databases: int, max_body_bytes: int, smallest: int
+) -> None:
+    dsns = {f"database{number}": "postgresql://h/x" for number in range(databases)}
+
+    load_document(document(dsns, max_body_bytes=max_body_bytes, max_bytes_in_flight=smallest))
+    with pytest.raises(ConfigurationError) as raised:
+        load_document(
+            document(dsns, max_body_bytes=max_body_bytes, max_bytes_in_flight=smallest - 1)
+        )
+
+    assert str(raised.value) == (
+        f"server.max_bytes_in_flight: expected at least {smallest}, so that the largest body and"
+        f" a body of each other database fit, got {smallest - 1}"
+    )
+
+
 def test_the_list_of_api_keys_of_1_0_is_shown_the_new_form(
     load_document: Callable[..., Settings],
 ) -> None:

@@ -1,7 +1,8 @@
 """Contract section 1: 503 with Retry-After, at once, for what a process cannot take on."""
 
 import asyncio
-from contextlib import suppress
+import gzip
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -11,28 +12,66 @@ from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
 from tests.harness.service import GUEST_KEY, KEY, ServiceUnderTest
 
+MIB = 2**20
 
-async def test_batches_beyond_the_limit_of_their_database_are_refused_at_once(
-    make_service: MakeService, make_database: MakeDatabase
+
+GUEST = {"x-api-key": GUEST_KEY}
+
+
+@pytest.mark.parametrize("is_complete", [True, False], ids=["complete batches", "slow bodies"])
+async def test_batches_beyond_the_limit_of_an_api_key_in_a_database_are_rejected_immediately(
+    make_service: MakeService, make_database: MakeDatabase, is_complete: bool
 ) -> None:
     service = await make_service(
         extra_databases={"globex": make_database()}, max_batches_in_flight=2
     )
 
-    async with service.locked_table():
-        accepted = [asyncio.create_task(service.put([{KEY: key}])) for key in (1, 2)]
-        await asyncio.sleep(0.3)
-        refused = await asyncio.wait_for(service.put([{KEY: 3}]), 2)
-        other_tenant = await asyncio.wait_for(service.put([{KEY: 3}], database="globex"), 2)
-        unauthenticated = await service.put([], headers={"x-api-key": "wrong"})
+    async with AsyncExitStack() as connections:
+        async with service.locked_table("globex"):
+            for key in (1, 2):
+                body = b'[{"%b":%d}]' % (KEY.encode(), key)
+                request = service.head(len(body), "globex") + (body if is_complete else body[:1])
+                await connections.enter_async_context(service.sending(request))
+            await asyncio.sleep(0.3)
+            refused = await asyncio.wait_for(service.put([{KEY: 3}], database="globex"), 2)
+            other_tenant = await asyncio.wait_for(service.put([{KEY: 3}]), 2)
+            other_key = await service.put([], database="globex", headers=GUEST)
+            unauthenticated = await service.put([], headers={"x-api-key": "wrong"})
+        async with asyncio.timeout(5):
+            while len(await service.comments("globex")) < (2 if is_complete else 0):
+                await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
+    afterwards = await service.put([{KEY: 3}], database="globex")
 
     assert refused.status == 503
     assert int(refused.headers["Retry-After"]) > 0
-    assert "send this one again" in refused.detail
+    assert "retry later" in refused.detail
     assert other_tenant.statuses == [201]
+    assert other_key.status == 207
     assert unauthenticated.status == 401
-    assert [(await task).statuses for task in accepted] == [[201], [201]]
-    assert (await service.put([{KEY: 3}])).statuses == [201]
+    assert afterwards.statuses == [201]
+
+
+async def test_a_third_tenant_has_room_for_1_mib_beside_two_that_hold_all_bytes(
+    make_service: MakeService, make_database: MakeDatabase
+) -> None:
+    service = await make_service(
+        extra_databases={"globex": make_database(), "initech": make_database()},
+        max_body_bytes=8 * MIB,
+        max_bytes_in_flight=10 * MIB,
+    )
+    compressed = gzip.compress(b" " * MIB)
+    body = b'[{"%b":1}]' % KEY.encode()
+
+    async with AsyncExitStack() as connections, asyncio.timeout(20):
+        for database in ("acme", "globex"):
+            unfinished = service.head(len(compressed) + 1, database, "gzip") + compressed
+            while (await service.put([], database=database)).status != 503:
+                await connections.enter_async_context(service.sending(unfinished))
+                await asyncio.sleep(0.1)
+        third = await service.put(body + b" " * (MIB - len(body)), database="initech")
+
+    assert third.statuses == [201]
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
@@ -223,11 +262,10 @@ async def test_a_key_beyond_its_rate_limit_gets_429_and_others_do_not(
     make_service: MakeService,
 ) -> None:
     service = await make_service(rate_limit="3/minute")
-    guest = {"x-api-key": GUEST_KEY}
 
     first, second = await service.put([]), await service.put(b"{", headers={"Accept": "*/*"})
     third, refused = await service.put([{KEY: 1}]), await service.put([{KEY: 2}])
-    other = await service.put([], headers=guest)
+    other = await service.put([], headers=GUEST)
 
     assert [answer.status for answer in (first, second, third, refused)] == [207, 400, 207, 429]
     assert first.headers["RateLimit-Policy"] == '"key";q=3;w=60'

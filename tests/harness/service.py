@@ -229,13 +229,24 @@ class ServiceUnderTest:
             writer.close()
         return answer
 
-    def head(self, content_length: int) -> bytes:
+    def head(
+        self, content_length: int, database: str = "acme", encoding: str = "identity"
+    ) -> bytes:
         """Return the head of a request with valid credentials, for those who send it raw."""
         return (
             f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n"
-            f"Authorization: Bearer {token()}\r\nvbasoftware-database: acme\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {content_length}\r\n\r\n"
+            f"Authorization: Bearer {token()}\r\nvbasoftware-database: {database}\r\n"
+            f"Content-Type: application/json\r\nContent-Encoding: {encoding}\r\n"
+            f"Content-Length: {content_length}\r\n\r\n"
         ).encode()
+
+    @asynccontextmanager
+    async def sending(self, request: bytes) -> AsyncIterator[None]:
+        """Send bytes, complete or not, and keep the connection open meanwhile."""
+        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        yield
+        writer.close()
 
     async def send_without_reading(self, request: bytes) -> asyncio.StreamWriter:
         """Send a request on a connection with a tiny window that nobody reads from."""
@@ -264,9 +275,10 @@ class ServiceUnderTest:
         finally:
             await connection.close()
 
-    async def comments(self) -> dict[int, str | None]:
+    async def comments(self, database: str = "acme") -> dict[int, str | None]:
         """Return the stored records' comments by key."""
         rows = await self.fetch(
-            "select care_case_clinical_trial_key, comment from care_case_clinical_trial"
+            "select care_case_clinical_trial_key, comment from care_case_clinical_trial",
+            database=database,
         )
         return dict(rows)
