@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
-from service.http import openapi, page, probes
+from service.http import page, probes
 from service.http.access import RATE_LIMIT
 from service.http.envelope import RECORD, Problem, problem_response
 from service.http.expectation import Router
@@ -43,7 +43,7 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     app.cleanup_ctx.append(_watch_and_close)
 
     _add_api(app, server.base_path, generations)
-    page.add_routes(app, lambda: openapi.document(generations.current.settings.server))
+    page.add_routes(app, lambda: generations.current.openapi)
     probed = app
     if server.management_port is not None:
         probed = app[MANAGEMENT] = _surrounded(lifecycle, tuning)
@@ -208,9 +208,9 @@ def _activity_id(request: web.Request) -> str:
 
 
 def add_headers(response: web.StreamResponse, activity_id: str) -> None:
-    """Add the headers that every answer has."""
+    """Add the headers that every response has; only documents can be kept in a cache."""
     response.headers[hdrs.X_CONTENT_TYPE_OPTIONS] = "nosniff"
-    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     response.headers[ACTIVITY_HEADER] = activity_id
 
 

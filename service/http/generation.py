@@ -9,13 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
+import msgspec
+
 from service.config import Settings, Tuning
 from service.engine.databases import Databases
 from service.engine.writer import Writers
+from service.http import openapi
 from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
 from service.http.body import BodyReader
+from service.http.page import Document
 from service.http.records import RecordHandler
 from service.telemetry import metrics
 
@@ -60,6 +64,9 @@ class Generation:
             self.writers,
             BodyReader(min(server.max_item_bytes, server.max_body_bytes), tuning, advice=""),
             tuning.write_seconds,
+        )
+        self.openapi = Document(
+            lambda: msgspec.json.encode(openapi.document(server)), "application/json"
         )
         self.in_flight = 0
         self._idle = asyncio.Event()

@@ -6,11 +6,15 @@ the size may hold. The best of some runs counts, because others use the machine 
 """
 
 import gzip
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from service.config import Auth, Jwt, Settings, Tuning
+from service.http import probes
+from service.http.app import build_app
 from tests.harness.observed import Cost, Measure, observed
 from tests.harness.postgres import MakeDatabase
 from tests.items.kinds import BAD, GOOD, Body, real
@@ -96,3 +100,48 @@ async def test_compressed_bodies_hold_the_event_loop_as_little(
     assert cost.held <= HELD_SECONDS
     assert cost.cpu <= 0.01 * plain / 1_000_000 + 0.1
     assert cost.peak_bytes <= AT_MOST * plain + UNNOTICED.peak_bytes
+
+
+NOTHING_IS_THERE = ("GET", "/nothing", "")
+REQUESTS = 50
+
+
+def open_to_anyone() -> list[tuple[str, str]]:
+    """Return the method and path of each route, except the probes."""
+    settings = Settings(Auth({}, Jwt(["HS256"], "x" * 32)), {})
+    routes = [
+        (route.method, route.resource.canonical.format(key=1))
+        for route in build_app(settings, Tuning()).router.routes()
+        if route.resource is not None
+    ]
+    return [(method, path) for method, path in routes if path not in probes.PATHS]
+
+
+async def test_no_document_and_no_unknown_api_key_costs_three_times_a_404(
+    measure: Measure,
+) -> None:
+    async def ask(method: str, path: str, etag: str = "") -> str:
+        headers = {"x-api-key": "unknown", "Authorization": "Bearer x", "If-None-Match": etag}
+        url = measure.service.url + path
+        async with measure.service.session.request(
+            method, url, headers=headers, allow_redirects=False, auto_decompress=False
+        ) as response:
+            await response.read()
+            assert response.status in ((304,) if etag else (200, 302, 401, 404))
+            return response.headers.get("ETag", "")
+
+    requests = [NOTHING_IS_THERE]
+    for method, path in open_to_anyone():
+        etag = await ask(method, path)
+        requests += [(method, path, ""), *([(method, path, etag)] if etag else [])]
+    assert len(requests) > 20
+    best = dict.fromkeys(requests, math.inf)
+    for _ in range(ATTEMPTS):
+        for request in requests:
+            await measure.cost()
+            for _ in range(REQUESTS):
+                await ask(*request)
+            best[request] = min(best[request], (await measure.cost()).cpu / REQUESTS)
+    limit = AT_MOST * best[NOTHING_IS_THERE]
+
+    assert {request: cpu for request, cpu in best.items() if cpu > limit} == {}

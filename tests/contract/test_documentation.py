@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -279,6 +280,42 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
         async with service.session.get(f"{service.url}/docs/{name}") as response:
             assert response.status == 200
             assert media_type in response.headers["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/openapi.json", "/docs", "/docs/page.js", "/docs/contract.md"),
+        *("/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"),
+    ],
+)
+async def test_a_document_that_the_client_has_is_not_sent(
+    make_service: MakeService, path: str
+) -> None:
+    service = await make_service()
+
+    async def get(known: str, method: str = "GET") -> tuple[int, bytes, Mapping[str, str]]:
+        headers = {"If-None-Match": known} if known else {}
+        url = service.url + path
+        async with service.session.request(method, url, headers=headers) as response:
+            return response.status, await response.read(), response.headers
+
+    status, body, headers = await get("")
+    etag = headers["ETag"]
+    assert status == 200
+    assert body
+    assert re.fullmatch('"[0-9a-f]+"', etag)
+    assert headers["Cache-Control"] == "no-cache"
+    for known in (etag, f"W/{etag}", f'"x", {etag}', "*"):
+        status, nothing, repeated = await get(known)
+        assert (status, nothing) == (304, b"")
+        assert (repeated["ETag"], repeated["Cache-Control"]) == (etag, "no-cache")
+    for other in ('"x"', etag.strip('"'), f'"x{etag[1:]}'):
+        assert (await get(other))[:2] == (200, body)
+    head = await get("", "HEAD")
+    assert head[:2] == (200, b"")
+    for name in ("ETag", "Content-Type", "Content-Length"):
+        assert head[2][name] == headers[name]
 
 
 @pytest.fixture

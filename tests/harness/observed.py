@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import aiohttp
 
@@ -69,16 +69,29 @@ class _Observer:
         self._begin()
 
 
-class Measure(Protocol):
-    """Sends a body to such a service."""
+class Measure:
+    """Sends requests to such a service, and measures what they cost."""
+
+    def __init__(self, service: ServiceUnderTest, process: asyncio.subprocess.Process) -> None:
+        self.service = service
+        self._process = process
 
     async def __call__(self, body: bytes, encoding: str = "identity") -> tuple[int, Cost]:
-        """Return the status of the answer, and what it cost."""
+        """Send a body; return the status of the response, and what it cost."""
+        await self.cost()
+        status = await self.service.send(body, encoding)
+        return status, await self.cost()
+
+    async def cost(self) -> Cost:
+        """Return the cost of everything since the last call."""
+        assert self._process.stdout is not None
+        self._process.send_signal(signal.SIGUSR1)
+        return Cost(*json.loads(await asyncio.wait_for(self._process.stdout.readline(), 60)))
 
 
 @asynccontextmanager
 async def observed(databases: Mapping[str, str], folder: Path) -> AsyncIterator[Measure]:
-    """Run such a service; yield what sends it a body and returns its status and its cost."""
+    """Run such a service; yield what sends requests to it and measures their cost."""
     port = free_port()
     config = folder / "observed.toml"
     config.write_text(toml(document(databases, port=port)))
@@ -92,25 +105,13 @@ async def observed(databases: Mapping[str, str], folder: Path) -> AsyncIterator[
         cwd=Path(__file__).parents[2],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    assert process.stdout is not None
-    output = process.stdout
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(300)) as session:
         service = ServiceUnderTest(f"http://127.0.0.1:{port}", session, databases)
-
-        async def cost() -> Cost:
-            process.send_signal(signal.SIGUSR1)
-            return Cost(*json.loads(await asyncio.wait_for(output.readline(), 60)))
-
-        async def measure(body: bytes, encoding: str = "identity") -> tuple[int, Cost]:
-            await cost()
-            status = await service.send(body, encoding)
-            return status, await cost()
-
         async with asyncio.timeout(30):
             while not await service.is_alive():
                 await asyncio.sleep(0.05)
         try:
-            yield measure
+            yield Measure(service, process)
         finally:
             process.terminate()
             await process.wait()

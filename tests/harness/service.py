@@ -41,6 +41,7 @@ class Answer:
     envelope: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        assert self.headers["Cache-Control"] == "no-store"
         if self.status == 204:
             assert not self.body
             self.envelope = {}
