@@ -1,6 +1,7 @@
 """The settings (contract section 3): loaded and checked once, then handed to everything else."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,13 +18,8 @@ OWN_BYTES = 1_048_576
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=MOST_PORT)]
-Sha256Hex = Annotated[
-    str,
-    Meta(
-        pattern=r"^[0-9a-fA-F]{64}$",
-        description="64 hex digits (care-trials new-key prints them with a new key)",
-    ),
-]
+_HEX_DIGITS = 64
+_DIGEST = f"{_HEX_DIGITS} hex digits (run: care-trials new-key)"
 BasePath = Annotated[
     str,
     Meta(
@@ -91,9 +87,9 @@ class Server(_Settings, frozen=True):
 
 
 class ApiKey(_Settings, frozen=True):
-    """A caller's key, known only by its SHA-256, and the databases the caller may use."""
+    """A caller's API key, known only by the SHA-256 of its secrets, and what it opens."""
 
-    sha256: Sha256Hex
+    sha256: Annotated[str | list[str], Meta(description=_DIGEST)]
     databases: list[str]
     allow: Annotated[
         list[Action], Meta(description='a list of "batch", "read", "write" and "delete"')
@@ -101,6 +97,12 @@ class ApiKey(_Settings, frozen=True):
     rate_limit: str | None = None
 
     def __post_init__(self) -> None:
+        if not self._hex_digests:
+            raise Wrong("sha256", f"expected {_DIGEST}, got an empty list")
+        for text in self._hex_digests:
+            if not re.fullmatch(f"[0-9a-fA-F]{{{_HEX_DIGITS}}}", text):
+                got = "other" if len(text) == _HEX_DIGITS else len(text)
+                raise Wrong("sha256", f"expected {_DIGEST}, got {got} characters")
         if self.rate_limit is None:
             return
         from limits import parse
@@ -109,6 +111,15 @@ class ApiKey(_Settings, frozen=True):
             parse(self.rate_limit)
         except ValueError:
             raise Wrong("rate_limit", "expected a number and a time, as in 600/minute") from None
+
+    @property
+    def _hex_digests(self) -> list[str]:
+        return [self.sha256] if isinstance(self.sha256, str) else self.sha256
+
+    @property
+    def digests(self) -> list[bytes]:
+        """The SHA-256 digests of all secrets: several while one replaces another."""
+        return [bytes.fromhex(text) for text in self._hex_digests]
 
 
 _SYMMETRIC = {"HS256", "HS384", "HS512"}
@@ -253,7 +264,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
         document = sources.expand(document, environment, problems)
         _name_new_form(document, problems)
         settings = sources.read(Settings, document, problems)
-        _check_databases_of_keys(document, problems)
+        _check_api_keys(document, problems)
     if problems:
         raise ConfigurationError("\n".join(problems))
     assert isinstance(settings, Settings)
@@ -279,16 +290,19 @@ def _name_new_form(document: dict[str, Any], problems: Problems) -> None:
         document["auth"]["api_keys"] = {}
 
 
-def _check_databases_of_keys(document: dict[str, Any], problems: Problems) -> None:
-    """Note each database that a key names and nobody configured, whatever else is wrong."""
+def _check_api_keys(document: dict[str, Any], problems: Problems) -> None:
+    """Note digests given twice, and unknown databases."""
     auth, databases = document.get("auth"), document.get("databases")
     if not isinstance(auth, dict) or not isinstance(databases, dict):
         return
     keys = sources.read(dict[str, ApiKey], auth.get("api_keys", {}), Problems()) or {}
+    first: dict[bytes, str] = {}
     for key_name, key in keys.items():
+        setting = f"auth.api_keys.{key_name}"
+        for digest in key.digests if key else []:
+            if digest in first:
+                problems.add(f"{setting}.sha256", f"this digest is already in {first[digest]}")
+            first[digest] = f"{setting}.sha256"
         for name in key.databases if key else []:
             if name != "*" and name not in databases:
-                problems.add(
-                    f"auth.api_keys.{key_name}.databases",
-                    f"{name} is not configured under [databases]",
-                )
+                problems.add(f"{setting}.databases", f"{name} is not configured under [databases]")

@@ -82,10 +82,11 @@ def expand(node: Any, environment: Mapping[str, str], problems: Problems, name: 
             for key, value in node.items()
         }
     if isinstance(node, list):
-        return [
+        values = [
             expand(value, environment, problems, f"{name}[{place}]")
             for place, value in enumerate(node)
         ]
+        return _Unknown() if any(isinstance(value, _Unknown) for value in values) else values
     if not isinstance(node, str) or not _REFERENCE.search(node):
         return node
 
@@ -164,7 +165,8 @@ def _read_value(kind: Any, node: Any, problems: Problems, name: str) -> Any:
     value = str(node) if isinstance(node, Text) else node
     plain = _plain(kind)
     try:
-        if isinstance(node, Text) and get_origin(plain) is list:
+        accepts_list = any(get_origin(each) is list for each in (plain, *get_args(plain)))
+        if isinstance(node, Text) and accepts_list and node.lstrip().startswith("["):
             value = msgspec.json.decode(str(node))
         is_typed = not (isinstance(node, Text) and plain in (int, bool))
         return msgspec.convert(value, kind, strict=is_typed)

@@ -67,7 +67,7 @@ class Authenticator:
         before: Self | None = None,
     ) -> None:
         self._keys = [
-            (bytes.fromhex(key.sha256), name, key) for name, key in settings.api_keys.items()
+            (digest, name, key) for name, key in settings.api_keys.items() for digest in key.digests
         ]
         self._jwt = settings.jwt
         self._key_set: KeySet | None = None

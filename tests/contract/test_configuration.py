@@ -83,6 +83,22 @@ async def test_values_come_from_the_environment_and_from_files(
     assert settings.databases["acme"].dsn == "postgresql://u:p@h/acme"
 
 
+EXPECTED = "expected 64 hex digits (run: care-trials new-key)"
+GUEST_DIGEST = document({})["auth"]["api_keys"]["guest"]["sha256"]
+DIGESTS: list[tuple[Any, str]] = [
+    ("abc", f"{EXPECTED}, got 3 characters"),
+    (SECRET_MARKER, f"{EXPECTED}, got {len(SECRET_MARKER)} characters"),
+    ("g" * 64, f"{EXPECTED}, got other characters"),
+    ("0" * 64 + "\n", f"{EXPECTED}, got 65 characters"),
+    ([], f"{EXPECTED}, got an empty list"),
+    (["0" * 64, "abc"], f"{EXPECTED}, got 3 characters"),
+    ([17], f"{EXPECTED}, got a list"),
+    (17, f"{EXPECTED}, got 17"),
+    (["a" * 64, "A" * 64], "this digest is already in auth.api_keys.loader.sha256"),
+]
+"""Values of sha256 and the reason why each is rejected."""
+
+
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
@@ -98,10 +114,19 @@ async def test_values_come_from_the_environment_and_from_files(
         ("server.ignore_unknown_fields", "no", "server.ignore_unknown_fields"),
         ("server.tls_key", "key.pem", "server.tls_certificate: missing"),
         ("srever.port", 1, "srever"),
+        *(
+            ("auth.api_keys.loader.sha256", value, f"auth.api_keys.loader.sha256: {reason}")
+            for value, reason in DIGESTS
+        ),
         (
             "auth.api_keys.loader.sha256",
-            SECRET_MARKER,
-            "auth.api_keys.loader.sha256: expected 64 hex",
+            ["0" * 64, "${NOT_SET_ANYWHERE}"],
+            "auth.api_keys.loader.sha256[1]: the environment variable NOT_SET_ANYWHERE",
+        ),
+        (
+            "auth.api_keys.loader.sha256",
+            ["0" * 64, GUEST_DIGEST.upper()],
+            "auth.api_keys.guest.sha256: this digest is already in auth.api_keys.loader.sha256",
         ),
         ("auth.api_keys.loader.databases", ["nowhere"], "auth.api_keys.loader.databases: nowhere"),
         ("auth.api_keys.loader.name", "loader", "auth.api_keys.loader.name: unknown setting"),
@@ -227,6 +252,23 @@ def test_the_environment_alone_is_enough() -> None:
     assert settings.databases["acme"].dsn == "postgresql://u:p%40@h/acme"
 
 
+@pytest.mark.parametrize(
+    ("value", "digests"),
+    [
+        ("ab" * 32, [b"\xab" * 32]),
+        (f'["{"ab" * 32}", "{"CD" * 32}"]', [b"\xab" * 32, b"\xcd" * 32]),
+        ("${DIGESTS}", [b"\xef" * 32]),
+    ],
+    ids=["a digest", "a list", "a reference to a list"],
+)
+def test_the_environment_has_one_digest_or_a_list(value: str, digests: list[bytes]) -> None:
+    variables = {"SERVICE_AUTH__API_KEYS__LOADER__SHA256": value, "DIGESTS": f'["{"ef" * 32}"]'}
+
+    settings = load(None, {**ENVIRONMENT, **variables})
+
+    assert settings.auth.api_keys["loader"].digests == digests
+
+
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "service.toml"
     path.write_text(toml(document({"acme": "postgresql://h/acme", "globex": "postgresql://h/x"})))
@@ -246,6 +288,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("SERVICE_SERVER__PROT", "1", "server.prot: unknown setting"),
         ("SERVICE_SERVER__PORT", "many", "server.port: expected a whole number"),
         ("SERVICE_SERVER__REUSE_PORT", "maybe", "server.reuse_port: expected true or false"),
+        ("SERVICE_AUTH__API_KEYS__LOADER__SHA256", '["abc', "sha256: expected 64 hex digits"),
         ("SERVICE_AUTH__JWT__ALGORITHMS", "HS256", "auth.jwt.algorithms: expected a list of texts"),
         ("SERVICE_DATABASES__ACME", "postgresql://h/x", "databases.acme: expected a table"),
     ],

@@ -24,7 +24,7 @@ from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import Process, StartProcess
-from tests.harness.service import KEY, PATH, SECRET, token
+from tests.harness.service import API_KEY, KEY, PATH, SECRET, Answer, token
 
 DONE = "settings read again"
 
@@ -64,18 +64,32 @@ def key_settings(key: str) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(key.encode()).hexdigest(), "databases": ["*"]}
 
 
-async def test_an_api_key_is_rotated(start_process: StartProcess, tmp_path: Path) -> None:
+async def test_a_rotated_secret_keeps_its_idempotency_keys(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    """The steps of docs/operating.md, "Rotate keys and secrets"."""
     service, process = await start_process()
     operator = Operator(tmp_path, process)
-    new_key = secrets.token_urlsafe()
+    new = secrets.token_urlsafe()
 
-    await operator.change(lambda c: c["auth"]["api_keys"].update(second=key_settings(new_key)))
-    both = [await service.put([{KEY: 1}]), await service.put([{KEY: 1}], headers=with_key(new_key))]
-    await operator.change(lambda c: c["auth"]["api_keys"].pop("loader"))
-    one = [await service.put([{KEY: 1}]), await service.put([{KEY: 1}], headers=with_key(new_key))]
+    async def send(secret: str) -> Answer:
+        headers = {"Idempotency-Key": "k", **with_key(secret)}
+        return await service.put([{KEY: 0}, {KEY: 5000}, {KEY: 0}], headers=headers)
 
-    assert [answer.status for answer in both] == [207, 207]
-    assert [answer.status for answer in one] == [401, 207]
+    async def accept(*accepted: str) -> None:
+        digests = [key_settings(secret)["sha256"] for secret in accepted]
+        await operator.change(lambda c: c["auth"]["api_keys"]["loader"].update(sha256=digests))
+
+    first = await send(API_KEY)
+    answers = [await send(new)]
+    await accept(API_KEY, new)
+    answers += [await send(new), await send(API_KEY)]
+    await accept(new)
+    answers += [await send(new), await send(API_KEY)]
+
+    assert [answer.status for answer in answers] == [401, 207, 207, 207, 401]
+    assert [answer.keys for answer in answers[1:4]] == [first.keys] * 3
+    assert sorted(await service.comments()) == sorted(first.keys)
 
 
 async def test_the_secret_of_the_tokens_is_changed(

@@ -49,7 +49,7 @@ class Rotation:
             tls_certificate=str(self._certificate),
             tls_key=str(self._key),
         )
-        self._rotated = "none"
+        self._secrets = [secrets.token_urlsafe() for _ in range(2)]
         self.turns = 0
 
     @contextmanager
@@ -71,11 +71,11 @@ class Rotation:
         """Do all three, and see that each took effect."""
         self.turns += 1
         has_tenant = self.turns % 2 == 1
-        new_key, serial = secrets.token_urlsafe(), f"turn-{self.turns}"
-        keys: dict[str, Any] = self.content["auth"]["api_keys"]
-        keys.pop("rotated", None)
-        digest = hashlib.sha256(new_key.encode()).hexdigest()
-        keys["rotated"] = {"sha256": digest, "databases": ["*"]}
+        serial = f"turn-{self.turns}"
+        removed, *kept = self._secrets
+        self._secrets = [*kept, secrets.token_urlsafe()]
+        digests = [hashlib.sha256(each.encode()).hexdigest() for each in self._secrets]
+        self.content["auth"]["api_keys"]["rotated"] = {"sha256": digests, "databases": ["*"]}
         self.content["databases"] = {"acme": self.content["databases"]["acme"]}
         if has_tenant:
             self.content["databases"]["globex"] = {"dsn": self._databases["globex"]}
@@ -89,11 +89,11 @@ class Rotation:
         async with asyncio.timeout(20):
             while self._log.read_text().count("settings read again") == seen:
                 await asyncio.sleep(0.02)
-        status, subject = await self._ask(new_key)
-        assert subject == serial
-        assert status == (207 if has_tenant else 403)
-        assert (await self._ask(self._rotated))[0] == 401
-        self._rotated = new_key
+        for secret in self._secrets:
+            status, subject = await self._ask(secret)
+            assert subject == serial
+            assert status == (207 if has_tenant else 403)
+        assert (await self._ask(removed))[0] == 401
 
     async def _ask(self, key: str) -> tuple[int, str]:
         """Return the status for an empty batch to globex, and whose certificate was shown."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 import pytest
 
 from tests.harness.pgbouncer import pgbouncer
-from tests.harness.service import API_KEY, GUEST_KEY, SECRET
+from tests.harness.service import API_KEY, GUEST_KEY, SECOND_API_KEY, SECRET
 
 
 class ServerSettings(TypedDict, total=False):
@@ -91,7 +91,10 @@ def document(
         "auth": {
             "api_keys": {
                 "loader": {
-                    "sha256": hashlib.sha256(API_KEY.encode()).hexdigest(),
+                    "sha256": [
+                        hashlib.sha256(secret.encode()).hexdigest()
+                        for secret in (API_KEY, SECOND_API_KEY)
+                    ],
                     "databases": ["*"],
                     **({"rate_limit": rate_limit} if rate_limit else {}),
                     **({"allow": allow} if allow else {}),

@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 API_KEY = "the-key-of-the-loader"
+SECOND_API_KEY = "another-secret-of-the-loader"
 GUEST_KEY = "the-key-of-a-guest"
 SECRET = "a secret of the tests that is long enough for every algorithm: HS512 wants 64 bytes"
 PATH = "/care-case-clinical-trials-batch"
