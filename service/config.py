@@ -291,7 +291,7 @@ def _name_new_form(document: dict[str, Any], problems: Problems) -> None:
 
 
 def _check_api_keys(document: dict[str, Any], problems: Problems) -> None:
-    """Note digests given twice, and unknown databases."""
+    """Note unprintable names, digests given twice, and unknown databases."""
     auth, databases = document.get("auth"), document.get("databases")
     if not isinstance(auth, dict) or not isinstance(databases, dict):
         return
@@ -299,6 +299,9 @@ def _check_api_keys(document: dict[str, Any], problems: Problems) -> None:
     first: dict[bytes, str] = {}
     for key_name, key in keys.items():
         setting = f"auth.api_keys.{key_name}"
+        # The name can become the user name of a record, and PostgreSQL cannot store NUL.
+        if not key_name.isprintable():
+            problems.add(setting, "the name contains a character that cannot be printed")
         for digest in key.digests if key else []:
             if digest in first:
                 problems.add(f"{setting}.sha256", f"this digest is already in {first[digest]}")

@@ -37,7 +37,9 @@ class Problems(list[str]):
 
     def add(self, setting: str, reason: str) -> None:
         """Note what is wrong with a setting."""
-        self.append(f"{setting}: {reason}" if setting else reason)
+        line = f"{setting}: {reason}" if setting else reason
+        # A name from a file or the environment can contain a line break.
+        self.append(line if line.isprintable() else ascii(line)[1:-1])
 
 
 def from_file(path: Path, problems: Problems) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Authenticator:
                 reason="api_key" if key is None else "token",
             )
         name, opened = key
-        user = self._user(claims) or name
+        user = self._user(claims, name)
         return Caller(name, user, frozenset(opened.databases), frozenset(opened.allow))
 
     def _api_key(self, values: list[str]) -> tuple[str, ApiKey] | None:
@@ -167,13 +167,11 @@ class Authenticator:
         header = jwt.get_unverified_header(token)
         return await self._key_set.key(header.get("kid"), header.get("alg"))
 
-    def _user(self, claims: dict[str, Any]) -> str:
-        for name in self._jwt.user_claims:
-            value = claims.get(name)
-            # PostgreSQL text holds neither; a token may.
-            if isinstance(value, str) and value and value.isprintable():
-                return value[:USER_NAME_LENGTH]
-        return ""
+    def _user(self, claims: dict[str, Any], key_name: str) -> str:
+        values = (claims.get(claim) for claim in self._jwt.user_claims)
+        # PostgreSQL cannot store NUL or a surrogate, which a token can contain.
+        names = (each for each in values if isinstance(each, str) and each and each.isprintable())
+        return next(names, key_name)[:USER_NAME_LENGTH]
 
     def fetch_keys(self) -> None:
         """Fetch the keys behind a URL, if there is one, before a token needs them."""

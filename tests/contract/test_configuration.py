@@ -98,6 +98,9 @@ DIGESTS: list[tuple[Any, str]] = [
 ]
 """Values of sha256 and the reason why each is rejected."""
 
+KEY_SETTINGS = {"sha256": "0" * 64, "databases": ["*"]}
+UNPRINTABLE = ["a\0b", "a\nb", "\x1b[2J", "\u202egnp"]
+
 
 @pytest.mark.parametrize(
     ("path", "value", "named"),
@@ -128,6 +131,11 @@ DIGESTS: list[tuple[Any, str]] = [
             ["0" * 64, GUEST_DIGEST.upper()],
             "auth.api_keys.guest.sha256: this digest is already in auth.api_keys.loader.sha256",
         ),
+        *(
+            ("auth.api_keys", {name: KEY_SETTINGS}, f"auth.api_keys.{ascii(name)[1:-1]}: the name")
+            for name in UNPRINTABLE
+        ),
+        *((name, {}, f"{ascii(name)[1:-1]}: unknown setting") for name in UNPRINTABLE),
         ("auth.api_keys.loader.databases", ["nowhere"], "auth.api_keys.loader.databases: nowhere"),
         ("auth.api_keys.loader.name", "loader", "auth.api_keys.loader.name: unknown setting"),
         ("auth.api_keys.loader.allow", ["all"], "auth.api_keys.loader.allow: expected a list of"),

@@ -114,7 +114,7 @@ def toml(content: Mapping[str, Any], prefix: str = "") -> str:
     """Return the document as TOML; JSON's scalars and lists of scalars are TOML as well."""
     lines = []
     for name, value in content.items():
-        path = f"{prefix}{name}"
+        path = prefix + (name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name))
         if isinstance(value, dict):
             lines += [f"[{path}]", *_scalars(value), toml(_tables(value), f"{path}.")]
         else:

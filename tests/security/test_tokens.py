@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import hmac
 import json
 import re
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
+from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import (
     API_KEY,
     GUEST_KEY,
@@ -335,6 +336,27 @@ async def test_a_subject_or_id_that_is_no_text_is_no_reason_to_refuse(
     assert answer.statuses == [201]
     (row,) = await service.fetch("select update_user from care_case_clinical_trial")
     assert row["update_user"] == ("loader" if "sub" in claims else "tester")
+
+
+@pytest.mark.parametrize("claims", [{"sub": None}, {"sub": ""}, {"sub": "\0"}], ids=str)
+async def test_the_name_of_the_api_key_is_the_user_of_a_token_without_one(
+    start_process: StartProcess, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any]
+) -> None:
+    names = ["n" * 20, "n" * 21, "\U0001f9ea" * 21, "e\u0301" * 11, "-" * 500]
+    for name in names:
+        variable = f"SERVICE_AUTH__API_KEYS__{name}"
+        monkeypatch.setenv(f"{variable}__SHA256", hashlib.sha256(name.encode()).hexdigest())
+        monkeypatch.setenv(f"{variable}__DATABASES", '["*"]')
+    service, _ = await start_process()
+
+    bearer = {"Authorization": f"Bearer {token(**claims)}"}
+    answers = [await service.put([{KEY: 0}], headers={"x-api-key": n, **bearer}) for n in names]
+
+    assert [answer.outcomes[0][1:] for answer in answers] == [(201, "Created")] * len(names)
+    rows = await service.fetch(
+        "select update_user from care_case_clinical_trial order by care_case_clinical_trial_key"
+    )
+    assert [row["update_user"] for row in rows] == [name[:20] for name in names]
 
 
 async def test_a_token_that_is_too_long_is_told_in_the_log(
