@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import secrets
+import signal
 import sys
 from pathlib import Path
 
@@ -44,7 +45,8 @@ _with_settings = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="%(prog)s %(version)s", prog_name="care-trials")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Batch upserts of clinical-trial records of care cases into PostgreSQL.
 
     \b
@@ -52,6 +54,9 @@ def main() -> None:
     In production:  new-key, check-config, migrate, serve
     With a file:    send
     """
+    if context.invoked_subcommand != serve_command.name:
+        # They have their default actions again; serve unblocks them when it can handle them.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
     logs.configure()
 
 

@@ -1,9 +1,10 @@
 """The application as a process: listening, TLS, signals, shutdown."""
 
 import asyncio
+import errno
 import logging
-import os
 import signal
+import termios
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -89,16 +90,19 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     if read is not None:
         reload = Reload(app[GENERATIONS], tls, read)
-        had_terminal = os.isatty(0)
+        # nohup does this: the process is meant to outlive its terminal.
+        is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
         def hang_up() -> None:
-            if had_terminal and not os.isatty(0):
-                # Its first meaning: the terminal is gone.
+            if not is_ignored and _is_terminal_gone():
+                # The original meaning of the signal.
                 stop.set()
             else:
                 reload.now()
 
         loop.add_signal_handler(signal.SIGHUP, hang_up)
+    # Blocked by service/__main__.py; those that arrived during startup are delivered now.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     announce(*runner.addresses[0][:2])
     checking = asyncio.create_task(check.log(settings))
     await stop.wait()
@@ -112,6 +116,15 @@ async def _serve(
     if management is not None:
         await management.cleanup()
     logger.info("stopped")
+
+
+def _is_terminal_gone() -> bool:
+    """Return whether stdin is a terminal that was closed; os.isatty hides that it was one."""
+    try:
+        termios.tcgetattr(0)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False
 
 
 def make_runner(settings: Settings, tuning: Tuning) -> web.AppRunner:

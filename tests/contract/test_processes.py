@@ -14,7 +14,7 @@ from service.migrations import migrate
 from tests.harness.certificates import Authority
 from tests.harness.configuration import ServerSettings, document
 from tests.harness.postgres import MakeDatabase
-from tests.harness.running import RunCommand, StartProcess
+from tests.harness.running import AtImport, RunCommand, StartProcess
 from tests.harness.service import KEY, PATH
 
 
@@ -35,6 +35,49 @@ async def test_a_stop_signal_during_a_large_batch_lets_it_finish(
     assert await asyncio.to_thread(process.wait, 10) == 0
     (row,) = await service.fetch("select count(*) from care_case_clinical_trial")
     assert row["count"] == 20_000
+
+
+READ_AGAIN = "settings read again"
+
+
+@pytest.mark.usefixtures("hang_up_action")
+@pytest.mark.parametrize(
+    ("module", "delay"),
+    [
+        *(("service.cli", delay) for delay in (0, 0.1, 0.3, 0.6, 1, 1.5)),
+        # Imported when the configuration has been read.
+        ("service.http.server", 0),
+    ],
+)
+async def test_sighup_during_startup_reloads_the_configuration(
+    start_process: StartProcess, at_import: AtImport, tmp_path: Path, module: str, delay: float
+) -> None:
+    change = f"sed -i 's/^port = .*/&\\nmax_batch_items = 1/' {tmp_path}/service-0.toml"
+    hang_up = f"{change}; kill -HUP $PPID"
+    at_import(module, f"(sleep {delay}; {hang_up}) &" if delay else hang_up)
+
+    service, process = await start_process({"acme": "postgresql://127.0.0.1:1/x"})
+    async with asyncio.timeout(10):
+        while READ_AGAIN not in (log := (tmp_path / "log-0").read_text()):
+            await asyncio.sleep(0.02)
+    answer = await service.put([{}, {}])
+
+    assert (process.poll(), answer.status, log.count(READ_AGAIN)) == (None, 413, 1)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+@pytest.mark.parametrize("module", ["service.cli", "service.http.server", "uvloop"])
+async def test_a_stop_signal_during_startup_ends_it_cleanly(
+    run_command: RunCommand, at_import: AtImport, module: str, name: str
+) -> None:
+    at_import(module, f"kill -{name} $PPID")
+    config = document({"acme": "postgresql://127.0.0.1:1/x"}, port=free_port())
+
+    ended = await asyncio.to_thread(run_command, "serve", config=config)
+
+    assert ended.returncode == 0
+    assert "Traceback" not in ended.stderr
+    assert '"message":"stopped"' in ended.stderr
 
 
 async def test_while_it_stops_the_probe_says_so_and_new_batches_are_refused(

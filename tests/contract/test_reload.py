@@ -23,7 +23,7 @@ from tests.harness.configuration import JwtSettings, document, toml
 from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase
-from tests.harness.running import Process, StartProcess
+from tests.harness.running import AtImport, Process, StartProcess
 from tests.harness.service import API_KEY, KEY, PATH, SECRET, Answer, token
 
 DONE = "settings read again"
@@ -275,12 +275,16 @@ async def test_under_load_all_of_it_changes_and_no_request_fails(
     await ledger.assert_true()
 
 
-async def test_a_terminal_that_is_gone_ends_the_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_in_startup", [False, True], ids=["serving", "starting"])
+async def test_a_terminal_that_is_gone_ends_the_process(
+    tmp_path: Path, at_import: AtImport, hang_up_action: signal.Handlers, is_in_startup: bool
+) -> None:
     """SIGHUP's first meaning, for somebody who tried the service in a window and closed it."""
-    path = tmp_path / "service.toml"
+    path, log, closed = tmp_path / "service.toml", tmp_path / "log", tmp_path / "closed"
     path.write_text(toml(document({"acme": "postgresql://127.0.0.1:1/x"}, port=free_port())))
     mine, its = pty.openpty()
-    log = tmp_path / "log"
+    if is_in_startup:
+        at_import("service.cli", f"until [ -e {closed} ]; do sleep 0.01; done; kill -HUP $PPID")
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve", "--config", str(path)],
@@ -288,15 +292,27 @@ async def test_a_terminal_that_is_gone_ends_the_process(tmp_path: Path) -> None:
             stderr=stderr,
             start_new_session=True,
         )
-    async with asyncio.timeout(20):
-        while "serving" not in log.read_text():
-            await asyncio.sleep(0.02)
-        process.send_signal(signal.SIGHUP)
-        while DONE not in log.read_text():
-            await asyncio.sleep(0.02)
 
-    os.close(its)
-    os.close(mine)
-    process.send_signal(signal.SIGHUP)
+    async def wait_for(text: str, count: int = 1) -> None:
+        async with asyncio.timeout(20):
+            while log.read_text().count(text) < count:
+                await asyncio.sleep(0.02)
 
-    assert await asyncio.to_thread(process.wait, 10) == 0
+    try:
+        if not is_in_startup:
+            await wait_for('"serving"')
+            process.send_signal(signal.SIGHUP)
+            await wait_for(DONE)
+        os.close(its)
+        os.close(mine)
+        closed.touch()
+        if not is_in_startup:
+            process.send_signal(signal.SIGHUP)
+        if hang_up_action == signal.SIG_IGN:
+            # Whoever ignores SIGHUP wants the process to outlive the terminal.
+            await wait_for(DONE, 1 if is_in_startup else 2)
+            process.terminate()
+        assert await asyncio.to_thread(process.wait, 10) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -3,10 +3,11 @@
 import asyncio
 import re
 import secrets
+import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
@@ -79,6 +80,13 @@ class MakeRole(Protocol):
         allow: list[str] | None = None,
     ) -> ServiceUnderTest:
         """Return one that serves."""
+
+
+class AtImport(Protocol):
+    """Runs a shell command in each service process that starts, at one of its first imports."""
+
+    def __call__(self, module: str, command: str) -> None:
+        """Wait for the command, in which ``$PPID`` is the process, before the import."""
 
 
 class RunCommand(Protocol):
@@ -198,6 +206,35 @@ async def start_process(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["plain", "nohup"])
+def hang_up_action(request: pytest.FixtureRequest) -> Iterator[signal.Handlers]:
+    """The action of SIGHUP that processes inherit."""
+    before = signal.signal(signal.SIGHUP, request.param)
+    yield request.param
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def at_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AtImport:
+    """Makes something happen at an exact moment of startup."""
+
+    def make(module: str, command: str) -> None:
+        (tmp_path / "sitecustomize.py").write_text(f"""
+import os, sys
+
+class AtImport:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            os.waitpid(os.posix_spawnp("sh", ["sh", "-c", {command!r}], os.environ), 0)
+
+sys.meta_path.insert(0, AtImport)
+""")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return make
 
 
 @pytest.fixture
