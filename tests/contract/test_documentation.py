@@ -17,6 +17,7 @@ from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import (
+    alert_is_present,
     presence_of_element_located,
     text_to_be_present_in_element,
 )
@@ -318,7 +319,7 @@ async def test_a_document_that_the_client_has_is_not_sent(
         assert head[2][name] == headers[name]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
     """A headless Chromium."""
     if BROWSER is None or DRIVER is None:
@@ -396,3 +397,48 @@ async def test_the_page_sends_its_example_and_shows_the_answer_also_after_a_relo
     complaints = [line["message"] for line in browser.get_log("browser")]  # type: ignore[no-untyped-call]
     assert complaints == []
     assert API_KEY not in browser.current_url
+
+
+STORED = "return ['key', 'token', 'database', 'other'].map((name) => sessionStorage.getItem(name))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stored", "link", "accepted", "expected"),
+    [
+        ("", "key=a&token=b&database=c", None, ["a", "b", "c"]),
+        ("key=a&token=b", "key=a&token=b", None, ["a", "b", None]),
+        ("key=a&token=b", "", None, ["a", "b", None]),
+        ("key=a&token=b", "key=x&token=y&database=z", False, ["a", "b", None]),
+        ("key=a&token=b", "key=x&token=y&database=z", True, ["x", "y", "z"]),
+        ("key=a&token=b", "token=y", False, ["a", "b", None]),
+        ("key=a&token=b", "database=z", False, ["a", "b", None]),
+        ("key=a", "token=y", False, ["a", None, None]),
+        ("database=c", "key=x", False, [None, None, "c"]),
+        ("key=a", "key=&key=x", None, ["a", None, None]),
+        ("", "other=x&key=a", None, ["a", None, None]),
+    ],
+)
+async def test_a_link_replaces_stored_credentials_only_after_a_question(
+    make_service: MakeService,
+    browser: webdriver.Chrome,
+    stored: str,
+    link: str,
+    accepted: bool | None,
+    expected: list[str | None],
+) -> None:
+    service = await make_service()
+
+    def follow() -> list[str | None]:
+        for fragment in (stored, link):
+            browser.get("about:blank")
+            browser.get(f"{service.url}/docs#{fragment}")
+        if accepted is not None:
+            question = WebDriverWait(browser, 10).until(alert_is_present())
+            question.accept() if accepted else question.dismiss()
+        WebDriverWait(browser, 10).until(presence_of_element_located((By.ID, "page")))
+        found: list[str | None] = browser.execute_script(STORED)
+        return found
+
+    assert await asyncio.to_thread(follow) == [*expected, None]
+    assert browser.current_url == f"{service.url}/docs"

@@ -1,11 +1,18 @@
 // Shows the document; fills in what the address has after "#", which browsers do not send:
 // #key=…&token=…&database=… (the demo prints such an address). What was given, or sent last, is
-// kept over a reload, and forgotten when the tab is closed.
+// kept over a reload, and forgotten when the tab is closed. A link from somebody else must not
+// replace it unnoticed: records would be sent with other credentials, or to another database.
+const NAMES = ["key", "token", "database"];
 const keep = (name, value) => value && sessionStorage.setItem(name, value);
 const kept = (name) => sessionStorage.getItem(name);
 
-new URLSearchParams(location.hash.slice(1)).forEach((value, name) => keep(name, value));
+const link = new URLSearchParams(location.hash.slice(1));
 history.replaceState(null, "", location.pathname);
+const isOther = NAMES.some((name) => link.get(name) && link.get(name) !== kept(name));
+const question = "This tab has other credentials or another database. Use those of the link?";
+if (isOther && (!NAMES.some(kept) || confirm(question))) {
+  NAMES.forEach((name) => keep(name, link.get(name)));
+}
 
 fetch("openapi.json")
   .then((response) => response.json())
