@@ -31,7 +31,8 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
     yield _listening(settings.server)
     for name, key in settings.auth.api_keys.items():
         limit = f", {key.rate_limit}" if key.rate_limit else ""
-        words = f"{', '.join(key.allow)} on {', '.join(key.databases)}{limit}"
+        rotation = f", {len(key.digests)} secrets" if len(key.digests) > 1 else ""
+        words = f"{', '.join(key.allow)} on {', '.join(key.databases)}{limit}{rotation}"
         yield Finding("ok", f"API key {name}", words)
     async for finding in check_surroundings(settings):
         yield finding

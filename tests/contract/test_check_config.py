@@ -73,6 +73,10 @@ async def test_all_is_well(check: Check, make_database: MakeDatabase) -> None:
         "warning",
     ]
     assert "/x" in lines[0]
+    assert lines[1:3] == [
+        "API key loader: batch on *, 2 secrets",
+        "API key guest: batch on ",
+    ]
     assert "synchronous_commit or fsync is off" in lines[-1]
 
 
