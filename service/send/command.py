@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from service.client import Client, CouldNotSend
-from service.send.display import tell
+from service.send.display import printable, report, tell
 from service.send.records import DELIMITERS, Records, Unreadable
 from service.send.run import STORED, Run
 
@@ -34,7 +34,18 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-@click.command("send", context_settings={"show_default": True})
+class _Command(click.Command):
+    """A command whose complaints show the names of files, as shells list them, harmlessly."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        try:
+            return super().parse_args(context, arguments)
+        except click.UsageError as error:
+            error.message = printable(error.message)  # type: ignore[misc]
+            raise
+
+
+@click.command("send", cls=_Command, context_settings={"show_default": True})
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
 @click.option("--url", required=True, type=_url, metavar="URL", help="http://host:port/base_path.")
 @click.option("--database", required=True, metavar="NAME", help="Where the records go.")
@@ -119,4 +130,4 @@ def _summarize(runs: list[Run], seconds: float) -> None:
     for run in runs:
         lines += [f"reasons   {run.paths[1]}"] if run.failed else []
         lines += [f"outcomes  {run.paths[0]}"] if run.counts and run.tells_outcomes else []
-    click.echo("\n".join(lines))
+    report(lines)

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections.abc import Iterable
 
 import click
 
@@ -44,4 +45,20 @@ class Display:
 
 def tell(text: str, *, ends_line: bool = True) -> None:
     """Write a line, on a terminal in place of the one that changes."""
-    click.echo(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, err=True, nl=ends_line)
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    click.echo(start + printable(text), err=True, nl=ends_line)
+
+
+def report(lines: Iterable[str]) -> None:
+    """Write lines to standard output."""
+    click.echo("\n".join(map(printable, lines)))
+
+
+def printable(line: str) -> str:
+    """Return a line in which nothing can control a terminal: line breaks are escaped as well.
+
+    Parts of the line come from files and servers.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
+    )

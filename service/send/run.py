@@ -9,11 +9,10 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import click
 import msgspec
 
 from service.client import Client, Outcome
-from service.send.display import Display, tell
+from service.send.display import Display, report, tell
 from service.send.progress import Progress
 from service.send.records import Records, Refused, fault_of, is_keyless
 
@@ -49,15 +48,15 @@ class Run:
     def check(self) -> None:
         """Print what the file holds, and its first faults. Raises Unreadable."""
         number = keyless = 0
-        shown = []
+        shown: list[str] = []
         for number, record in enumerate(self._file, 1):
             keyless += is_keyless(record)
             fault = fault_of(record)
             self.failed += bool(fault)
             if fault and self.failed <= FAULTS_SHOWN:
-                shown.append(f"\n  record {number}: {fault}")
+                shown.append(f"  record {number}: {fault}")
         text = f"{self._file.path}: {number:,} records, {keyless:,} without a key"
-        click.echo(f"{text}, {self.failed:,} bad{''.join(shown)}")
+        report([f"{text}, {self.failed:,} bad", *shown])
 
     def send(self) -> None:
         """Send all that no earlier run has sent. Raises CouldNotSend, Unreadable, OSError."""

@@ -3,18 +3,13 @@
 import asyncio
 import gzip
 import os
-import pty
 import re
 import stat
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.send import display
-from service.send.display import Display
-from service.send.records import Records
 from tests.harness.running import MakeService
 from tests.harness.senders import (
     Command,
@@ -437,47 +432,3 @@ async def test_check_tells_what_would_fail_and_sends_nothing(
     assert {f"record {number}" for number in (1, 3, 4, 5, 6, 7)} <= told.keys()
     assert front.batches == []
     assert sorted(os.listdir(tmp_path)) == ["bad.ndjson", "good.json"]
-
-
-async def test_a_run_that_takes_long_is_told_of_in_plain_lines_where_there_is_no_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(display, "PLAIN_SECONDS", 0)
-    (tmp_path / "r.json").write_bytes(as_json([{KEY: 1}] * 4000))
-    with (tmp_path / "r.json").open("rb") as source:
-        file = Records(source)
-        shown = Display(file)
-        list(islice(file, 2000))
-        await asyncio.sleep(0.1)
-        shown.advance(2000, 100)
-        first = capsys.readouterr().err
-        list(islice(file, 1000))
-        await asyncio.sleep(0.1)
-        shown.advance(3000, 100)
-
-    line = capsys.readouterr().err
-    assert first.startswith("r.json: 2,000 records, 100 failed, ")
-    found = re.fullmatch(r"r\.json: 3,000 records, 100 failed, ([\d,]+)/s, 75%, 0:00 left\n", line)
-    assert found
-    assert 5_000 < int(found[1].replace(",", "")) <= 10_000
-
-
-async def test_on_a_terminal_the_progress_is_one_line_that_changes(tmp_path: Path) -> None:
-    (tmp_path / "r.ndjson").write_bytes(as_ndjson([{KEY: 1}] * 5000))
-
-    async with serving(Front()) as front:
-        front.seconds = 0.3
-        terminal, other = pty.openpty()
-        process = await Command(tmp_path).start(
-            *("r.ndjson", "--url", front.url, "--database", "acme"), stderr=other
-        )
-        os.close(other)
-        await asyncio.wait_for(process.wait(), 20)
-    shown = os.read(terminal, 10_000).decode()
-    os.close(terminal)
-
-    assert shown.count("\n") == 0
-    assert shown.endswith("\r\x1b[K")
-    assert re.search(
-        r"\r\x1b\[Kr\.ndjson: 2,000 records, 0 failed, [\d,]+/s, \d+%, 0:\d\d left", shown
-    )
