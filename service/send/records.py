@@ -4,6 +4,7 @@ import asyncio
 import csv
 import gzip
 import os
+import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -31,10 +32,10 @@ class Unreadable(ValueError):
 
 
 class Refused(NamedTuple):
-    """What is no record, and why. The service refuses it, too, since what it gets is an array."""
+    """Something that must not be stored, and why. It is sent in an array, which is no item."""
 
     reason: str
-    content: str | list[str]
+    content: Any
 
 
 def is_keyless(record: Any) -> bool:
@@ -149,6 +150,13 @@ def _of_csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Any]:
     return (_row(row, fields) for row in csv.reader(texts, delimiter=each, strict=True) if row)
 
 
+_INTEGER = re.compile(r"\s*[+-]?[0-9]+(\.0|[eE]\+?[0-9]+)?\s*")
+"""An integer in a cell. pandas writes 5.0, and R 1e+05."""
+
+_SEPARATED = re.compile(r"\s*([+-]?[0-9]{1,10})[.,]([0-9]{1,10})\s*")
+"""Digits that are thousands in one country and a fraction in another."""
+
+
 def _row(cells: list[str], fields: list[str]) -> Any:
     """Return a row of CSV as a record; an empty cell is a field that is not sent."""
     if len(cells) != len(fields):
@@ -156,10 +164,16 @@ def _row(cells: list[str], fields: list[str]) -> Any:
         return Refused(f"the row has {len(cells)} cells, the header has {len(fields)}", cells)
     # Omitted, not null: the same, save for dates, whose default null would refuse.
     record: dict[str, Any] = {name: cell for name, cell in zip(fields, cells, strict=True) if cell}
+    reasons = []
     for name in (KEY_FIELD, "case_Key"):
-        with suppress(KeyError, ValueError):
-            record[name] = _number(record[name])
-    return record
+        cell = record.get(name, "")
+        if _INTEGER.fullmatch(cell):
+            with suppress(ValueError):
+                record[name] = _number(cell)
+        elif found := _SEPARATED.fullmatch(cell):
+            meanings = f"{_number('.'.join(found.groups()))} or {''.join(found.groups())}"
+            reasons.append(f'{name}: must be an integer; "{cell}" could mean {meanings}')
+    return Refused("; ".join(reasons), record) if reasons else record
 
 
 class _Checked(StrictItem):

@@ -134,18 +134,59 @@ def test_utf_16_is_named(read: Read, encoding: str, text: str) -> None:
         read(text.encode(encoding))
 
 
+@pytest.mark.parametrize("name", [KEY, "case_Key"])
 @pytest.mark.parametrize(
     ("cell", "value"),
-    [("5", 5), ("5.0", 5), (" 5 ", 5), ("+5", 5), ("-5.", -5), ("1e3", 1000), ("1.5", 1.5),
-     ("x", "x"), ("1_000", "1_000"), ("nan", "nan"), ("9" * 40, 1e40), ("1e400", "1e400")],
+    [("5", 5), ("5.0", 5), (" 5 ", 5), ("+5", 5), ("-5", -5), ("007", 7), ("1e3", 1000),
+     ("1e+05", 100_000), ("1E5", 100_000), ("0", 0), ("-0", 0), ("0.0", 0), ("-0.0", 0),
+     ("9" * 40, 1e40), ("1e400", "1e400"), ("x", "x"), ("1_000", "1_000"), ("nan", "nan"),
+     ("0x5", "0x5"), ("\u0665", "\u0665"), ("1\u00a0000", "1\u00a0000"), ("1e-400", "1e-400"),
+     ("5.", "5."), (".0", ".0"), ("1.0e3", "1.0e3"), ("1.000.000", "1.000.000"), (" ", " "),
+     ("-", "-"), ("null", "null")],
 )  # fmt: skip
-def test_whole_numbers_in_csv_are_integers_however_they_are_written(
-    read: Read, cell: str, value: object
+def test_a_cell_is_an_integer_only_where_it_cannot_be_another(
+    read: Read, name: str, cell: str, value: object
 ) -> None:
-    records = read(f"{KEY},case_Key,comment\n1,{cell},5.0\n".encode())
+    records = read(f"{name};{KEY if name != KEY else 'case_Key'};comment\n{cell};1;5.0\n".encode())
 
-    assert records == [{KEY: 1, "case_Key": value, "comment": "5.0"}]
-    assert type(records[0]["case_Key"]) is type(value)
+    assert records == [{KEY: 1, "case_Key": 1, "comment": "5.0", name: value}]
+    assert type(records[0][name]) is type(value)
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+@pytest.mark.parametrize(
+    ("cell", "meanings"),
+    [("1.000", "1 or 1000"), ("1,000", "1 or 1000"), ("1.5", "1.5 or 15"), ("1.50", "1.5 or 150"),
+     ("1.00", "1 or 100"), ("5,0", "5 or 50"), ("-2.500", "-2.5 or -2500"), ("0.000", "0 or 0000")],
+)  # fmt: skip
+async def test_an_integer_that_could_be_another_is_never_stored(
+    make_service: MakeService,
+    command: Command,
+    tmp_path: Path,
+    separator: str,
+    cell: str,
+    meanings: str,
+) -> None:
+    service = await make_service()
+    rows = [[KEY, "case_Key", "comment"], [cell, "1", "a"], ["2", cell, "b"], ["", "", "c"]]
+    with (tmp_path / "r.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    address = ["--url", service.url, "--database", "acme"]
+
+    checked = await command.run("r.csv", *address, "--check")
+    ended = await command.run("r.csv", *address)
+
+    reasons = [f'{n}: must be an integer; "{cell}" could mean {meanings}' for n in rows[0][:2]]
+    assert (checked.status, ended.status) == (1, 1)
+    assert [line.partition(": ")[2] for line in checked.stdout.splitlines()[1:3]] == reasons
+    told = failures(tmp_path / "r.csv.failed.ndjson")
+    assert [reason for _, _, reason, _ in told[:2]] == reasons
+    assert [item for *_, item in told] == [
+        {KEY: cell, "case_Key": 1, "comment": "a"},
+        {KEY: 2, "case_Key": cell, "comment": "b"},
+        {"comment": "c"},
+    ]
+    assert await service.comments() == {}
 
 
 @pytest.mark.parametrize("format_name", ["ndjson", "json", "csv"])
