@@ -97,6 +97,8 @@ def send_command(
     status, problem = NOT_SENT, ""
     try:
         runs += [Run(Records(file, delimiter), outcomes, **service) for file in files]
+        for run in () if check else runs:
+            run.open()
         for run in runs:
             run.check() if check else run.send()
         status = SOME_FAILED if any(run.failed for run in runs) else ALL_STORED
@@ -109,7 +111,7 @@ def send_command(
     except Unreadable as error:
         status, problem = UNREADABLE, f"cannot read {error}"
     except OSError as error:
-        problem = f"{error.filename or 'FILE'}: {error.strerror}"
+        problem = f"cannot write {error.filename or 'output'}: {error.strerror}"
     except KeyboardInterrupt:
         status, problem = INTERRUPTED, "interrupted; repeat the command to go on"
     tell("", ends_line=False)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,17 @@ class Progress:
         """Add the next batch."""
         records, outcomes = zip(*batch, strict=True)
         line = msgspec.json.encode((self._destination, _digest(records), outcomes))
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(b"\n" + line)  # the line before may lack its end
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the file to errors that lack it, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 _Line = tuple[str, str, list[Outcome]]

@@ -1,19 +1,19 @@
 """A file on its way: from records to outcomes, or to what would become of them."""
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import msgspec
 
 from service.client import Client, Outcome
 from service.send.display import Display, report, tell
-from service.send.progress import Progress
+from service.send.progress import Progress, naming
 from service.send.records import Records, Refused, fault_of, is_keyless
 
 STORED = (200, 201)
@@ -43,7 +43,7 @@ class Run:
             Path(f"{base}.progress"), f"{service['url']} {service['database']}"
         )
         self.paths = outcomes or Path(f"{base}.outcomes.csv"), Path(f"{base}.failed.ndjson")
-        self._results: list[BinaryIO] = []
+        self._results: dict[Path, BinaryIO] = {}
 
     def check(self) -> None:
         """Print what the file holds, and its first faults. Raises Unreadable."""
@@ -58,50 +58,88 @@ class Run:
         text = f"{self._file.path}: {number:,} records, {keyless:,} without a key"
         report([f"{text}, {self.failed:,} bad", *shown])
 
+    def open(self) -> None:
+        """Open whatever will be written, before anything is sent. Raises OSError.
+
+        Files stay as they are until there are outcomes, and none appears. A device or a pipe
+        stays open, and is written in place.
+        """
+        files = [] if self._is_stream else [self.progress.path]
+        for path in self.paths:
+            if path.exists() and not path.is_file():
+                with naming(path):
+                    self._results[path] = path.open("wb")
+            else:
+                files += [path, _old(path)]
+        for path in files:
+            with naming(path):
+                if path.exists():
+                    path.open("ab").close()
+                with TemporaryFile(dir=path.parent) as file:  # where it is created or renamed
+                    file.write(bytes(2**16))
+
     def send(self) -> None:
         """Send all that no earlier run has sent. Raises CouldNotSend, Unreadable, OSError."""
-        with self._file.source as source:
-            with suppress(OSError):  # of a file system without locks: work is done twice, no harm
-                try:
-                    flock(source, LOCK_EX | LOCK_NB)
-                except BlockingIOError:
-                    tell(f"Waiting for another command, which sends {self._file.path}")
-                    flock(source, LOCK_EX)
-            for batch in self.progress.resume(iter(self._file)) if not self._is_stream else ():
-                self._note(batch, is_resumed=True)
-            asyncio.run(self._send())
-        for file, is_wanted in zip(self._results, (self.tells_outcomes, self.failed), strict=False):
-            file.truncate()
-            file.close()
-            if not is_wanted:
-                os.unlink(file.name)
+        try:
+            with self._file.source as source:
+                with suppress(OSError):  # of a file system without locks: work is done twice
+                    try:
+                        flock(source, LOCK_EX | LOCK_NB)
+                    except BlockingIOError:
+                        tell(f"Waiting for another command, which sends {self._file.path}")
+                        flock(source, LOCK_EX)
+                if not self._is_stream:
+                    for batch in self.progress.resume(iter(self._file)):
+                        self._note(batch, is_resumed=True)
+                asyncio.run(self._send())
+            are_wanted = dict(zip(self.paths, (self.tells_outcomes, self.failed), strict=True))
+            for path, file in self._results.items():
+                with naming(path):
+                    if path.is_file():
+                        file.truncate()
+                        if not are_wanted[path]:
+                            path.unlink()
+                    file.close()
+        finally:
+            for file in self._results.values():
+                with suppress(OSError):  # it has been raised before
+                    file.close()
 
     async def _send(self) -> None:
         batches = self._client.batches(self._file, NAME, place=self.counts.total())
         async with self._client, aclosing(batches):
             async for batch in batches:
                 self._note(batch)
-                if not self._is_stream:
-                    self.progress.keep(batch)
 
     def _note(self, batch: Sequence[tuple[Any, Outcome]], *, is_resumed: bool = False) -> None:
-        if not self._results:  # only now: nothing is left where nothing was sent
+        """Count a batch, then keep its outcomes, then report them, whatever ends the run."""
+        done = self.counts.total()
+        self.counts.update(outcome.status for _, outcome in batch)
+        self.failed = self.counts.total() - sum(self.counts[status] for status in STORED)
+        self.tells_outcomes |= any(is_keyless(record) for record, _ in batch)
+        if not (is_resumed or self._is_stream):
+            self.progress.keep(batch)
+        lines: tuple[list[bytes], list[bytes]] = [], []
+        if not done:
             for path in self.paths:
-                if path.exists() and not is_resumed:
-                    path.replace(f"{path}.old")
-                self._results.append(path.open("r+b" if path.exists() else "wb"))
-            self._results[0].write(b"record,key,status\r\n")
-        for record, outcome in batch:
-            self.counts[outcome.status] += 1
-            number = self.counts.total()
-            self.tells_outcomes |= is_keyless(record)
+                if path not in self._results:
+                    if path.is_file() and not is_resumed:
+                        path.replace(_old(path))
+                    self._results[path] = path.open("r+b" if path.is_file() else "wb")
+            lines[0].append(b"record,key,status\r\n")
+        for number, (record, outcome) in enumerate(batch, done + 1):
             key = "" if outcome.key is None else outcome.key
-            self._results[0].write(f"{number},{key},{outcome.status}\r\n".encode())
+            lines[0].append(f"{number},{key},{outcome.status}\r\n".encode())
             if outcome.status not in STORED:
-                self.failed += 1
                 reason, item = record if isinstance(record, Refused) else (outcome.body, record)
                 told = {"record": number, "status": outcome.status, "reason": reason, "item": item}
-                self._results[1].write(msgspec.json.encode(told) + b"\n")
-        for file in self._results:
-            file.flush()
+                lines[1].append(msgspec.json.encode(told) + b"\n")
+        for path, texts in zip(self.paths, lines, strict=True):
+            with naming(path):
+                self._results[path].writelines(texts)
+                self._results[path].flush()
         self._display.advance(self.counts.total(), self.failed)
+
+
+def _old(path: Path) -> Path:
+    return Path(f"{path}.old")

@@ -1,5 +1,7 @@
 """How far a file is sent: what a later run goes on with, and when it must not."""
 
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,99 @@ async def test_a_new_run_keeps_what_the_one_before_told(command: Command, tmp_pa
     assert not (tmp_path / "r.json.failed.ndjson").exists()
     assert (tmp_path / "told.old").read_text().endswith("1,1,400\n")
     assert (tmp_path / "told").read_text().endswith("1,1,200\n")
+
+    before = contents(tmp_path)
+    unreachable = ["--url", "http://127.0.0.1:1", "--retries", "0"]
+    ended = await command.run(*arguments, *unreachable)
+
+    assert ended.status == 3
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["r.failed.ndjson", "r.outcomes.csv", "r.progress", "r.failed.ndjson.old",
+     "stdin.failed.ndjson", "/proc/told", "none/told"],
+)  # fmt: skip
+async def test_nothing_is_sent_if_what_is_written_could_not_be(
+    command: Command, tmp_path: Path, name: str
+) -> None:
+    for each in ("first", "r"):
+        (tmp_path / each).write_bytes(as_ndjson([{KEY: 1}]))
+    arguments = ["first", "r"]
+    if "/" in name:
+        arguments = ["r", "--outcomes", name]
+    else:
+        (tmp_path / name).mkdir()
+        arguments = ["first", "-"] if name.startswith("stdin") else arguments
+    before = sorted(tmp_path.rglob("*"))
+
+    async with serving(Front()) as front:
+        address = ["--url", front.url, "--database", "acme"]
+        ended = await command.run(*arguments, *address, stdin=as_ndjson([{KEY: 1}]))
+
+    assert front.batches == []
+    assert ended.status == 3
+    assert "sent      0 " in ended.stdout
+    assert ended.stderr.startswith(f"Error: cannot write {name}: ")
+    assert ended.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_nothing_is_sent_from_a_folder_that_cannot_be_written(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r").write_bytes(as_ndjson([{KEY: 1}]))
+    with (tmp_path / "r").open() as file:
+        path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        async with serving(Front()) as front:
+            ended = await command.run(path, "--url", front.url, "--database", "acme")
+
+    assert front.batches == []
+    assert ended.status == 3
+    assert f"Error: cannot write {path}." in ended.stderr
+
+
+async def test_when_a_disk_fills_up_the_counts_are_true_and_the_next_run_goes_on(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r").write_bytes(as_ndjson([{KEY: number} for number in range(1, 5001)]))
+    async with serving(Front()) as front:
+        arguments = ["r", "--url", front.url, "--database", "acme", "--concurrency", "1"]
+        process = await command.start(*arguments)
+        # For two batches. A place is kept for the write that is tried before.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+        full = await command.end(process)
+        sent = len(front.batches)
+        ended = await command.run(*arguments)
+
+    assert (full.status, sent) == (3, 3)
+    assert "updated   3,000\nsent      3,000 " in full.stdout
+    assert full.stderr == "Error: cannot write r.progress: File too large\n"
+    assert (ended.status, ended.stderr) == (0, "")
+    assert [batch[0][KEY] for batch in front.batches] == [1, 1001, 2001, 2001, 3001, 4001]
+    assert os.listdir(tmp_path) == ["r"]
+
+
+async def test_a_device_for_outcomes_is_written_in_place_and_may_fail(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r").write_bytes(as_ndjson([{KEY: number} for number in range(1, 2001)]))
+    for name in ("full", "null"):
+        (tmp_path / name).symlink_to(f"/dev/{name}")
+    async with serving(Front()) as front:
+        arguments = ["r", "--url", front.url, "--database", "acme", "--concurrency", "1"]
+        for sent in ("1,000", "1,000"):
+            full = await command.run(*arguments, "--outcomes", "full")
+            assert full.status == 3
+            assert f"sent      {sent} " in full.stdout
+            assert full.stderr == "Error: cannot write full: No space left on device\n"
+        ended = await command.run(*arguments, "--outcomes", "null")
+
+    assert (ended.status, ended.stderr) == (0, "")
+    assert "sent      2,000 " in ended.stdout
+    assert [batch[0][KEY] for batch in front.batches] == [1, 1001]
+    assert sorted(os.listdir(tmp_path)) == ["full", "null", "r"]
 
 
 async def test_what_is_written_is_for_its_owner_alone(command: Command, tmp_path: Path) -> None:
