@@ -53,6 +53,7 @@ class _Command(click.Command):
 @click.option("--token", required=True, envvar="SERVICE_TOKEN", show_envvar=True)
 @click.option("--delimiter", metavar="C", default=DELIMITERS, show_default=", ; tab or |")
 @click.option("--check", is_flag=True, help="Read the files and tell what is wrong; send nothing.")
+@click.option("--replace", is_flag=True, help="Set fields that records lack to null in updates.")
 @click.option(
     "--outcomes", type=click.Path(dir_okay=False, path_type=Path), help="Where all outcomes go."
 )
@@ -63,7 +64,12 @@ class _Command(click.Command):
     "--retries", default=Client.retries, type=click.IntRange(0), help="Of a batch, at most."
 )
 def send_command(
-    files: tuple[Any, ...], delimiter: str, outcomes: Path | None, check: bool, **service: Any
+    files: tuple[Any, ...],
+    delimiter: str,
+    outcomes: Path | None,
+    check: bool,
+    replace: bool,
+    **service: Any,
 ) -> None:
     """Send the records of each FILE: a JSON array, NDJSON, or CSV with a header of field names.
 
@@ -72,6 +78,10 @@ def send_command(
     COPY writes them; an empty cell is a field that is not sent. Credentials are better in the
     environment: others see command lines. SSL_CERT_FILE names a certificate authority of your own.
 
+    An update replaces the whole record. A CSV file without the columns of all fields (besides
+    entry_… and update_…) is therefore rejected, and so is a record that lacks some of them, unless
+    --replace says that they become null. Records without a key (key 0) can lack fields.
+
     Records that fail go to FILE.failed.ndjson with the reason. Correct the "item" of each line,
     delete the lines you gave up, and send that file like any other. If there are records without
     a key, place, key and status of every record go to FILE.outcomes.csv.
@@ -79,7 +89,8 @@ def send_command(
     You may always repeat the command. After an interruption it goes on where it ended, which
     FILE.progress tells meanwhile. A record without a key (key 0) is created once, whatever the file
     is called, as long as the records and their order are the same and the service remembers (7
-    days, unless it is configured otherwise). In an edited file it is created anew.
+    days, unless it is configured otherwise). In an edited file it is created anew, and perhaps
+    when --replace is added; send FILE.failed.ndjson with --replace instead.
 
     \b
     Exit status: 0 all stored, 1 some failed, 2 usage or an unreadable file,
@@ -96,7 +107,8 @@ def send_command(
     runs: list[Run] = []
     status, problem = NOT_SENT, ""
     try:
-        runs += [Run(Records(file, delimiter), outcomes, **service) for file in files]
+        records = [Records(file, delimiter, replaces=replace) for file in files]
+        runs += [Run(each, outcomes, **service) for each in records]
         for run in () if check else runs:
             run.open()
         for run in runs:

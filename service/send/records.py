@@ -46,12 +46,22 @@ def is_keyless(record: Any) -> bool:
 class Records:
     """Yields the records of a file, plain or compressed by gzip, as what JSON decodes to.
 
-    Its beginning tells whether it is a JSON array, NDJSON or CSV. An array, and the header of
-    CSV, are read and checked at once. Raises Unreadable, with the name of the file.
+    Its beginning tells whether it is a JSON array, NDJSON or CSV. An array, and the header and
+    first row of CSV, are read and checked at once. Unless it ``replaces``, records whose update
+    would erase fields that they lack are refused. CSV is refused as a whole; ``columns`` are the
+    erasable fields in its header. Raises Unreadable, with the name of the file.
     """
 
-    def __init__(self, source: "BufferedReader[Any]", delimiter: str = DELIMITERS) -> None:
+    def __init__(
+        self,
+        source: "BufferedReader[Any]",
+        delimiter: str = DELIMITERS,
+        *,
+        replaces: bool = False,
+    ) -> None:
         self.source = source
+        self.columns: list[str] | None = None
+        self._replaces = replaces
         self.path = Path(source.name)
         self._size = os.fstat(source.fileno()).st_size if source.seekable() else 0
         self._number = self._total = 0
@@ -69,7 +79,9 @@ class Records:
             elif first.lstrip()[:1] in (b"{", b""):
                 self._records = map(_record, filter(bytes.strip, lines))
             else:
-                self._records = _of_csv(lines, delimiter)
+                fields, rows = _of_csv(lines, delimiter)
+                self.columns = [name for name in _ERASABLE if name in fields]
+                self._records = chain([self._kept_whole(row) for row in islice(rows, 1)], rows)
 
     @property
     def share(self) -> float:
@@ -81,6 +93,7 @@ class Records:
     def __iter__(self) -> Iterator[Any]:
         with self._readable():
             for record in self._records:
+                record = self._kept_whole(record)
                 self._number += 1
                 yield record
 
@@ -89,6 +102,25 @@ class Records:
         while chunk := await asyncio.to_thread(lambda: list(islice(self, 1000))):
             for record in chunk:
                 yield record
+
+    def _kept_whole(self, record: Any) -> Any:
+        """Return a record, Refused if an update with it would erase what it lacks."""
+        if self._replaces or not isinstance(record, dict):
+            return record
+        key = record.get(KEY_FIELD)
+        if not isinstance(key, int) or key == 0:  # no record at all, or created
+            return record
+        stated = {*record, *(self.columns or ())}
+        missing = [name for name in _ERASABLE if name not in stated]
+        if not missing:
+            return record
+        reason = (
+            f"it lacks {', '.join(missing)}, which would become null in an update; add them, or"
+            " send this file with --replace"
+        )
+        if self.columns is not None:
+            raise Unreadable(reason)
+        return Refused(reason, record)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -124,9 +156,12 @@ _NAMES = Item.__struct_encode_fields__
 _FIELDS = dict(zip((*Item.__struct_fields__, *_NAMES), _NAMES * 2, strict=True))
 """The fields by their names on the wire and by those of their columns, as COPY writes them."""
 
+_ERASABLE = [n for n in _NAMES if n != KEY_FIELD and not n.startswith(("entry_", "update_"))]
+"""Those that become null in an update with a record that lacks them."""
 
-def _of_csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Any]:
-    """Read the header, which names the fields; return an iterator of the rows."""
+
+def _of_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterator[Any]]:
+    """Read the header; return the fields that it names, and an iterator of the rows."""
     texts = (line.decode() for line in lines)
     first = next(texts)
     for each in delimiter:
@@ -147,7 +182,8 @@ def _of_csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Any]:
             raise Unreadable(f"column {name or 'without a name'}: {hint}")
         if fields.count(field) > 1:
             raise Unreadable(f"more than one column is {field}")
-    return (_row(row, fields) for row in csv.reader(texts, delimiter=each, strict=True) if row)
+    rows = csv.reader(texts, delimiter=each, strict=True)
+    return fields, (_row(row, fields) for row in rows if row)
 
 
 _INTEGER = re.compile(r"\s*[+-]?[0-9]+(\.0|[eE]\+?[0-9]+)?\s*")

@@ -132,6 +132,8 @@ class Run:
             lines[0].append(f"{number},{key},{outcome.status}\r\n".encode())
             if outcome.status not in STORED:
                 reason, item = record if isinstance(record, Refused) else (outcome.body, record)
+                if isinstance(item, dict):  # what an empty cell erases is no omission
+                    item = dict.fromkeys(self._file.columns or ()) | item
                 told = {"record": number, "status": outcome.status, "reason": reason, "item": item}
                 lines[1].append(msgspec.json.encode(told) + b"\n")
         for path, texts in zip(self.paths, lines, strict=True):

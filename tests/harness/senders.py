@@ -31,10 +31,14 @@ class Run(NamedTuple):
 
 
 class Command:
-    """Runs the command as people do, with the credentials in the environment."""
+    """Runs the command as people do, with the credentials in the environment.
 
-    def __init__(self, folder: Path) -> None:
+    With ``--replace`` unless other options are given: most records in tests lack most fields.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
+        self._options = options or ("--replace",)
 
     async def start(
         self,
@@ -45,6 +49,7 @@ class Command:
             sys.executable,
             "-c",
             "from service.send.command import send_command; send_command()",
+            *self._options,
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
