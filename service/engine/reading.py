@@ -87,19 +87,18 @@ def _order(sorting: Sequence[SortField]) -> str:
 async def _read(
     pool: Pool, statement: str, arguments: tuple[int, ...], activity_id: str
 ) -> list[Any]:
-    async def work(
-        connection: PooledConnection, _deadline: float, seconds: float
-    ) -> list[Any]:
+    async def work(connection: PooledConnection, _deadline: float, seconds: float) -> list[Any]:
         try:
-            rows = await connection.fetch(
+            usual: list[Any] = await connection.fetch(
                 pool.sql(with_columns(statement)), *arguments, timeout=seconds
             )
-            return rows
         except (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError):
             # The server converts all of a string or none of it; the codec here replaces bytes.
             rows = await connection.fetch(
                 pool.sql(with_columns(statement, as_bytes=True)), *arguments, timeout=seconds
             )
+        else:
+            return usual
         codec = _codec_of(connection.get_settings().server_encoding)
         return [
             [str(value, codec, "replace") if isinstance(value, bytes) else value for value in row]

@@ -92,18 +92,22 @@ class Run:
                     for batch in self.progress.resume(iter(self._file)):
                         self._note(batch, is_resumed=True)
                 asyncio.run(self._send())
-            are_wanted = dict(zip(self.paths, (self.tells_outcomes, self.failed), strict=True))
-            for path, file in self._results.items():
-                with naming(path):
-                    if path.is_file():
-                        file.truncate()
-                        if not are_wanted[path]:
-                            path.unlink()
-                    file.close()
+                self._close()
         finally:
             for file in self._results.values():
                 with suppress(OSError):  # it has been raised before
                     file.close()
+
+    def _close(self) -> None:
+        """Close what was written, while no other command sends the file; remove what is empty."""
+        are_wanted = dict(zip(self.paths, (self.tells_outcomes, self.failed), strict=True))
+        for path, file in self._results.items():
+            with naming(path):
+                if path.is_file():
+                    file.truncate()
+                    if not are_wanted[path]:
+                        path.unlink()
+                file.close()
 
     async def _send(self) -> None:
         batches = self._client.batches(self._file, NAME, place=self.counts.total())

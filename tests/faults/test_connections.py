@@ -168,7 +168,7 @@ async def test_a_record_that_cannot_be_read_back_was_stored_all_the_same(
 
     def from_the_read_on(link: Link, data: bytes) -> bytes | None:
         # Nothing but the read asks for the record by its key.
-        if b"where care_case_clinical_trial_key = $1" not in data:
+        if b"where record.care_case_clinical_trial_key = $1" not in data:
             return data
         proxy.fault = stay_away
         link.cut()

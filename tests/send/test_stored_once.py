@@ -173,7 +173,7 @@ async def test_when_the_command_is_started_twice_at_once(
         runs = await asyncio.gather(command.end(first), command.end(second))
 
     assert told == b"Waiting for another command, which sends r.ndjson\n"
-    assert [run.status for run in runs] == [1, 1]
+    assert [run.status for run in runs] == [1, 1], [run.stderr for run in runs]
     # Nothing but how far it is, where that took long.
     lines = [line for run in runs for line in run.stderr.splitlines()]
     assert all(line.startswith("r.ndjson: ") for line in lines)
