@@ -19,9 +19,9 @@ def _read(name: str) -> str:
 
 
 APPLY = _read("engine/apply")
-CLAIM = _read("engine/claim")
 END_SESSION = _read("engine/end_session")
 FORGET = _read("engine/forget")
+OTHER_BODIES = _read("engine/other_bodies")
 RECEIPTS_KEPT = _read("engine/receipts_kept")
 SESSION = _read("engine/session")
 

@@ -1,10 +1,11 @@
-"""Requests by name: one at a time, always with the same bytes.
+"""Requests that can be resent under an Idempotency-Key (contract section 1, "Sending again").
 
-Contract section 1, "Sending again". What a request created is in its receipts, which the
-statements themselves write and read.
+What a request created is in its receipts, which the statements themselves write and read.
 """
 
 import asyncio
+import contextvars
+import hashlib
 import logging
 import random
 from uuid import UUID
@@ -13,95 +14,108 @@ import asyncpg
 
 from service.engine.databases import Pool, PooledConnection
 from service.engine.retrying import TimedOut, Unavailable, served, with_connection
-from service.statements import CLAIM, FORGET, RECEIPTS_KEPT
+from service.engine.rows import Batch
+from service.statements import FORGET, OTHER_BODIES, RECEIPTS_KEPT
 from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-CLAIM_SECONDS = 5
-ASK_AGAIN_SECONDS = 0.1
+CHECK_SECONDS = 5
+"""How long a look at receipts, or a round of deleting expired ones, may take."""
 
 FORGET_SECONDS = 600
-"""How often a process looks for requests to forget, and jittered."""
+"""How often a process deletes expired requests, with jitter."""
 
 FORGET_AT_ONCE = 200
+FORGET_PAUSE_SECONDS = 0.1
 
 
 class StillRunning(Exception):
-    """The same request is still at work (409)."""
+    """The same request is still in progress (409)."""
 
 
 class AnotherBody(Exception):
-    """The same request came before with other bytes (422)."""
+    """The same request created records with another body (422)."""
+
+
+def request_id(caller: str, database: str, key: str) -> UUID:
+    """Return the name of a request: of the API key's name, the database and the Idempotency-Key."""
+    name = f"{len(caller)} {caller} {len(database)} {database} {key}"
+    return UUID(bytes=hashlib.sha256(name.encode()).digest()[:16])
 
 
 class Requests:
-    """The requests for one database that this process works on."""
+    """The requests for one database that create records in this process."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._ended: dict[UUID, asyncio.Event] = {}
+        self._unchecked: list[tuple[UUID, UUID, asyncio.Future[bool]]] = []
+        self._checking: asyncio.Task[None] | None = None
 
-    async def begin(
-        self, request_id: UUID, activity_id: str, *, digest: UUID | None, patience: float
-    ) -> None:
-        """Count the request as at work until end(), when nobody else works on it any more.
+    async def check_body(self, request: UUID, digest: UUID) -> None:
+        """Raise AnotherBody if the request created records with another body.
 
-        With a digest it has been sent under a key of the client's, and is claimed for these bytes.
-        Raises StillRunning after so many seconds, AnotherBody, and what served() does; it then
-        does not count.
+        Requests that ask while a look is on its way share the next one. Raises what served() does.
         """
-        if request_id in self._ended:
-            await self._outwait(request_id, patience)
-        self._ended[request_id] = asyncio.Event()
-        if digest is None:
-            return
-        try:
-            await self._claim(request_id, activity_id, digest, patience)
-        except BaseException:
-            self.end(request_id)
-            raise
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._unchecked.append((request, digest, answer))
+        if self._checking is None or self._checking.done():
+            # In a context of its own, not in that of the request that happens to come first.
+            self._checking = asyncio.create_task(self._check(), context=contextvars.Context())
+        if await answer:
+            raise AnotherBody
 
-    def end(self, request_id: UUID) -> None:
-        """Let others work on the request."""
-        self._ended.pop(request_id).set()
+    async def _check(self) -> None:
+        while self._unchecked:
+            asked, self._unchecked = self._unchecked, []
+            requests, digests, answers = zip(*asked, strict=True)
 
-    async def _outwait(self, request_id: UUID, patience: float) -> None:
+            async def work(
+                connection: PooledConnection,
+                _deadline: float,
+                seconds: float,
+                requests: tuple[UUID, ...] = requests,
+                digests: tuple[UUID, ...] = digests,
+            ) -> set[int]:
+                query = self._pool.sql(OTHER_BODIES)
+                rows = await connection.fetch(query, requests, digests, timeout=seconds)
+                return {place for (place,) in rows}
+
+            try:
+                others = await served(
+                    self._pool, work, CHECK_SECONDS, "", failure="receipts cannot be read"
+                )
+            except Exception as error:
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                for place, answer in enumerate(answers, 1):
+                    if not answer.done():
+                        answer.set_result(place in others)
+
+    async def acquire(self, batch: Batch) -> None:
+        """Count the batch as in progress until release(), once the same request no longer is.
+
+        Raises StillRunning after ``batch.wait_seconds``.
+        """
         try:
-            async with asyncio.timeout(patience):
-                while (ended := self._ended.get(request_id)) is not None:
+            async with asyncio.timeout(batch.wait_seconds):
+                while (ended := self._ended.get(batch.request_id)) is not None:
                     await ended.wait()
         except TimeoutError:
             raise StillRunning from None
+        self._ended[batch.request_id] = asyncio.Event()
+        batch.is_acquired = True
 
-    async def _claim(
-        self, request_id: UUID, activity_id: str, digest: UUID, patience: float
-    ) -> None:
-        async def work(
-            connection: PooledConnection, _deadline: float, seconds: float
-        ) -> asyncpg.Record:
-            (claim,) = await connection.fetch(
-                self._pool.sql(CLAIM), request_id, digest, timeout=seconds
-            )
-            return claim
-
-        until = asyncio.get_running_loop().time() + patience
-        while True:
-            claim = await served(
-                self._pool, work, CLAIM_SECONDS, activity_id,
-                failure="the request cannot be claimed",
-            )  # fmt: skip
-            if claim["is_another"]:
-                raise AnotherBody
-            if not claim["is_running"]:
-                return
-            # Another process works on it.
-            if asyncio.get_running_loop().time() > until:
-                raise StillRunning
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
+    def release(self, batch: Batch) -> None:
+        """Allow others to work on the batch's request, if the batch acquired it."""
+        if batch.is_acquired:
+            self._ended.pop(batch.request_id).set()
 
     async def forget(self) -> int:
-        """Forget some requests that are not promised any more; return how many.
+        """Delete some expired requests; return their number.
 
         Raises what with_connection() does.
         """
@@ -114,17 +128,17 @@ class Requests:
             metrics.RECEIPTS.labels(self._pool.name).set(kept or 0)
             return forgotten
 
-        return await with_connection(self._pool, work, CLAIM_SECONDS, "")
+        return await with_connection(self._pool, work, CHECK_SECONDS, "")
 
     async def forget_expired(self) -> None:
-        """Forget, for as long as the process runs, the requests that are not promised any more."""
+        """Delete expired requests as long as the process runs."""
         while True:
             await asyncio.sleep(FORGET_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             try:
                 forgotten = FORGET_AT_ONCE
                 while forgotten >= FORGET_AT_ONCE:
                     forgotten = await self.forget()
-                    await asyncio.sleep(ASK_AGAIN_SECONDS)
+                    await asyncio.sleep(FORGET_PAUSE_SECONDS)
             except (Unavailable, TimedOut, asyncpg.PostgresError) as error:
                 cause = getattr(error, "sqlstate", None) or type(error).__name__
                 logger.warning(

@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from service.engine.reserved import ReservedKeys
-from service.engine.sqlstates import meaning_of, message_of
+from service.engine.sqlstates import STILL_RUNNING, meaning_of, message_of
 from service.wire import IDEMPOTENCY_HEADER, Outcome
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,11 @@ class Whole(NamedTuple):
 class Batch:
     """One caller's batch on its way into one database.
 
-    Under ``key`` it may be sent again; ``request_id`` names it for its receipts: of its records
-    without a key, and of all that it creates in the mode ``create``. ``look_whole`` is called
-    only when there are such, and looks at all of the batch. ``is_gone`` tells whether nobody waits
-    for its outcomes any more, so that nothing further of it is to start; ``has_more``, whether it
-    has more than one run.
+    Under ``key`` it can be resent; ``request_id`` identifies it in its receipts: of its key-0
+    records, and of all that it creates in the mode ``create``. Only if there are such,
+    ``look_whole`` is called, and the batch acquires its request, for which it waits up to
+    ``wait_seconds``. ``is_gone`` tells whether nobody waits for its outcomes any more, so that
+    nothing further of it is to start; ``has_more``, whether it has more than one run.
     """
 
     def __init__(
@@ -64,18 +65,22 @@ class Batch:
         user: str,
         activity_id: str,
         key: str,
-        request_id: UUID,
+        name_request: Callable[[], UUID],
         look_whole: Callable[[], Awaitable[Whole]],
         mode: Mode = Mode.UPSERT,
         is_gone: Callable[[], bool] = NEVER_GONE,
         has_more: bool = False,
+        wait_seconds: float = 0,
     ) -> None:
         self.database = database
         self.caller = caller
         self.user = user
         self.activity_id = activity_id
         self.key = key
-        self.request_id = request_id
+        self._name_request = name_request
+        self.wait_seconds = wait_seconds
+        self.is_acquired = False
+        self.is_still_running = False
         self.look_whole = look_whole
         self.mode = mode
         self.digest: UUID | None = None
@@ -90,9 +95,19 @@ class Batch:
         self.given_up: str | None = None
         self._reported: set[str] = set()
 
+    @cached_property
+    def request_id(self) -> UUID:
+        """The request's name; most batches do not need one."""
+        return self._name_request()
+
     def give_up(self, words: str) -> None:
         """Let nothing further of it start; the items that wait get 503 for this reason."""
         self.given_up = self.given_up or words
+
+    def block(self) -> None:
+        """Start nothing further of it: another attempt of the same request is in progress."""
+        self.is_still_running = True
+        self.give_up(meaning_of(STILL_RUNNING).words)
 
     def failed(self, key: int, sqlstate: str, message: str, column: str | None) -> Outcome:
         """Return the outcome of an item with this SQLSTATE; the log tells of a 500, once."""

@@ -69,9 +69,11 @@ BY_CODE = {
     ),
     "CT002": Meaning(
         500,
-        "item failed: grant select, insert, update, delete on care_case_clinical_trial_receipt,"
-        " care_case_clinical_trial_request to the service's role",
+        "item failed: grant select, insert, delete on care_case_clinical_trial_receipt to the"
+        " service's role",
     ),
+    # Our own: another statement of the same request is running.
+    "CT003": _passing("A request with the same Idempotency-Key is still in progress"),
     "P0001": _BAD_VALUE,  # raise exception
 }
 
@@ -106,6 +108,8 @@ NOT_RUNNABLE = ("42", "CT")
 a privilege or a setting of the role."""
 
 NO_PRIVILEGE = "42501"
+
+STILL_RUNNING = "CT003"
 
 NO_RECEIPTS = "CT002"
 """Stands for a missing privilege on the receipts, which is not the item's 403."""

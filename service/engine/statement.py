@@ -11,7 +11,7 @@ from service.engine.reserved import NO_WINDOW, Window
 from service.engine.retrying import CONNECTION_LOST
 from service.engine.rows import Mode, Row, Run
 from service.engine.sqlstates import PASSING_ARRAY
-from service.wire import INT32, Outcome
+from service.wire import IDEMPOTENCY_HEADER, INT32, Outcome
 
 MOST_PLACES = 2048
 """How far apart in the request the items of one statement are at most; the look for receipts
@@ -26,6 +26,7 @@ KEPT_OUT = "A trigger of the database kept the record out."
 KEPT = "A trigger of the database kept the record."
 NEWER = "A newer record is stored: its update_Date is later."
 EXISTS = "A record of this key exists."
+OTHER_BODY = f"This {IDEMPOTENCY_HEADER} was already used with a different body."
 ABSENT = "There is no record of this key."
 
 
@@ -216,6 +217,8 @@ class Statement:
                     outcomes.append(Outcome(key, 404, ABSENT))
                 case "x":
                     outcomes.append(Outcome(key, 409, EXISTS))
+                case "o":
+                    outcomes.append(Outcome(key, 422, OTHER_BODY))
                 case "n":
                     outcomes.append(Outcome(key, 409, NEWER))
                 case "s":

@@ -15,7 +15,7 @@ from typing import Self
 import asyncpg
 
 from service.engine.databases import Databases, Pool
-from service.engine.requests import Requests
+from service.engine.requests import Requests, StillRunning
 from service.engine.reserved import ReservedKeys
 from service.engine.retrying import NotEncodable, TimedOut, Unavailable, with_connection
 from service.engine.rows import Batch, Row, Run
@@ -25,6 +25,7 @@ from service.engine.sqlstates import (
     NO_PRIVILEGE,
     NO_RECEIPTS,
     NOT_RUNNABLE,
+    STILL_RUNNING,
     TIMED_OUT,
     meaning_of,
     sqlstate_of,
@@ -116,8 +117,11 @@ class Writer:
         batch.reserved = ReservedKeys(())
         batch.is_preparing = True
         try:
+            await self.requests.acquire(batch)
             named_keys, batch.digest = await batch.look_whole()
             batch.reserved = ReservedKeys(named_keys)
+        except StillRunning:
+            batch.block()
         except BaseException:
             # Its other runs are answered, too.
             batch.give_up("The batch could not be read")
@@ -233,6 +237,8 @@ class Writer:
             "item refused by the database",
             extra={"activityID": batch.activity_id, "database": self.pool.name, "cause": sqlstate},
         )
+        if sqlstate == STILL_RUNNING:
+            batch.block()
         run.refuse_next(meaning.words, is_in_doubt=is_in_doubt)
         batch.refused_in_a_row += 1
         if batch.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:

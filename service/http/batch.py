@@ -4,19 +4,19 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from uuid import UUID
 
 from aiohttp import web
 from msgspec.structs import astuple
 
 from service.config import Server
+from service.engine.requests import request_id
 from service.engine.rows import Batch, Mode, Whole
 from service.engine.writer import Writer, Writers
 from service.http.access import Access, Caller
 from service.http.admission import Admission
 from service.http.body import BodyReader, check_media_type, chunks_of
 from service.http.envelope import RECORD, EnvelopeResponse, Problem
-from service.http.idempotency import claim, digest_of, idempotency_key, request_id
+from service.http.idempotency import check_body, digest_of, idempotency_key, still_running
 from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
 from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
@@ -43,7 +43,7 @@ class BatchHandler:
     ) -> None:
         self._max_items = settings.max_batch_items
         self._max_item_bytes = settings.max_item_bytes
-        self._patience = settings.max_queue_seconds
+        self._wait_seconds = settings.max_queue_seconds
         self._access = access
         self._admission = admission
         self._writers = writers
@@ -64,42 +64,44 @@ class BatchHandler:
             metrics.BODY_BYTES.labels(database).inc(len(body))
             chunks = await self._chunks(body)
             writer = await self._writers.of(database)
-            name = request_id(caller.name, database, key or record.activity_id)
-            digest = await digest_of(body) if key is not None else None
-            await claim(writer.requests, name, record.activity_id, digest, self._patience)
+            items = _Items(body, chunks, self._decoder, preferences.mode)
+            batch = self._batch(request, caller, key, preferences.mode, items)
+            if key is not None:
+                batch.digest = await check_body(writer.requests, batch, body)
+            response = EnvelopeResponse(request, self._write_seconds, preferences)
             try:
-                items = _Items(body, chunks, self._decoder, preferences.mode)
-                batch = self._batch(request, caller, name, key, preferences.mode, items)
-                response = EnvelopeResponse(request, self._write_seconds, preferences)
                 return await self._apply(response, batch, writer, items)
             finally:
-                writer.requests.end(name)
+                writer.requests.release(batch)
 
     def _batch(
         self,
         request: web.Request,
         caller: Caller,
-        name: UUID,
         key: str | None,
         mode: Mode,
         items: "_Items",
     ) -> Batch:
         async def look_whole() -> Whole:
-            return Whole(await items.named_keys(), await digest_of(items.body))
+            digest = batch.digest or await digest_of(items.body)
+            return Whole(await items.named_keys(), digest)
 
         record = request[RECORD]
-        return Batch(
-            database=record.database or "",
+        database, key = record.database or "", key or record.activity_id
+        batch = Batch(
+            database=database,
             caller=caller.name,
             user=caller.user,
             activity_id=record.activity_id,
-            key=key or record.activity_id,
-            request_id=name,
+            key=key,
+            name_request=lambda: request_id(caller.name, database, key),
             look_whole=look_whole,
             mode=mode,
             is_gone=lambda: request.transport is None,
             has_more=len(items.chunks) > 1,
+            wait_seconds=self._wait_seconds,
         )
+        return batch
 
     async def _apply(
         self,
@@ -115,10 +117,14 @@ class BatchHandler:
             decoded = items.decoded(0)
             rows = list(map(astuple, decoded.items))
             applied = await writer.apply(batch, rows, decoded.places)
+            if batch.is_still_running:
+                raise still_running()
             await _send(response, decoded, applied, is_last=True)
             return response.stream
         async with aclosing(_outcomes(items, batch, writer)) as parts:
             async for decoded, applied, is_last in parts:
+                if batch.is_still_running and not response.stream.prepared:
+                    raise still_running()
                 await _send(response, decoded, applied, is_last=is_last)
                 if not response.is_read:
                     break

@@ -4,16 +4,16 @@ The header is that of draft-ietf-httpapi-idempotency-key-header.
 """
 
 import asyncio
-import hashlib
 import re
 from uuid import UUID
 
-import msgspec
 from aiohttp import hdrs, web
 from blake3 import blake3
 
-from service.engine.requests import AnotherBody, Requests, StillRunning
+from service.engine.requests import AnotherBody, Requests
 from service.engine.retrying import TimedOut, Unavailable, Unserved
+from service.engine.rows import Batch
+from service.engine.statement import OTHER_BODY
 from service.http.envelope import Problem
 from service.wire import IDEMPOTENCY_HEADER
 
@@ -43,30 +43,25 @@ def idempotency_key(request: web.Request) -> str | None:
     return key
 
 
-def request_id(caller: str, database: str, key: str) -> UUID:
-    """Return the name of a request: of the API key's name, the database and the key."""
-    name = msgspec.json.encode([caller, database, key])
-    return UUID(bytes=hashlib.sha256(name).digest()[:16])
+async def check_body(requests: Requests, batch: Batch, body: bytearray) -> UUID:
+    """Return the digest of a body that came with an Idempotency-Key.
 
-
-async def claim(
-    requests: Requests, name: UUID, activity_id: str, digest: UUID | None, patience: float
-) -> None:
-    """Begin to work on a request when nobody else does; with a digest it came under a key.
-
-    Raises Problem 409 while it is still at work elsewhere, 422 for another body, and 503.
+    Raises Problem 422 if the same request created records with another body, and 503.
     """
+    digest = await digest_of(body)
     try:
-        await requests.begin(name, activity_id, digest=digest, patience=patience)
-    except StillRunning:
-        raise Problem(
-            409, "A request with the same key is still at work.", RETRY_AFTER, reason="at_work"
-        ) from None
+        await requests.check_body(batch.request_id, digest)
     except AnotherBody:
-        reason = f"The same {IDEMPOTENCY_HEADER} came before with another body."
-        raise Problem(422, reason, reason="another_body") from None
+        raise Problem(422, OTHER_BODY, reason="another_body") from None
     except (Unserved, Unavailable, TimedOut) as error:
-        raise unserved(error, activity_id, "batch") from None
+        raise unserved(error, batch.activity_id, "batch") from None
+    return digest
+
+
+def still_running() -> Problem:
+    """Return the problem of a request whose first attempt is still in progress."""
+    detail = f"A request with the same {IDEMPOTENCY_HEADER} is still in progress."
+    return Problem(409, detail, RETRY_AFTER, reason="at_work")
 
 
 def unserved(error: Unserved | Unavailable | TimedOut, activity_id: str, what: str) -> Problem:

@@ -60,6 +60,7 @@ _ITEM_STATUSES = {
         "foreign key, unique or exclusion constraint; a trigger kept the record out; with"
         " `resolution=newest`, a newer record is stored",
     ),
+    422: ("message", "a key-0 item whose Idempotency-Key another body used at the same time"),
     503: (
         "message",
         "the database could not be reached or was overloaded; send the item again",

@@ -15,6 +15,7 @@ from msgspec.structs import astuple
 from service.config import Server
 from service.engine import reading
 from service.engine.reading import Page, PageTooLarge
+from service.engine.requests import request_id
 from service.engine.retrying import TimedOut, Unavailable, Unserved
 from service.engine.rows import Batch, Mode, Row, Whole
 from service.engine.statement import ABSENT
@@ -25,10 +26,10 @@ from service.http.body import BodyReader, check_media_type, chunks_of
 from service.http.envelope import RECORD, Problem, accepted, negotiate
 from service.http.idempotency import (
     RETRY_AFTER,
-    claim,
+    check_body,
     digest_of,
     idempotency_key,
-    request_id,
+    still_running,
     unserved,
 )
 from service.http.query import key_in_path, page_wanted
@@ -63,7 +64,7 @@ class RecordHandler:
         write_seconds: float,
     ) -> None:
         self._page_bytes = settings.max_page_bytes
-        self._patience = settings.max_queue_seconds
+        self._wait_seconds = settings.max_queue_seconds
         self._reader = reader
         self._decoder = BatchDecoder(ignore_unknown_fields=settings.ignore_unknown_fields)
         self._access = access
@@ -119,7 +120,7 @@ class RecordHandler:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Store a record that does not exist; with an Idempotency-Key it may be sent again.
 
-        Raises Problem 409 where one exists, and that of claim().
+        Raises Problem 409 where one exists, and that of check_body().
         """
         caller, database = await self._access.grant(request, "write")
         check_media_type(request)
@@ -127,14 +128,13 @@ class RecordHandler:
         with self._admission.batch(caller.name, database) as counted:
             body, item = await self._item(request, counted)
             writer = await self._writers.of(database)
-            batch = _batch_of_one(request, caller, Mode.CREATE, key, body)
-            digest = await digest_of(body) if key is not None else None
-            requests, name = writer.requests, batch.request_id
-            await claim(requests, name, batch.activity_id, digest, self._patience)
+            batch = _batch_of_one(request, caller, Mode.CREATE, key, body, self._wait_seconds)
+            if key is not None:
+                batch.digest = await check_body(writer.requests, batch, body)
             try:
                 outcome = await _apply(request, writer, batch, astuple(item))
             finally:
-                requests.end(name)
+                writer.requests.release(batch)
             return await self._stored(request, database, outcome)
 
     async def replace(self, request: web.Request) -> web.StreamResponse:
@@ -217,30 +217,39 @@ async def _only_chunk(array: bytes) -> Chunk:
 
 
 def _batch_of_one(
-    request: web.Request, caller: Caller, mode: Mode, key: str | None, body: bytearray
+    request: web.Request,
+    caller: Caller,
+    mode: Mode,
+    key: str | None,
+    body: bytearray,
+    wait_seconds: float = 0,
 ) -> Batch:
     record = request[RECORD]
     database, key = record.database or "", key or record.activity_id
 
     async def look_whole() -> Whole:
-        return Whole((), await digest_of(body))
+        return Whole((), batch.digest or await digest_of(body))
 
-    return Batch(
+    batch = Batch(
         database=database,
         caller=caller.name,
         user=caller.user,
         activity_id=record.activity_id,
         key=key,
-        request_id=request_id(caller.name, database, key),
+        name_request=lambda: request_id(caller.name, database, key),
         look_whole=look_whole,
         mode=mode,
         is_gone=lambda: request.transport is None,
+        wait_seconds=wait_seconds,
     )
+    return batch
 
 
 async def _apply(request: web.Request, writer: Writer, batch: Batch, row: Row) -> Outcome:
     """Return the outcome once it is committed. Raises Problem for one that is none."""
     (outcome,) = await writer.apply(batch, [row], range(1))
+    if batch.is_still_running:
+        raise still_running()
     if outcome.status >= 400:
         raise _refused(request, outcome)
     request[RECORD].outcomes[outcome.status] += 1

@@ -32,10 +32,12 @@
 --   c created   u updated   d deleted   e suppressed, but the stored record equals what was sent
 --   s kept out by a trigger   k created with a drawn key, the next of "drawn"
 --   n a newer record is stored   x the record exists   a it is absent
+--   o not tried: the same request created records with another body
 --   f failed: the next of "sqlstates", "messages" and "columns"
 -- commutes       whether rows of different keys commute
 -- is_by_key      the letters follow "items" instead of "sequence"
--- stopped        the SQLSTATE, one of "passing", for which the next item was left
+-- stopped        the SQLSTATE, one of "passing", for which the next item was left; CT003: another
+--                statement of the same request is running, so that none was tried
 -- beyond         the key drawn outside of reserved_from to reserved_to
 -- It stops as well after a second, after 64 savepoints that hold rows (past PGPROC's 64 cached
 -- subtransactions the snapshots of every session slow down) and after 10,000 taken keys.
@@ -85,6 +87,7 @@ declare
     known_places integer[];
     known_keys integer[];
     known integer;
+    is_other_body boolean;
     is_set_based boolean;
     is_distributed boolean;
     is_partitioned boolean;
@@ -139,34 +142,6 @@ begin
             current_setting('transaction_isolation')
             using errcode = 'CT001';
     end if;
-    if request_id is not null then
-        item_places := array(
-            select generate_series(pg_catalog.lower(each), pg_catalog.upper(each) - 1)
-            from pg_catalog.unnest(item_ranges) as each
-        );
-        keyless := pg_catalog.cardinality(item_places);
-        -- The lock comes first; the look at what it guards is a statement after it, since a
-        -- statement's snapshot is older than the lock for which it waits.
-        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint));
-        select pg_catalog.array_agg(known.place), pg_catalog.array_agg(known.key)
-        into known_places, known_keys
-        from care_case_clinical_trial_receipt as receipt,
-            unnest(
-                array(
-                    select generate_series(pg_catalog.lower(each), pg_catalog.upper(each) - 1)
-                    from pg_catalog.unnest(receipt.places) as each
-                ),
-                receipt.keys
-            ) as known (place, key)
-        where receipt.request = request_id
-            and receipt.first_place > pg_catalog.lower(item_ranges) - 2048
-            and receipt.first_place < pg_catalog.upper(item_ranges)
-            -- Not those of the items before, beside which all may go at once.
-            and pg_catalog.upper(receipt.places) > pg_catalog.lower(item_ranges);
-        key_sequence := pg_get_serial_sequence(
-            'care_case_clinical_trial', 'care_case_clinical_trial_key'
-        );
-    end if;
     -- Before any savepoint: if DDL keeps the table, that is the database's fault, not an item's.
     -- From here to the end DDL waits, so what the catalogue says now stays true.
     lock table care_case_clinical_trial in row exclusive mode;
@@ -210,7 +185,48 @@ begin
         );
         looks_first := looks_first or refers_to_itself;
     end if;
+    if request_id is not null then
+        item_places := array(
+            select generate_series(pg_catalog.lower(each), pg_catalog.upper(each) - 1)
+            from pg_catalog.unnest(item_ranges) as each
+        );
+        keyless := pg_catalog.cardinality(item_places);
+        -- The lock comes first; the look at what it guards is a statement after it, since a
+        -- statement's snapshot can be older than the lock that it takes.
+        if not pg_try_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint)) then
+            stopped := 'CT003';
+            return;
+        end if;
+        select
+            pg_catalog.array_agg(known.place),
+            pg_catalog.array_agg(known.key),
+            -- All receipts of a request have the same digest.
+            (
+                select receipt.digest <> request_digest
+                from care_case_clinical_trial_receipt as receipt
+                where receipt.request = request_id
+                limit 1
+            )
+        into known_places, known_keys, is_other_body
+        from care_case_clinical_trial_receipt as receipt,
+            unnest(
+                array(
+                    select generate_series(pg_catalog.lower(each), pg_catalog.upper(each) - 1)
+                    from pg_catalog.unnest(receipt.places) as each
+                ),
+                receipt.keys
+            ) as known (place, key)
+        where receipt.request = request_id
+            and receipt.first_place > pg_catalog.lower(item_ranges) - 2048
+            and receipt.first_place < pg_catalog.upper(item_ranges)
+            -- Not those of the items before, beside which all may go at once.
+            and pg_catalog.upper(receipt.places) > pg_catalog.lower(item_ranges);
+        key_sequence := pg_get_serial_sequence(
+            'care_case_clinical_trial', 'care_case_clinical_trial_key'
+        );
+    end if;
     is_set_based := commutes and size > 1 and is_distinct and known_places is null
+        and is_other_body is not true
         and mode in ('upsert', 'newest')
         -- Many rows go to every shard at once, which takes as long as some 30 items do.
         and (size > 32 or not is_distributed);
@@ -616,6 +632,10 @@ begin
                         else
                             states := states || case when is_new then 'c' else 'u' end;
                         end if;
+                        continue;
+                    end if;
+                    if is_other_body then
+                        states := states || 'o';
                         continue;
                     end if;
                     known := pg_catalog.array_position(known_places, item_places[at]);

@@ -1,7 +1,8 @@
--- Forgets requests that were used last before "expiry", at most "most" of them at a call; each
--- as a whole and under its lock, so that none is forgotten under a replay.
+-- Deletes the receipts of requests that created their last record before "expiry", of at most "most"
+-- requests per call. Each request is deleted as a whole and under its lock, never during a statement
+-- that uses its receipts.
 --
--- Returns how many it forgot.
+-- Returns the number of requests.
 create or replace function care_case_clinical_trial_forget(expiry timestamptz, most integer)
 returns integer
 language plpgsql
@@ -9,7 +10,7 @@ set search_path from current
 as $$
 declare
     expired uuid;
-    forgotten integer := 0;
+    deleted integer := 0;
 begin
     -- One process at a time.
     if not pg_try_advisory_xact_lock(hashtextextended('care_case_clinical_trial_forget', 0::bigint)) then
@@ -17,29 +18,30 @@ begin
     end if;
     for expired in
         select old.request
-        from (
-            select receipt.request, receipt.created_at as used_at
-            from care_case_clinical_trial_receipt as receipt
-            where receipt.created_at < expiry
-            union all
-            select known.request, known.used_at
-            from care_case_clinical_trial_request as known
-            where known.used_at < expiry
-        ) as old
-        where not care_case_clinical_trial_is_used(old.request, expiry)
+        from care_case_clinical_trial_receipt as old
+        where old.created_at < expiry
+            and not exists (
+                select
+                from care_case_clinical_trial_receipt as newer
+                where newer.request = old.request
+                    and newer.created_at >= expiry
+            )
         group by old.request
-        order by min(old.used_at)
+        order by min(old.created_at)
         limit most
     loop
         continue when not pg_try_advisory_xact_lock(hashtextextended(expired::text, 0::bigint));
-        -- Again, now that nobody else can use it.
-        continue when care_case_clinical_trial_is_used(expired, expiry);
+        -- The lock was free: a statement that wrote a receipt since then has ended, and is seen here.
         delete from care_case_clinical_trial_receipt as receipt
-        where receipt.request = expired;
-        delete from care_case_clinical_trial_request as known
-        where known.request = expired;
-        forgotten := forgotten + 1;
+        where receipt.request = expired
+            and not exists (
+                select
+                from care_case_clinical_trial_receipt as newer
+                where newer.request = expired
+                    and newer.created_at >= expiry
+            );
+        deleted := deleted + 1;
     end loop;
-    return forgotten;
+    return deleted;
 end
 $$;

@@ -72,16 +72,6 @@ with (toast_tuple_target = 8160);
 
 create index on care_case_clinical_trial_receipt (created_at);
 
--- The requests that came with an Idempotency-Key: the digest of their body, and when they were
--- used last.
-create table care_case_clinical_trial_request (
-    request uuid primary key,
-    digest uuid not null,
-    used_at timestamptz not null default clock_timestamp()
-);
-
-create index on care_case_clinical_trial_request (used_at);
-
 -- A role that can insert records also needs the privileges on their receipts (compose and others grant
 -- by "alter default privileges").
 do $$
@@ -97,8 +87,7 @@ begin
             and privilege.privilege_type = 'INSERT'
     loop
         execute pg_catalog.format(
-            'grant select, insert, update, delete'
-            ' on care_case_clinical_trial_receipt, care_case_clinical_trial_request to %s',
+            'grant select, insert, delete on care_case_clinical_trial_receipt to %s',
             grantee
         );
     end loop;
@@ -117,7 +106,6 @@ grant select on care_case_clinical_trial_functions to public;
 -- migrate:down
 
 drop table care_case_clinical_trial_functions;
-drop table care_case_clinical_trial_request;
 drop table care_case_clinical_trial_receipt;
 drop type care_case_clinical_trial_item;
 drop table care_case_clinical_trial;

@@ -6,18 +6,14 @@ with needed (position, kind, name, privileges) as (
         (1, 'table', 'care_case_clinical_trial', array['select', 'insert', 'update']),
         (
             2, 'table', 'care_case_clinical_trial_receipt',
-            array['select', 'insert', 'update', 'delete']
+            array['select', 'insert', 'delete']
         ),
         (
-            3, 'table', 'care_case_clinical_trial_request',
-            array['select', 'insert', 'update', 'delete']
-        ),
-        (
-            4, 'sequence', 'care_case_clinical_trial_care_case_clinical_trial_key_seq',
+            3, 'sequence', 'care_case_clinical_trial_care_case_clinical_trial_key_seq',
             array['usage', 'update']
         ),
         -- Everybody has this, unless somebody took it away.
-        (5, 'function', 'care_case_clinical_trial_apply', array['execute'])
+        (4, 'function', 'care_case_clinical_trial_apply', array['execute'])
 )
 
 select

@@ -89,6 +89,7 @@ class Arena:
             seconds=self._seconds,
             warm_up_seconds=min(1.0, self._seconds / 4),
             are_new=scenario.are_new,
+            has_idempotency_key=scenario.has_idempotency_key,
             service_pids=contestant.pids,
             postgres_pid=self._postgres_pid,
         )

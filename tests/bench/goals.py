@@ -8,6 +8,8 @@ from .scenarios import (
     BARE,
     EXISTING,
     FAIR,
+    KEY_0,
+    KEY_0_WITH_HEADER,
     LARGE,
     NEW,
     ONE,
@@ -15,6 +17,7 @@ from .scenarios import (
     REAL,
     SESSION,
     THOUSAND,
+    WITH_HEADER,
     Scenario,
 )
 
@@ -149,6 +152,14 @@ GOALS = (
             at_most=5 if fair.beside is LARGE else None,
         )
         for fair in FAIR if fair.beside
+    ),
+    Goal(
+        "batches of 1, 64 connections, with an Idempotency-Key / without",
+        (WITH_HEADER.name, ONE, RATE), (ONE_ITEM[3].name, ONE, RATE), at_least=0.9,
+    ),
+    Goal(
+        "the same with key 0",
+        (KEY_0_WITH_HEADER.name, ONE, RATE), (KEY_0.name, ONE, RATE), at_least=0.6,
     ),
     Goal("idle process, MB resident", (*_EXISTING, "idle_mb"), at_most=60),
 )  # fmt: skip

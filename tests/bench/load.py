@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from service.wire import KEY_FIELD
+from service.wire import IDEMPOTENCY_HEADER, KEY_FIELD
 
 from .figures import Figures
 from .processes import cpu_seconds
@@ -45,6 +45,7 @@ class LoadSpec(Struct, kw_only=True):
     seconds: float
     warm_up_seconds: float
     are_new: bool
+    has_idempotency_key: bool
     service_pids: list[int]
     postgres_pid: int
 
@@ -193,6 +194,8 @@ async def _lanes(spec: LoadSpec, requests: Sequence[bytes]) -> list[Lane]:
         # Lanes share no key, so that they never wait for each other's row locks.
         own = requests[number :: spec.connections]
         endless = _with_new_keys(own) if spec.are_new else itertools.cycle(own)
+        if spec.has_idempotency_key:
+            endless = _with_idempotency_keys(endless, number)
         lanes.append(Lane(exchanges, endless, spec.items))
     return lanes
 
@@ -204,6 +207,17 @@ def _with_new_keys(requests: Sequence[bytes]) -> Iterator[bytes]:
         other = first[:-2] + b"%d" % (int(first[-2:]) + number)
         for request in requests:
             yield request.replace(first, other)
+
+
+_IDEMPOTENCY_KEY = f"{IDEMPOTENCY_HEADER}: {'0' * 16}\r\n".encode()
+
+
+def _with_idempotency_keys(requests: Iterator[bytes], lane: int) -> Iterator[bytes]:
+    """Yield each request with an Idempotency-Key of its own."""
+    for request in requests:
+        key = b"%03d%013d" % (lane, time.time_ns() // 1000 % 10**13)
+        head, _, body = request.partition(b"\r\n")
+        yield head + b"\r\n" + _IDEMPOTENCY_KEY.replace(b"0" * 16, key) + body
 
 
 def requests_of(spec: LoadSpec) -> Sequence[bytes]:

@@ -41,7 +41,8 @@ class Scenario:
     """One kind of load; ``bad_every`` 100 makes each hundredth item bad, 1 all.
 
     ``contestants`` have a turn in each round, ``once`` only in the first one.
-    ``key``: that of all items, where they have not one each.
+    ``key``: that of all items, where they have not one each; ``has_idempotency_key``: each request
+    has one of its own.
     ``beside``: what is sent to the same service meanwhile; ``is_row_locked``: while a stranger
     holds the lock of one of its rows.
     """
@@ -55,6 +56,7 @@ class Scenario:
     connections: int = 4
     are_new: bool = False
     key: int | None = None
+    has_idempotency_key: bool = False
     bad: Bad = "none"
     bad_every: int = 0
     beside: "Scenario | None" = field(default=None, repr=False)
@@ -125,6 +127,25 @@ FAIR = (
 )  # fmt: skip
 """One-item batches, to see that other load does not keep them from their turn."""
 
+
+def _one_item(
+    name: str, title: str, *, key: int | None = None, has_header: bool = True
+) -> Scenario:
+    return Scenario(
+        name=name,
+        title=f"{title}, batches of 1, 64 connections",
+        batch=1,
+        connections=64,
+        key=key,
+        has_idempotency_key=has_header,
+    )
+
+
+WITH_HEADER = _one_item("1x64-header", "each with an Idempotency-Key")
+KEY_0 = _one_item("1x64-key-0", "key 0", key=0, has_header=False)
+KEY_0_WITH_HEADER = _one_item("1x64-key-0-header", "key 0, each with an Idempotency-Key", key=0)
+"""One-item batches, to see what an Idempotency-Key costs."""
+
 EXISTING = BATCHES[3]
 REAL = Scenario(
     name="real", title="real records, existing keys", contestants=(SESSION, *ALL), shape="real"
@@ -153,6 +174,9 @@ SCENARIOS = (
     ),
     Scenario(name="invalid", title="1% of the items invalid", bad="invalid", bad_every=100),
     Scenario(name="key-0", title="key 0", are_new=True, key=0),
+    WITH_HEADER,
+    KEY_0,
+    KEY_0_WITH_HEADER,
     LARGE,
     *FAIR,
 )  # fmt: skip

@@ -136,8 +136,7 @@ async def role(make_database: MakeDatabase) -> AsyncIterator[tuple[str, str, str
 
 GRANTS = (
     "select, insert, update on care_case_clinical_trial",
-    "select, insert, update, delete on care_case_clinical_trial_receipt",
-    "select, insert, update, delete on care_case_clinical_trial_request",
+    "select, insert, delete on care_case_clinical_trial_receipt",
     "usage, update on sequence care_case_clinical_trial_care_case_clinical_trial_key_seq",
 )
 

@@ -148,7 +148,7 @@ async def test_a_post_of_a_key_that_is_still_at_work_is_409_with_retry_after(
 
     assert answer.status == 409
     assert answer.headers["Retry-After"]
-    assert "still at work" in answer.detail
+    assert "still in progress" in answer.detail
     assert (await first).status in (201, 503)
 
 

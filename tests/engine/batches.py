@@ -1,20 +1,23 @@
 """Batches as the engine is handed them."""
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
 
 from service.engine.rows import Batch, Mode, Whole
 
 
-async def no_named_keys() -> Whole:
-    return Whole((), uuid.uuid4())
+async def whole(named_keys: Sequence[int] = (), digest: UUID | None = None) -> Whole:
+    """Return what is known of a batch as a whole."""
+    return Whole(named_keys, digest or uuid.uuid4())
 
 
 def make_batch(
-    look_whole: Callable[[], Awaitable[Whole]] = no_named_keys,
+    look_whole: Callable[[], Awaitable[Whole]] = whole,
     *,
     is_gone: Callable[[], bool] = bool,
     mode: Mode = Mode.UPSERT,
+    name_request: Callable[[], UUID] = uuid.uuid4,
 ) -> Batch:
     """Return a batch of a caller of its own."""
     return Batch(
@@ -23,7 +26,7 @@ def make_batch(
         user="tester",
         activity_id="an activity",
         key="a key",
-        request_id=uuid.uuid4(),
+        name_request=name_request,
         look_whole=look_whole,
         is_gone=is_gone,
         mode=mode,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -20,7 +21,7 @@ from service.engine.statement import Answer, Statement
 from service.engine.writer import Writer
 from service.statements import APPLY, in_schema
 from service.wire import Item, Outcome
-from tests.engine.batches import make_batch
+from tests.engine.batches import make_batch, whole
 from tests.harness import citus
 from tests.harness.postgres import MakeDatabase
 
@@ -39,7 +40,9 @@ class Tenant:
     async def apply(self, mode: Mode, *items: Item, batch: Batch | None = None) -> list[Outcome]:
         """Apply items that are a whole batch."""
         batch = batch or make_batch(mode=mode)
-        return await self.writer.apply(batch, list(map(astuple, items)), range(len(items)))
+        outcomes = await self.writer.apply(batch, list(map(astuple, items)), range(len(items)))
+        self.writer.requests.release(batch)
+        return outcomes
 
     async def told(self, mode: Mode, *items: Item, batch: Batch | None = None) -> list[int]:
         """Apply items; return their statuses."""
@@ -236,8 +239,12 @@ async def test_what_was_lost_for_one_record_says_nothing_of_the_next(
 
 
 async def test_what_is_created_and_sent_again_under_its_name_is_created(tenant: Tenant) -> None:
-    first, again = make_batch(mode=Mode.CREATE), make_batch(mode=Mode.CREATE)
-    again.request_id = first.request_id
+    name = uuid4()
+    digest = uuid4()
+    first, again = (
+        make_batch(lambda: whole((), digest), mode=Mode.CREATE, name_request=lambda: name)
+        for _ in range(2)
+    )
 
     told = [await tenant.told(Mode.CREATE, record(2), batch=batch) for batch in (first, again)]
 

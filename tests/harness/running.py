@@ -147,8 +147,7 @@ async def make_role(make_service: MakeService) -> AsyncIterator[MakeRole]:
         await service.execute(
             f"create role {role} login password '{role}';"
             f"grant {privileges} on care_case_clinical_trial to {role};"
-            f"grant select, insert, update, delete on care_case_clinical_trial_receipt,"
-            f" care_case_clinical_trial_request to {role};"
+            f"grant select, insert, delete on care_case_clinical_trial_receipt to {role};"
             "grant usage, update on sequence"
             f" care_case_clinical_trial_care_case_clinical_trial_key_seq to {role}"
         )

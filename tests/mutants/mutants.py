@@ -143,19 +143,8 @@ MUTANTS = [
     Mutant(
         "no lock on the request",
         FUNCTION,
-        "        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint));",
-        "        null;",
-        (AGAIN + "test_a_statement_that_comes_again_while_the_first_runs_creates_nothing",),
-    ),
-    Mutant(
-        "the look for receipts in the lock's own snapshot",
-        FUNCTION,
-        """        perform pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint));
-        select pg_catalog.array_agg""",
-        """        with lock as materialized (
-            select pg_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint)) as taken
-        )
-        select pg_catalog.array_agg""",
+        "if not pg_try_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint)) then",
+        "if false then",
         (AGAIN + "test_a_statement_that_comes_again_while_the_first_runs_creates_nothing",),
     ),
     Mutant(
@@ -167,10 +156,17 @@ MUTANTS = [
     ),
     Mutant(
         "another body under the same key is applied",
-        f"{FUNCTIONS}claim.sql",
-        "returning known.digest <> request_digest",
-        "returning false",
+        "sql/engine/other_bodies.sql",
+        "select receipt.digest <> asked.digest",
+        "select false",
         (AGAIN + "test_another_body_under_the_same_key_is_422_and_nothing_is_applied",),
+    ),
+    Mutant(
+        "two bodies at once both create their records",
+        FUNCTION,
+        "select receipt.digest <> request_digest",
+        "select false",
+        (AGAIN + "test_of_two_bodies_at_once_one_creates_its_records",),
     ),
     Mutant(
         "what is newer is replaced by many at once",
