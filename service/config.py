@@ -262,7 +262,6 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
     if not problems:
         sources.overlay(document, environment)
         document = sources.expand(document, environment, problems)
-        _name_new_form(document, problems)
         settings = sources.read(Settings, document, problems)
         _check_api_keys(document, problems)
     if problems:
@@ -274,20 +273,6 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
 def is_in_environment() -> bool:
     """Tell whether the environment holds any setting, so that there need not be a file."""
     return any(map(sources.is_setting, os.environ))
-
-
-def _name_new_form(document: dict[str, Any], problems: Problems) -> None:
-    """Show how API keys are written since 2.0 where they are the list of 1.0."""
-    auth = document.get("auth")
-    keys = auth.get("api_keys") if isinstance(auth, dict) else None
-    if isinstance(keys, list):
-        name = keys[0].get("name", "NAME") if keys and isinstance(keys[0], dict) else "NAME"
-        problems.add(
-            "auth.api_keys",
-            f"each key is a table by its name now: write [auth.api_keys.{name}] in the place of"
-            f' [[auth.api_keys]] and its line name = "{name}"',
-        )
-        document["auth"]["api_keys"] = {}
 
 
 def _check_api_keys(document: dict[str, Any], problems: Problems) -> None:

@@ -108,7 +108,7 @@ class Contestants:
         path, *_ = self._configuration("migrate", "", self._dsn)
         self._migrate(sys.executable, path, ROOT)
         if self._against is not None:
-            path, *_ = self._their_configuration(self._against)
+            path, *_ = self._configuration("against", "", self._their_dsn)
             self._migrate(_python_of(self._against), path, self._against)
 
     def _migrate(self, python: str, path: Path, folder: Path) -> None:
@@ -126,17 +126,9 @@ class Contestants:
         """Start the service of another checkout, with that checkout's environment if it has one."""
         if self._against is None:
             raise CannotRun("no --against")
-        path, port, headers = self._their_configuration(self._against)
+        path, port, headers = self._configuration("against", "", self._their_dsn)
         command = [_python_of(self._against), "-m", "service", "serve", "--config", str(path)]
         return self._start("against", command, port, headers=headers, folder=self._against)
-
-    def _their_configuration(self, folder: Path) -> tuple[Path, int, Mapping[str, str]]:
-        path, port, headers = self._configuration("against", "", self._their_dsn)
-        if "api_keys: list" in (folder / "service/config.py").read_text():
-            # Of releases up to 1.0.
-            old_form = '[[auth.api_keys]]\nname = "bench"'
-            path.write_text(path.read_text().replace("[auth.api_keys.bench]", old_form))
-        return path, port, headers
 
     def _configuration(
         self, name: str, setting: str, dsn: str

@@ -108,7 +108,6 @@ UNPRINTABLE = ["a\0b", "a\nb", "\x1b[2J", "\u202egnp"]
         ("server.prot", 8080, "server.prot: unknown setting; did you mean port?"),
         ("server.port", "8080", "server.port: expected a whole number from 0 to 65535, got text"),
         ("server.port", 70_000, "server.port: expected a whole number from 0 to 65535, got 70000"),
-        ("server.workers", 2, "workers"),
         ("server.reuse_port", 1, "server.reuse_port"),
         ("server", {"port": 1, "management_port": 1}, "server.management_port: is that of"),
         ("server.max_body_bytes", 1.5, "server.max_body_bytes"),
@@ -137,7 +136,7 @@ UNPRINTABLE = ["a\0b", "a\nb", "\x1b[2J", "\u202egnp"]
         ),
         *((name, {}, f"{ascii(name)[1:-1]}: unknown setting") for name in UNPRINTABLE),
         ("auth.api_keys.loader.databases", ["nowhere"], "auth.api_keys.loader.databases: nowhere"),
-        ("auth.api_keys.loader.name", "loader", "auth.api_keys.loader.name: unknown setting"),
+        ("auth.api_keys", ["loader"], "auth.api_keys: expected a table by name, got a list"),
         ("auth.api_keys.loader.allow", ["all"], "auth.api_keys.loader.allow: expected a list of"),
         ("auth.jwt.algorithms", ["none"], "auth.jwt.algorithms"),
         ("auth.jwt.algorithms", ["RS256"], "auth.jwt.algorithms"),
@@ -218,21 +217,6 @@ def test_the_smallest_number_of_bytes_in_flight_depends_on_the_number_of_databas
         f"server.max_bytes_in_flight: expected at least {smallest}, so that the largest body and"
         f" a body of each other database fit, got {smallest - 1}"
     )
-
-
-def test_the_list_of_api_keys_of_1_0_is_shown_the_new_form(
-    load_document: Callable[..., Settings],
-) -> None:
-    content = document({"acme": "postgresql://h/acme"})
-    keys = content["auth"]["api_keys"]
-    content["auth"]["api_keys"] = [{"name": name, **keys[name]} for name in keys]
-
-    with pytest.raises(ConfigurationError) as raised:
-        load_document(content)
-
-    assert "\n" not in str(raised.value)
-    assert str(raised.value).startswith("auth.api_keys: ")
-    assert "write [auth.api_keys.loader] in the place of [[auth.api_keys]]" in str(raised.value)
 
 
 ENVIRONMENT = {

@@ -115,11 +115,7 @@ def toml(content: Mapping[str, Any], prefix: str = "") -> str:
     lines = []
     for name, value in content.items():
         path = prefix + (name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name))
-        if isinstance(value, dict):
-            lines += [f"[{path}]", *_scalars(value), toml(_tables(value), f"{path}.")]
-        else:
-            for table in value:
-                lines += [f"[[{path}]]", *_scalars(table)]
+        lines += [f"[{path}]", *_scalars(value), toml(_tables(value), f"{path}.")]
     return "\n".join(lines)
 
 
@@ -129,12 +125,7 @@ def _scalars(table: Mapping[str, Any]) -> list[str]:
 
 
 def _tables(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in table.items()
-        if isinstance(value, dict)
-        or (isinstance(value, list) and value and isinstance(value[0], dict))
-    }
+    return {name: value for name, value in table.items() if isinstance(value, dict)}
 
 
 @pytest.fixture(scope="session")

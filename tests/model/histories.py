@@ -16,7 +16,6 @@ from tests.harness.pgbouncer import PROGRAM as PGBOUNCER
 from tests.harness.service import KEY
 from tests.model.history import KINDS, LATE_SECONDS, History, Violation, fields
 from tests.model.history_faults import FAULTS, Fault
-from tests.model.history_replica import HAS_KEYS
 from tests.model.history_senders import HOT, Load, Sender
 from tests.model.history_world import World
 
@@ -146,7 +145,7 @@ def run_all(seconds: float, faults: Sequence[Fault] = FAULTS) -> list[Verdict]:
                 break
             turn, place = divmod(number, len(faults))
             chosen = worlds[(turn + place) % len(worlds)]
-            idempotency = HAS_KEYS and random.random() < 0.7
+            idempotency = random.random() < 0.7
             verdict = asyncio.run(run(chosen, faults[place], each, idempotency=idempotency))
             verdict.fault += ", PgBouncer" if chosen.is_pooled else ""
             print(f"{verdict.fault}: {len(verdict.violations)} violations", flush=True)

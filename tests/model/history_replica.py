@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -20,11 +19,6 @@ from tests.harness.configuration import DatabaseSettings, document, toml
 CHECKOUT = Path(os.environ.get("HISTORY_CHECKOUT") or Path(__file__).parents[2])
 
 PYTHON = os.environ.get("HISTORY_PYTHON") or sys.executable
-
-HAS_KEYS = any(
-    "Idempotency-Key" in path.read_text() for path in (CHECKOUT / "service").rglob("*.py")
-)
-"""Whether the service under test knows the header, so that batches may be sent again."""
 
 STATEMENT_SECONDS = {"a": 2, "b": 8}
 """The statement timeout of each service."""
@@ -42,9 +36,7 @@ class Replica:
             "statement_timeout_seconds": STATEMENT_SECONDS[name],
             "transaction_pooling": is_pooled,
         }
-        self._config.write_text(
-            toml(_as_the_checkout_wants(document({"acme": dsn}, database=database, port=port)))
-        )
+        self._config.write_text(toml(document({"acme": dsn}, database=database, port=port)))
         self._log = folder / f"{name}.log"
         self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -104,19 +96,10 @@ class Replica:
 def migrate(folder: Path, dsn: str) -> None:
     """Bring the database to the schema of the service under test."""
     config = folder / "migrate.toml"
-    config.write_text(toml(_as_the_checkout_wants(document({"acme": dsn}))))
+    config.write_text(toml(document({"acme": dsn})))
     subprocess.run(
         [PYTHON, "-m", "service", "migrate", "--config", str(config)],
         cwd=CHECKOUT,
         check=True,
         capture_output=True,
     )
-
-
-def _as_the_checkout_wants(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration for releases up to 1.0, whose API keys were a list."""
-    keys = content["auth"]["api_keys"]
-    is_list_wanted = "api_keys: list" in (CHECKOUT / "service" / "config.py").read_text()
-    if is_list_wanted and isinstance(keys, dict):
-        content["auth"]["api_keys"] = [{"name": name, **keys[name]} for name in keys]
-    return content

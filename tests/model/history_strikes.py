@@ -51,8 +51,7 @@ async def keep_server_down(world: World) -> None:
 
 async def forget_requests(world: World) -> None:
     """Delete the receipts of requests that were not used for longer than senders wait."""
-    with suppress(asyncpg.UndefinedFunctionError):  # 1.0 has none.
-        await world.execute(FORGET)
+    await world.execute(FORGET)
 
 
 def no_excuse(_world: World, _write: Write) -> bool:

@@ -15,7 +15,6 @@ from tests.harness.service import KEY
 from tests.model.histories import Verdict, run, run_all, summary, world
 from tests.model.history import LATE_SECONDS, Row, fields
 from tests.model.history_faults import FAULTS
-from tests.model.history_replica import HAS_KEYS
 from tests.model.history_senders import Load, Sender
 from tests.model.history_strikes import LOCK_ROW
 from tests.model.history_world import World
@@ -63,7 +62,7 @@ async def test_one_order_explains_what_senders_were_told(plain: World, fault: st
 
 
 async def test_one_order_explains_batches_that_are_sent_again(plain: World) -> None:
-    assert_kept(await run(plain, FAULT["answers swallowed"], SECONDS, idempotency=HAS_KEYS))
+    assert_kept(await run(plain, FAULT["answers swallowed"], SECONDS, idempotency=True))
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed")
@@ -74,7 +73,7 @@ async def test_one_order_explains_it_through_pgbouncer(pooled: World) -> None:
 async def test_what_was_acknowledged_before_a_crash_is_stored_once(plain: World) -> None:
     fault = FAULT["server killed, slow disk, one new record each"]
 
-    assert_kept(await run(plain, fault, 0, strikes=CRASHES, idempotency=HAS_KEYS))
+    assert_kept(await run(plain, fault, 0, strikes=CRASHES, idempotency=True))
 
 
 async def test_an_older_statement_overwrites_no_newer_record(plain: World) -> None:

@@ -65,19 +65,13 @@ ODD_SETTINGS = [
 ]
 """What the service's role or database may set, so that outcomes must not depend on it."""
 
-API_KEY_FORMS = [
-    "[auth.api_keys.loader]\nsha256 = '{sha256}'\ndatabases = ['*']",
-    "[[auth.api_keys]]\nname = 'loader'\nsha256 = '{sha256}'\ndatabases = ['*']",
-]
-"""That of the contract, and that of 1.0."""
 
-
-def configuration(form: str, port: int, databases: Mapping[str, str]) -> str:
-    """Return a configuration in TOML; the one place that knows its form."""
+def configuration(port: int, databases: Mapping[str, str]) -> str:
+    """Return a configuration in TOML."""
     sha256 = hashlib.sha256(API_KEY.encode()).hexdigest()
     lines = [
         f"[server]\nport = {port}",
-        form.format(sha256=sha256),
+        f"[auth.api_keys.loader]\nsha256 = '{sha256}'\ndatabases = ['*']",
         f"[auth.jwt]\nalgorithms = ['HS256']\nsecret = '{SECRET}'",
     ]
     for name, dsn in databases.items():
@@ -97,7 +91,6 @@ class Twins:
         self._runner = runner
         self._name = f"model_{secrets.token_hex(4)}"
         self._databases = {"acme": self._name, "twin": f"{self._name}_twin"}
-        self._form = ""
         self._port = free_port()
         self._proxy_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -270,22 +263,18 @@ class Twins:
         return re.sub(r"://([^/@]*@)?", role, self._owners_dsn(name), count=1)
 
     async def _migrate(self) -> None:
-        """Migrate both databases; finds out which form of configuration the checkout reads."""
+        """Migrate both databases."""
         databases = {name: self._owners_dsn(name) for name in self._databases}
-        for form in [self._form] if self._form else API_KEY_FORMS:
-            config = self._folder / "migrate.toml"
-            config.write_text(configuration(form, self._port, databases))
-            process = await asyncio.create_subprocess_exec(
-                *(PYTHON, "-m", "service", "migrate", "--config", str(config)),
-                cwd=CHECKOUT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            output, _ = await process.communicate()
-            if process.returncode == 0:
-                self._form = form
-                return
-        raise AssertionError(f"{CHECKOUT} does not migrate: {output.decode()}")
+        config = self._folder / "migrate.toml"
+        config.write_text(configuration(self._port, databases))
+        process = await asyncio.create_subprocess_exec(
+            *(PYTHON, "-m", "service", "migrate", "--config", str(config)),
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, f"{CHECKOUT} does not migrate: {output.decode()}"
 
     async def _serve(self) -> None:
         dsn = self._dsn("acme")
@@ -295,7 +284,7 @@ class Twins:
             f"postgresql://{role}:{role}@127.0.0.1:{self._proxy_port}/{database}?sslmode=disable"
         )
         databases = {"acme": dsn, HASTY: dsn, PROXIED: proxied}
-        config.write_text(configuration(self._form, self._port, databases))
+        config.write_text(configuration(self._port, databases))
         log = self._folder / "log"
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
