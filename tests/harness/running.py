@@ -65,9 +65,13 @@ class StartProcess(Protocol):
         rate_limit: str | None = None,
         allow: list[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        checkout: Path | None = None,
         **server: Unpack[ServerSettings],
     ) -> tuple[ServiceUnderTest, Process]:
-        """Return one that serves; with an SSL context it is asked by TLS."""
+        """Return one that serves; with an SSL context it is asked by TLS.
+
+        ``checkout`` is the folder of another checkout whose code is run.
+        """
 
 
 class MakeRole(Protocol):
@@ -93,9 +97,12 @@ class RunCommand(Protocol):
     """Runs ``python -m service`` to its end."""
 
     def __call__(
-        self, *arguments: str, config: Mapping[str, Any] | None = None
+        self,
+        *arguments: str,
+        config: Mapping[str, Any] | None = None,
+        checkout: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Return how it ended; the configuration is a document."""
+        """Return how it ended; the configuration is a document, and ``checkout`` as above."""
 
 
 class _ServiceServer(BaseTestServer):
@@ -172,6 +179,7 @@ async def start_process(
         *,
         extra_databases: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        checkout: Path | None = None,
         **settings: Any,
     ) -> tuple[ServiceUnderTest, Process]:
         databases = {**(databases or {"acme": make_database()}), **(extra_databases or {})}
@@ -182,7 +190,7 @@ async def start_process(
         log = tmp_path / f"log-{len(processes)}"
         command = [sys.executable, "-m", "service", "serve", "--config", str(config)]
         with log.open("wb") as stderr:
-            process = subprocess.Popen(command, stderr=stderr)
+            process = subprocess.Popen(command, stderr=stderr, cwd=checkout)
         processes.append(process)
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=ssl_context or True))
         sessions.append(session)
@@ -241,13 +249,17 @@ def run_command(tmp_path: Path) -> RunCommand:
     """Runs a command of the service to its end."""
 
     def run(
-        *arguments: str, config: Mapping[str, Any] | None = None
+        *arguments: str,
+        config: Mapping[str, Any] | None = None,
+        checkout: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "service", *arguments]
         if config is not None:
             path = tmp_path / "service.toml"
             path.write_text(toml(config))
             command += ["--config", str(path)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, cwd=checkout
+        )
 
     return run
