@@ -1,4 +1,4 @@
-# The service as an image: docker build --tag care-case-clinical-trials:2.0.0 .
+# The service as an image: docker build --tag care-case-clinical-trials:1.0.0 .
 #
 # With --build-arg LOCK=requirements-extras.lock it can trace, and run the demo (50 MB more):
 #
@@ -29,7 +29,7 @@ RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-di
     && python -m pip --python /app/venv/bin/python install --no-cache-dir --no-deps dist/*.whl
 
 FROM python:3.13.14-slim-trixie
-ARG VERSION=2.0.0
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="care-case-clinical-trials-service" \
       org.opencontainers.image.description="Batch upserts of clinical-trial records into PostgreSQL" \

@@ -1,3 +1,3 @@
 """Batch upserts of clinical-trial records of care cases into PostgreSQL, over HTTP."""
 
-__version__ = "2.0.0"
+__version__ = "1.0.0"
