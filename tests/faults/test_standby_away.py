@@ -93,9 +93,10 @@ async def _status(service: ServiceUnderTest, kind: str, key: int, value: str) ->
     return answer.status if answer is not None else 503
 
 
+WAITING = "from pg_stat_activity where wait_event = 'SyncRep'"
 HARMS = [
-    f"select pg_{harm}_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
-    for harm in ("cancel", "terminate")
+    f"{call} {WAITING}"
+    for call in ("select pg_cancel_backend(pid)", "select pg_terminate_backend(pid)")
 ]
 
 

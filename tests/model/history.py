@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 STORED = (200, 201)
 AGAIN = 503
+ANOTHER_BODY = 422
 
 LATE_SECONDS = 10.0
 """How long what a process left behind may still overwrite what other processes write: the
@@ -82,6 +83,8 @@ class Write:
     told: int | None = None
     """The key in its outcome."""
     words: str = ""
+    has_rival: bool = False
+    """Whether its Idempotency-Key was used with another body, too, so that it can get 422."""
     is_good: bool = True
     """Whether only the state of the database may keep it out."""
 
@@ -156,7 +159,8 @@ def _afterlife(first: Write, second: Write) -> float:
 def _refused(history: History) -> Iterator[Violation]:
     """A good item is stored or to be sent again, a bad one is not stored; none is told another."""
     for write in history.writes:
-        allowed = (*STORED, AGAIN) if write.is_good else (400, AGAIN)
+        allowed: tuple[int, ...] = (*STORED, AGAIN) if write.is_good else (400, AGAIN)
+        allowed += (ANOTHER_BODY,) if write.has_rival else ()
         if write.status is not None and write.status not in allowed:
             yield Violation("refused", f"{write.marker} got {write.status}: {write.words}")
         if write.key and write.is_stored and write.told != write.key:

@@ -83,17 +83,21 @@ class Sender:
             return await self._send(items)
         # Without the header, the activityID of an answer that was read to its end is the key.
         key = items[0]["comment"] if random.random() < 0.7 else None
-        sending = asyncio.create_task(self._send(items, key))
+        has_rival = key is not None and random.random() < 0.1
+        sending = asyncio.create_task(self._send(items, key, has_rival=has_rival))
+        if has_rival:
+            others = [item | fields(f"{item['comment']}.rival") for item in items]
+            await self._send(others, key, self._any_service(), has_rival=True)
         if key is not None and random.random() < 0.1:
             await asyncio.sleep(random.uniform(0, 0.3))
-            await self._send(items, key, self._any_service())
+            await self._send(items, key, self._any_service(), has_rival=has_rival)
         request = await sending
         key = key or request.activity_id
         for _ in range(5):
             if key is None or (request.is_done and random.random() < 0.9):
                 break
             await asyncio.sleep(random.uniform(0, 0.5))
-            request = await self._send(items, key, self._any_service())
+            request = await self._send(items, key, self._any_service(), has_rival=has_rival)
         return request
 
     def _any_service(self) -> Replica:
@@ -104,8 +108,12 @@ class Sender:
         items: Sequence[dict[str, Any]],
         idempotency_key: str | None = None,
         service: Replica | None = None,
+        *,
+        has_rival: bool = False,
     ) -> "Request":
         request = Request(self._history, service or self._service, items)
+        for write in request.writes:
+            write.has_rival = has_rival
         headers = {
             "x-api-key": API_KEY,
             "Authorization": f"Bearer {token()}",
