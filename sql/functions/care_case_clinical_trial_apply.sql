@@ -107,6 +107,13 @@ declare
     last integer;
     failed_at integer;
     suspect integer;
+    -- The number of items up to the last that failed, and of those after it.
+    bad integer := -32;
+    good integer;
+    min_rows integer;
+    is_set_group boolean;
+    is_careful boolean := false;
+    is_transient boolean;
     slice care_case_clinical_trial_item[];
     is_whole boolean;
     fresh integer;
@@ -227,26 +234,29 @@ begin
     end if;
     is_set_based := commutes and size > 1 and is_distinct and known_places is null
         and is_other_body is not true
-        and mode in ('upsert', 'newest')
-        -- Many rows go to every shard at once, which takes as long as some 30 items do.
-        and (size > 32 or not is_distributed);
+        and mode in ('upsert', 'newest');
     if is_set_based then
         group_size := size;
+        -- On Citus one statement goes to every shard, which takes as long as some 30 items do.
+        min_rows := case when is_distributed then 33 else 2 end;
     end if;
     while done < size and savepoints < 64 and stopped is null and not is_leaving loop
         last := least(done + group_size, size);
+        if suspect > done then
+            -- Those before it, then it alone.
+            last := least(last, greatest(suspect - 1, done + 1));
+        end if;
+        is_whole := last - done = size;
+        -- In a part of the items, those without a key do not come first.
+        is_set_group := is_set_based and not is_careful and last - done >= min_rows
+            and (keyless in (0, size) or is_whole);
         begin
             if request_id is not null then
                 group_drawn := '{}';
                 group_places := '{}';
                 group_keys := '{}';
             end if;
-            is_whole := last - done = size;
-            -- In a part of the items, those without a key do not come first.
-            if is_set_based
-                and last > done + 1
-                and (keyless in (0, size) or is_whole)
-            then
+            if is_set_group then
                 if not is_whole then
                     slice := case
                         when sequence is null then items[done + 1:last]
@@ -423,18 +433,11 @@ begin
                         pg_catalog.array_agg(written.key) filter (where needs_keys)
                     into written_states, written_keys
                     from written;
-                    if is_distributed and not is_newest then
-                        -- All of them, which are sorted by key.
-                        written_states := (
-                            select string_agg(each.state, '' order by each.key)
-                            from unnest(string_to_array(written_states, null), written_keys)
-                                as each (state, key)
-                        );
-                    end if;
-                    if is_newest
-                        and (is_distributed or length(coalesce(written_states, '')) < last - done - fresh)
+                    if is_distributed
+                        or is_newest and length(coalesce(written_states, '')) < last - done - fresh
                     then
-                        -- Where rows commute, nothing else keeps one out.
+                        -- In the order of the items. Where rows commute, only a newer record keeps one
+                        -- out.
                         written_states := (
                             select string_agg(
                                 coalesce(substr(written_states, written.at::integer, 1), 'n'),
@@ -735,31 +738,24 @@ begin
                 collisions := 0;
             end if;
             done := length(states);
-            if done < size then
-                group_size := case
-                    when suspect = done + 1 then 1
-                    when is_distributed or done % 32 = 0 then 32
-                    when done % 8 = 0 then 8
-                    else 1
-                end;
-            end if;
+            -- Bad items come in runs: a few alone, then as many as have been good.
+            good := done - bad;
+            group_size := case when good < 4 then 1 else least(good, 32) end;
+            is_careful := false;
         exception when others or assert_failure then
-            -- None of the group counts; the item behind those dealt with is the one that failed.
-            failed_at := least(length(states) + 1, last);
+            -- None of the group counts.
+            failed_at := length(states) + 1;
             states := left(states, done);
-            if last - done > 32 then
-                group_size := 32;
-                -- Item by item: each statement for a group would go to every shard.
-                is_set_based := is_set_based and not is_distributed;
-            elsif last - done > 1 and is_distributed then
-                -- Those before it, then the one that failed.
+            is_transient := sqlstate = any (passing) or left(sqlstate, 2) = any (passing);
+            if is_set_group then
+                -- Which item failed is not known. Who waited for a lock in vain does so once more only.
+                is_careful := last - done <= 32 or is_transient;
+                group_size := least(group_size, 32);
+            elsif last - done > 1 and failed_at <= last then
                 suspect := failed_at;
-                group_size := greatest(failed_at - done - 1, 1);
             elsif last - done > 1 then
-                group_size := case
-                    when last - done > 8 and left(sqlstate, 2) <> all (passing) then 8
-                    else 1
-                end;
+                -- A constraint that is checked at the end.
+                group_size := (last - done) / 2;
             else
                 get stacked diagnostics
                     error_message = message_text,
@@ -771,7 +767,7 @@ begin
                     into error_message, error_column, error_constraint
                     from care_case_clinical_trial_read_worker_error(error_message) as error;
                 end if;
-                if sqlstate = any (passing) or left(sqlstate, 2) = any (passing) then
+                if is_transient then
                     stopped := sqlstate;
                 else
                     is_taken := sqlstate = '23505'
@@ -804,10 +800,8 @@ begin
                         columns := columns operator(pg_catalog.||) error_column;
                     end if;
                     done := done + 1;
-                    group_size := case
-                        when is_distributed or done % 32 = 0 then 32
-                        else 1
-                    end;
+                    bad := done;
+                    group_size := 1;
                     collisions := 0;
                 end if;
             end if;
