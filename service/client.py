@@ -123,33 +123,39 @@ class Client:
             async for items in self._cut(records):
                 keys = {item.key for item in items if item.key}
                 # Of two batches at once the later might come first.
-                while len(at_work) >= self.concurrency or any(keys & each for each, _ in at_work):
+                most = self.concurrency if items else 1  # an empty one: await all
+                while len(at_work) >= most or any(keys & each for each, _ in at_work):
                     yield await at_work.popleft()[1]
-                task = asyncio.create_task(self._deliver(items, f"{name}\n{place}"))
-                at_work.append((keys, task))
-                place += len(items)
-            while at_work:
-                yield await at_work.popleft()[1]
+                if items:
+                    task = asyncio.create_task(self._deliver(items, f"{name}\n{place}"))
+                    at_work.append((keys, task))
+                    place += len(items)
         finally:
             for _, task in at_work:
                 task.cancel()
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
 
     async def _cut(self, records: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterable[list[_Item]]:
+        """Yield batches, then an empty one; likewise before an error of ``records`` is raised."""
         batch: list[_Item] = []
         size = 0
-        async for record in records if isinstance(records, AsyncIterable) else _each(records):
-            text = msgspec.json.encode(record)
-            key = None
-            with suppress(ValueError, RecursionError):
-                key = msgspec.json.decode(text, type=wire.Keyed).key
-            size += len(text)
-            if batch and (len(batch) == self.batch_items or size > self.batch_bytes):
-                yield batch
-                batch, size = [], len(text)
-            batch.append(_Item(record, text, key))
-        if batch:
-            yield batch
+        try:
+            async for record in records if isinstance(records, AsyncIterable) else _each(records):
+                text = msgspec.json.encode(record)
+                key = None
+                with suppress(ValueError, RecursionError):
+                    key = msgspec.json.decode(text, type=wire.Keyed).key
+                size += len(text)
+                if batch and (len(batch) == self.batch_items or size > self.batch_bytes):
+                    yield batch
+                    batch, size = [], len(text)
+                batch.append(_Item(record, text, key))
+        except Exception:  # the next record could have belonged to an unfinished batch
+            yield batch if len(batch) == self.batch_items else []
+            yield []
+            raise
+        yield batch
+        yield []
 
     async def _deliver(self, items: Sequence[_Item], name: str) -> list[tuple[Any, Outcome]]:
         """Send a batch, and find the records for which it is refused whole."""

@@ -78,22 +78,20 @@ def send_command(
     COPY writes them; an empty cell is a field that is not sent. Credentials are better in the
     environment: others see command lines. SSL_CERT_FILE names a certificate authority of your own.
 
-    An update replaces the whole record. A CSV file without the columns of all fields (besides
-    entry_… and update_…) is therefore rejected, and so is a record that lacks some of them, unless
-    --replace says that they become null. Records without a key (key 0) can lack fields.
+    An update replaces the whole record. The first record with a key that lacks a field (besides
+    entry_… and update_…) therefore ends the run before its batch is sent; run the same command with
+    --replace to resume there and set such fields to null. Records with key 0 can lack fields.
 
     Records that fail go to FILE.failed.ndjson with the reason. Correct the "item" of each line,
     delete the lines you gave up, and send that file like any other. If there are records without
     a key, place, key and status of every record go to FILE.outcomes.csv.
 
-    You may always repeat the command. After an interruption it goes on where it ended, which
-    FILE.progress tells meanwhile. A record without a key (key 0) is created once, whatever the file
-    is called, as long as the records and their order are the same and the service remembers (7
-    days, unless it is configured otherwise). In an edited file it is created anew, and perhaps
-    when --replace is added; send FILE.failed.ndjson with --replace instead.
+    It is safe to run the command again; it resumes where it stopped (tracked in FILE.progress). A
+    record with key 0 is created once, whatever the file is called, as long as the records and their
+    order stay the same and the service remembers (7 days by default).
 
     \b
-    Exit status: 0 all stored, 1 some failed, 2 usage or an unreadable file,
+    Exit status: 0 all stored, 1 some failed, 2 usage, unreadable file or --replace needed,
     3 could not be sent (refused or unreachable), 130 interrupted
     """
     if outcomes and (len(files) > 1 or outcomes.resolve() == Path(files[0].name).resolve()):
@@ -107,12 +105,12 @@ def send_command(
     runs: list[Run] = []
     status, problem = NOT_SENT, ""
     try:
-        records = [Records(file, delimiter, replaces=replace) for file in files]
+        records = [Records(file, delimiter, replaces=check or replace) for file in files]
         runs += [Run(each, outcomes, **service) for each in records]
         for run in () if check else runs:
             run.open()
         for run in runs:
-            run.check() if check else run.send()
+            run.check(replaces=replace) if check else run.send()
         status = SOME_FAILED if any(run.failed for run in runs) else ALL_STORED
         if not check:
             for run in runs:

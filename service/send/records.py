@@ -46,21 +46,17 @@ def is_keyless(record: Any) -> bool:
 class Records:
     """Yields the records of a file, plain or compressed by gzip, as what JSON decodes to.
 
-    Its beginning tells whether it is a JSON array, NDJSON or CSV. An array, and the header and
-    first row of CSV, are read and checked at once. Unless it ``replaces``, records whose update
-    would erase fields that they lack are refused. CSV is refused as a whole; ``columns`` are the
-    erasable fields in its header. Raises Unreadable, with the name of the file.
+    Its beginning shows whether it is a JSON array, NDJSON or CSV; ``columns`` are the erasable
+    fields in a CSV header. Raises Unreadable, with the name of the file. Unless it ``replaces``,
+    records whose update would erase omitted fields raise it as well: at once in an array and at
+    the start of any file, otherwise in asynchronous iteration.
     """
 
     def __init__(
-        self,
-        source: "BufferedReader[Any]",
-        delimiter: str = DELIMITERS,
-        *,
-        replaces: bool = False,
+        self, source: "BufferedReader[Any]", delimiter: str = DELIMITERS, *, replaces: bool = False
     ) -> None:
         self.source = source
-        self.columns: list[str] | None = None
+        self.columns: list[str] = []
         self._replaces = replaces
         self.path = Path(source.name)
         self._size = os.fstat(source.fileno()).st_size if source.seekable() else 0
@@ -76,12 +72,17 @@ class Records:
                 items = msgspec.json.decode(b"".join(lines), type=list[Raw])
                 self._total = len(items)
                 self._records: Iterator[Any] = map(_record, items)
+                ahead: Iterable[Any] = map(_record, items)
             elif first.lstrip()[:1] in (b"{", b""):
                 self._records = map(_record, filter(bytes.strip, lines))
             else:
-                fields, rows = _of_csv(lines, delimiter)
+                fields, self._records = _of_csv(lines, delimiter)
                 self.columns = [name for name in _ERASABLE if name in fields]
-                self._records = chain([self._kept_whole(row) for row in islice(rows, 1)], rows)
+            if not self._total:
+                ahead = list(islice(self._records, 1))
+                self._records = chain(ahead, self._records)
+        for number, record in enumerate(() if replaces else ahead, 1):
+            self._require_whole(number, record)
 
     @property
     def share(self) -> float:
@@ -93,34 +94,28 @@ class Records:
     def __iter__(self) -> Iterator[Any]:
         with self._readable():
             for record in self._records:
-                record = self._kept_whole(record)
                 self._number += 1
                 yield record
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         # In a thread: standard input may keep the reader waiting.
         while chunk := await asyncio.to_thread(lambda: list(islice(self, 1000))):
-            for record in chunk:
+            for number, record in enumerate(chunk, self._number - len(chunk) + 1):
+                self._require_whole(number, record)
                 yield record
 
-    def _kept_whole(self, record: Any) -> Any:
-        """Return a record, Refused if an update with it would erase what it lacks."""
-        if self._replaces or not isinstance(record, dict):
-            return record
-        key = record.get(KEY_FIELD)
-        if not isinstance(key, int) or key == 0:  # no record at all, or created
-            return record
-        stated = {*record, *(self.columns or ())}
-        missing = [name for name in _ERASABLE if name not in stated]
-        if not missing:
-            return record
-        reason = (
-            f"it lacks {', '.join(missing)}, which would become null in an update; add them, or"
-            " send this file with --replace"
-        )
-        if self.columns is not None:
-            raise Unreadable(reason)
-        return Refused(reason, record)
+    def omission_of(self, record: Any) -> str:
+        """Return which omitted fields an update with this record would erase; empty if none."""
+        key = record.get(KEY_FIELD) if isinstance(record, dict) else None
+        if type(key) is not int or key == 0:  # rejected by the service, or created
+            return ""
+        missing = [name for name in _ERASABLE if name not in record and name not in self.columns]
+        found = f"it lacks {', '.join(missing)}, which would become null in an update; add them, or"
+        return f"{found} send this file with --replace" if missing else ""
+
+    def _require_whole(self, number: int, record: Any) -> None:
+        if not self._replaces and (omission := self.omission_of(record)):
+            raise Unreadable(f"{self.path}: record {number}: {omission}")
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -45,13 +45,13 @@ class Run:
         self.paths = outcomes or Path(f"{base}.outcomes.csv"), Path(f"{base}.failed.ndjson")
         self._results: dict[Path, BinaryIO] = {}
 
-    def check(self) -> None:
-        """Print what the file holds, and its first faults. Raises Unreadable."""
+    def check(self, *, replaces: bool) -> None:
+        """Print the number of records and the first faults. Raises Unreadable."""
         number = keyless = 0
         shown: list[str] = []
         for number, record in enumerate(self._file, 1):
             keyless += is_keyless(record)
-            fault = fault_of(record)
+            fault = ("" if replaces else self._file.omission_of(record)) or fault_of(record)
             self.failed += bool(fault)
             if fault and self.failed <= FAULTS_SHOWN:
                 shown.append(f"  record {number}: {fault}")
@@ -137,7 +137,7 @@ class Run:
             if outcome.status not in STORED:
                 reason, item = record if isinstance(record, Refused) else (outcome.body, record)
                 if isinstance(item, dict):  # what an empty cell erases is no omission
-                    item = dict.fromkeys(self._file.columns or ()) | item
+                    item = dict.fromkeys(self._file.columns) | item
                 told = {"record": number, "status": outcome.status, "reason": reason, "item": item}
                 lines[1].append(msgspec.json.encode(told) + b"\n")
         for path, texts in zip(self.paths, lines, strict=True):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -193,6 +193,33 @@ async def test_what_was_finished_before_the_end_is_told(send: Send) -> None:
     assert told == [1]
     assert len(front.batches) == 2
     assert (raised.value.status, raised.value.retry_after) == (401, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "sent"),
+    [(1, []), (2, [[0, 1]]), (3, [[0, 1]]), (4, [[0, 1], [2, 3]])],
+)
+async def test_an_error_of_the_records_is_raised_after_the_outcomes_of_whole_batches(
+    send: Send, count: int, sent: list[list[int]]
+) -> None:
+    told: list[int] = []
+
+    def records() -> Iterator[dict[str, int]]:
+        yield from ({KEY: key} for key in range(count))
+        raise ValueError("cut")
+
+    async def send_all(url: str) -> None:
+        async with Client(url, "acme", API_KEY, TOKEN, batch_items=2) as client:
+            async for record, _ in client.send(records()):
+                told.append(record[KEY])
+
+    async with serving(Front()) as front:
+        front.seconds = 0.1
+        with pytest.raises(ValueError, match="cut"):
+            await send_all(front.url)
+
+    assert keys_of(front.batches) == sent
+    assert told == [key for batch in sent for key in batch]
 
 
 async def test_named_items_with_503_are_sent_again_alone(send: Send) -> None:

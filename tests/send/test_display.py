@@ -69,7 +69,7 @@ async def test_a_run_that_takes_long_is_told_of_in_plain_lines_where_there_is_no
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0)
     (tmp_path / "r.json").write_bytes(as_json([{KEY: 1}] * 4000))
     with (tmp_path / "r.json").open("rb") as source:
-        file = Records(source)
+        file = Records(source, replaces=True)
         shown = Display(file)
         list(islice(file, 2000))
         await asyncio.sleep(0.1)

@@ -5,9 +5,19 @@ from typing import Any
 
 import pytest
 
+from service.send.records import Records, Unreadable
 from service.wire import Item
 from tests.harness.running import MakeService
-from tests.harness.senders import Command, Front, as_json, as_ndjson, failures, serving
+from tests.harness.senders import (
+    Command,
+    Front,
+    as_csv,
+    as_json,
+    as_ndjson,
+    failures,
+    outcomes,
+    serving,
+)
 from tests.harness.service import KEY
 
 ERASABLE = [
@@ -21,7 +31,8 @@ STORED = [{KEY: key, "comment": "old", "website": "old"} for key in (1, 2)]
 
 
 def lacking(*names: str) -> str:
-    return f"it lacks {', '.join(names)}, which would become null in an update; add"
+    found = f"it lacks {', '.join(names)}, which would become null in an update; add them, or"
+    return f"{found} send this file with --replace\n"
 
 
 @pytest.fixture
@@ -38,45 +49,25 @@ def command(tmp_path: Path) -> Command:
     ],
     ids=["most", "one", "columns as COPY writes them"],
 )
-@pytest.mark.parametrize("check", [[], ["--check"]], ids=["", "check"])
 async def test_a_csv_file_without_a_column_is_rejected_before_anything_is_sent(
-    command: Command, tmp_path: Path, header: str, missing: list[str], check: list[str]
+    command: Command, tmp_path: Path, header: str, missing: list[str]
 ) -> None:
     (tmp_path / "good.ndjson").write_bytes(as_ndjson([WHOLE]))
     (tmp_path / "r.csv").write_text(f"{header}\n1{',' * header.count(',')}\n")
 
     async with serving(Front()) as front:
         address = ["--url", front.url]
-        ended = await command.run("good.ndjson", "r.csv", *address, *check)
+        checked = await command.run("r.csv", *address, "--check")
+        ended = await command.run("good.ndjson", "r.csv", *address)
         sent = len(front.batches)
-        replaced = await command.run("r.csv", *address, "--replace", *check)
+        checked_again = await command.run("r.csv", *address, "--replace", "--check")
+        replaced = await command.run("r.csv", *address, "--replace")
 
-    assert (ended.status, sent) == (2, 0)
-    assert f"cannot read r.csv: {lacking(*missing)}" in ended.stderr
-    assert "--replace" in ended.stderr
-    assert replaced.status == 0
+    assert (checked.status, ended.status, sent) == (1, 2, 0)
+    assert f"\n  record 1: {lacking(*missing)}" in checked.stdout
+    assert ended.stderr == f"Error: cannot read r.csv: record 1: {lacking(*missing)}"
+    assert (checked_again.status, replaced.status) == (0, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.ndjson", "r.csv"]
-
-
-async def test_a_csv_file_without_columns_can_create_records(
-    make_service: MakeService, command: Command, tmp_path: Path
-) -> None:
-    service = await make_service()
-    await service.put(STORED)
-    rows = [f"0,{number}\n" for number in range(1500)]
-    path = tmp_path / "r.csv"
-    path.write_text(f"{KEY},comment\n{''.join(rows)}1,new\n")
-
-    mixed = await command.run("r.csv", "--url", service.url)
-    stored = await service.comments()
-    path.write_text(f"{KEY},comment\n{''.join(rows)}")
-    created = await command.run("r.csv", "--url", service.url)
-
-    assert mixed.status == 2
-    assert "cannot read r.csv: after record 1500: it lacks careCase" in mixed.stderr
-    assert stored[1] == "old"
-    assert created.status == 0
-    assert len(await service.comments()) == 1502
 
 
 async def test_an_empty_cell_erases_what_its_column_names_and_a_failed_row_can_be_corrected(
@@ -100,77 +91,120 @@ async def test_an_empty_cell_erases_what_its_column_names_and_a_failed_row_can_b
 
 
 @pytest.mark.parametrize("write", [as_json, as_ndjson], ids=["json", "ndjson"])
-async def test_a_record_that_lacks_fields_is_rejected_and_the_others_are_stored(
-    make_service: MakeService,
-    command: Command,
-    tmp_path: Path,
-    write: Any,
+async def test_the_first_record_that_lacks_fields_ends_the_run_unless_it_replaces(
+    make_service: MakeService, command: Command, tmp_path: Path, write: Any
 ) -> None:
     service = await make_service()
     await service.put(STORED)
     partial = {name: value for name, value in WHOLE.items() if name not in ("comment", "website")}
     records = [
-        WHOLE, partial | {KEY: 2}, {KEY: 0, "comment": "created"}, {KEY: 2.0, "comment": "x"},
-        {KEY: "2"}, {"comment": "x"}, {KEY: -7},
+        WHOLE, {KEY: 0, "comment": "created"}, {KEY: "2"}, {"comment": "x"}, {KEY: True},
+        partial | {KEY: 2}, {KEY: 2.0, "comment": "x"}, {KEY: -7, "case_Key": "8"},
     ]  # fmt: skip
     (tmp_path / "r").write_bytes(write(records))
+    arguments = ["r", "--url", service.url]
 
-    checked = await command.run("r", "--url", service.url, "--check")
-    ended = await command.run("r", "--url", service.url)
-
-    assert (checked.status, ended.status) == (1, 1)
-    assert f"\n  record 2: {lacking('comment', 'website')}" in checked.stdout
-    assert "r: 7 records, 1 without a key, 5 bad\n" in checked.stdout
-    assert "created   1\nupdated   1\nfailed    5 (400)\nsent      7 " in ended.stdout
-    told = failures(tmp_path / "r.failed.ndjson")
-    assert [(number, status, item) for number, status, _, item in told] == [
-        (number, 400, records[number - 1]) for number in (2, 4, 5, 6, 7)
-    ]
-    assert told[0][2] == f"{lacking('comment', 'website')} them, or send this file with --replace"
+    checked = await command.run(*arguments, "--check")
+    ended = await command.run(*arguments)
     stored = await service.comments()
-    assert sorted(map(str, stored.values())) == ["created", "new", "old"]
+    replaced = await command.run(*arguments, "--replace")
 
-    again = await command.run("r.failed.ndjson", "--url", service.url)
-    stored_again = await service.comments()
-    replaced = await command.run("r.failed.ndjson", "--url", service.url, "--replace")
-
-    assert (again.status, stored_again) == (1, stored)
-    assert "created   1\nupdated   2\nfailed    2 (400)" in replaced.stdout
-    assert await service.comments() == stored | {2: "x", -7: None}
-
-
-async def test_records_that_are_rejected_keep_their_places_in_their_batches(
-    make_service: MakeService, command: Command, tmp_path: Path
-) -> None:
-    """An interrupted run resumes, and records with key 0 are created once."""
-    service = await make_service()
-    records = [
-        {KEY: 1} if number % 2 else {KEY: 0, "comment": str(number)} for number in range(3000)
+    assert (checked.status, ended.status, replaced.status) == (1, 2, 1)
+    assert "r: 8 records, 1 without a key, 6 bad\n" in checked.stdout
+    assert f"\n  record 6: {lacking('comment', 'website')}" in checked.stdout
+    assert ended.stderr == f"Error: cannot read r: record 6: {lacking('comment', 'website')}"
+    assert "sent      0 " in ended.stdout
+    assert stored == {1: "old", 2: "old"}
+    assert "created   1\nupdated   3\nfailed    4 (400)\nsent      8 " in replaced.stdout
+    failed = tmp_path / "r.failed.ndjson"
+    assert [(number, item) for number, _, _, item in failures(failed)] == [
+        (number, records[number - 1]) for number in (3, 4, 5, 8)
     ]
-    (tmp_path / "r").write_bytes(as_ndjson(records))
 
-    await service.execute(  # fails the second batch
-        """
-        create function fail() returns trigger language plpgsql as $$ begin
-            if new.comment = '1500' then raise 'busy' using errcode = '55P03'; end if;
-            return new;
-        end $$;
-        create trigger fail before insert on care_case_clinical_trial
-            for each row execute function fail()
-        """
-    )
+    failed.write_text(failed.read_text().replace('"8"', "8"))
+    again = await command.run(failed.name, "--url", service.url)
+    replaced = await command.run(failed.name, "--url", service.url, "--replace")
 
-    runs = []
-    for _ in range(3):
-        arguments = ["r", "--url", service.url, "--concurrency", "1", "--retries", "0"]
-        runs.append(await command.run(*arguments))
-        await service.execute("drop trigger if exists fail on care_case_clinical_trial")
+    assert again.status == 2
+    assert f"cannot read {failed.name}: record 4: it lacks careCase" in again.stderr
+    assert "created   1\nupdated   0\nfailed    3 (400)\n" in replaced.stdout
+    assert sorted(map(str, (await service.comments()).values())) == ["None", "created", "new", "x"]
 
-    assert [run.status for run in runs] == [3, 1, 1]
-    assert "created   500\nupdated   0\nfailed    500 (400)\nsent      1,000 " in runs[0].stdout
-    for run in runs[1:]:
-        assert "created   1,500\nupdated   0\nfailed    1,500 (400)\nsent      3,000 " in run.stdout
-    stored = sorted(map(str, (await service.comments()).values()))
-    assert stored == sorted(map(str, range(0, 3000, 2)))
-    told = (tmp_path / "r.outcomes.csv").read_text().splitlines()
-    assert [line.partition(",")[0] for line in told[1:]] == [str(n) for n in range(1, 3001)]
+
+@pytest.mark.parametrize(
+    ("write", "place", "sent"),
+    [
+        (as_ndjson, 0, 0),
+        (as_ndjson, 999, 0),
+        (as_ndjson, 1000, 1000),
+        (as_ndjson, 2500, 2000),
+        (as_ndjson, 3999, 3000),
+        (as_csv, 2500, 2000),
+        (as_json, 2500, 0),
+    ],
+    ids=[
+        "first", "last of a batch", "first of a batch", "within a batch", "last", "csv", "json",
+    ],
+)  # fmt: skip
+async def test_a_run_with_replace_resumes_before_the_batch_and_stores_each_record_once(
+    make_service: MakeService,
+    command: Command,
+    tmp_path: Path,
+    write: Any,
+    place: int,
+    sent: int,
+) -> None:
+    service = await make_service()
+    records = [{KEY: 0, "comment": str(number)} for number in range(4000)]
+    records[place][KEY] = 1_000_000
+    (tmp_path / "r").write_bytes(write(records))
+
+    async with serving(Front(service)) as front:
+        front.seconds = 0.2
+        arguments = ["r", "--url", front.url, "--concurrency", "3"]
+        runs = [await command.run(*arguments) for _ in range(2)]
+        batches = len(front.batches)
+        replaced = await command.run(*arguments, "--replace")
+
+    for run in runs:
+        assert run.status == 2
+        assert f"cannot read r: record {place + 1}: it lacks" in run.stderr
+        assert f"created   {sent:,}\nupdated   0\nsent      {sent:,} in " in run.stdout
+    assert (replaced.status, batches, len(front.batches)) == (0, sent // 1000, 4)
+    assert "created   4,000\nupdated   0\nsent      4,000 " in replaced.stdout
+    stored = (await service.comments()).values()
+    assert sorted(map(str, stored)) == sorted(map(str, range(4000)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [as_ndjson([{KEY: 0}] * 3 + [{KEY: 1}]), f"{KEY}\n0\n0\n0\n1\n".encode()],
+    ids=["ndjson", "csv"],
+)
+async def test_the_records_before_one_that_lacks_fields_are_read_first(
+    tmp_path: Path, content: bytes
+) -> None:
+    """They can fill several batches, if they are long."""
+    (tmp_path / "r").write_bytes(content)
+    with (tmp_path / "r").open("rb") as source:
+        records = aiter(Records(source))
+        read = [await anext(records) for _ in range(3)]
+        with pytest.raises(Unreadable, match="/r: record 4: it lacks"):
+            await anext(records)
+
+    assert read == [{KEY: 0}] * 3
+
+
+async def test_a_run_that_replaced_goes_on_only_with_replace(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "r").write_bytes(as_ndjson([{KEY: 0}] * 500 + [{KEY: 1}] * 501 + [{KEY: 0}] * 499))
+    async with serving(Front()) as front:
+        front.answers = [outcomes(*[(1, 200)] * 1000), outcomes(*[(0, 503)] * 500)]
+        arguments = ["r", "--url", front.url, "--concurrency", "1", "--retries", "0"]
+        runs = [await command.run(*arguments, *more) for more in (["--replace"], [], ["--replace"])]
+
+    assert [run.status for run in runs] == [3, 2, 0]
+    assert "cannot read r: record 1001: it lacks" in runs[1].stderr
+    assert "sent      1,500 " in runs[2].stdout
+    assert [len(batch) for batch in front.batches] == [1000, 500, 500]
