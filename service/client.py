@@ -64,6 +64,7 @@ class Client:
     broken connection is sent again, ``retries`` times at most, later each time, and not before
     the service's Retry-After. Before each retry ``pause`` is awaited with the reason, the seconds
     to wait and the number of the attempt that follows; what it raises ends the sending.
+    ``in_flight`` counts the records that were sent and have not come back with their outcomes.
     """
 
     url: str
@@ -76,6 +77,7 @@ class Client:
     batch_items: int = 1000
     batch_bytes: int = 8_000_000
     pause: Callable[[str, float, int], Awaitable[None]] = lambda _, s, __: asyncio.sleep(s)
+    in_flight: int = field(default=0, init=False)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -125,10 +127,13 @@ class Client:
                 # Of two batches at once the later might come first.
                 most = self.concurrency if items else 1  # an empty one: await all
                 while len(at_work) >= most or any(keys & each for each, _ in at_work):
-                    yield await at_work.popleft()[1]
+                    batch = await at_work.popleft()[1]
+                    self.in_flight -= len(batch)
+                    yield batch
                 if items:
                     task = asyncio.create_task(self._deliver(items, f"{name}\n{place}"))
                     at_work.append((keys, task))
+                    self.in_flight += len(items)
                     place += len(items)
         finally:
             for _, task in at_work:

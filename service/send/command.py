@@ -136,9 +136,10 @@ def _summarize(runs: list[Run], seconds: float) -> None:
     """Print what became of all records, and where that is written."""
     counts = sum((run.counts for run in runs), Counter[int]())
     lines = [f"created   {counts[201]:,}", f"updated   {counts[200]:,}"]
-    failures = sorted(counts.keys() - {*STORED})
-    lines += [f"failed    {counts[status]:,} ({status})" for status in failures]
+    lines += [f"failed    {counts[s]:,} ({s})" for s in sorted(counts.keys() - {*STORED})]
     lines.append(f"sent      {counts.total():,} in {seconds:.1f} s")
+    if in_flight := sum(run.client.in_flight for run in runs):
+        lines.append(f"in flight {in_flight:,} (resent by the next run)")
     for run in runs:
         lines += [f"reasons   {run.paths[1]}"] if run.failed else []
         lines += [f"outcomes  {run.paths[0]}"] if run.counts and run.tells_outcomes else []

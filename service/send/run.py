@@ -36,7 +36,7 @@ class Run:
         self.tells_outcomes = outcomes is not None
         self._file = file
         self._display = Display(file)
-        self._client = Client(**service, pause=self._display.pause)
+        self.client = Client(**service, pause=self._display.pause)
         self._is_stream = not file.path.is_file()
         base = "stdin" if self._is_stream else str(file.path)
         self.progress = Progress(
@@ -110,8 +110,8 @@ class Run:
                 file.close()
 
     async def _send(self) -> None:
-        batches = self._client.batches(self._file, NAME, place=self.counts.total())
-        async with self._client, aclosing(batches):
+        batches = self.client.batches(self._file, NAME, place=self.counts.total())
+        async with self.client, aclosing(batches):
             async for batch in batches:
                 self._note(batch)
 

@@ -290,8 +290,8 @@ MUTANTS = [
     Mutant(
         "a run goes on without the place it ended at",
         "service/send/run.py",
-        "self._client.batches(self._file, NAME, place=self.counts.total())",
-        "self._client.batches(self._file, NAME)",
+        "self.client.batches(self._file, NAME, place=self.counts.total())",
+        "self.client.batches(self._file, NAME)",
         (STORED_ONCE + "test_after_an_interrupt_the_next_run_goes_on_where_it_ended",),
     ),
     Mutant(

@@ -1,6 +1,7 @@
 """How far a file is sent: what a later run goes on with, and when it must not."""
 
 import os
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,37 @@ async def test_a_device_for_outcomes_is_written_in_place_and_may_fail(
     assert "sent      2,000 " in ended.stdout
     assert [batch[0][KEY] for batch in front.batches] == [1, 1001]
     assert sorted(os.listdir(tmp_path)) == ["full", "null", "r"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answers", "sent", "in_flight"),
+    [
+        ([], [problem(401)], 0, 4000),
+        ([], [outcomes(*[(0, 503)] * 1000)], 0, 4000),
+        (["--outcomes", "/dev/full"], [], 1000, 3000),
+        (["--concurrency", "1"], [outcomes(*[(0, 200)] * 1000), problem(401)], 1000, 1000),
+    ],
+    ids=["refused", "overloaded", "disk", "alone"],
+)
+async def test_records_that_were_in_flight_when_a_run_ended_are_reported(
+    command: Command,
+    tmp_path: Path,
+    arguments: list[str],
+    answers: list[Any],
+    sent: int,
+    in_flight: int,
+) -> None:
+    (tmp_path / "r").write_bytes(as_ndjson([{KEY: 0}] * 8000))
+    async with serving(Front()) as front:
+        front.answers = answers
+        address = ["--url", front.url, "--database", "acme", "--retries", "0"]
+        ended = await command.run("r", *address, *arguments)
+
+    assert ended.status == 3
+    assert re.search(
+        rf"\nsent      {sent:,} in .*\nin flight {in_flight:,} \(resent by the next run\)\n",
+        ended.stdout,
+    )
 
 
 async def test_what_is_written_is_for_its_owner_alone(command: Command, tmp_path: Path) -> None:

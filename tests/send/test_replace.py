@@ -170,6 +170,7 @@ async def test_a_run_with_replace_resumes_before_the_batch_and_stores_each_recor
         assert run.status == 2
         assert f"cannot read r: record {place + 1}: it lacks" in run.stderr
         assert f"created   {sent:,}\nupdated   0\nsent      {sent:,} in " in run.stdout
+        assert "in flight" not in run.stdout
     assert (replaced.status, batches, len(front.batches)) == (0, sent // 1000, 4)
     assert "created   4,000\nupdated   0\nsent      4,000 " in replaced.stdout
     stored = (await service.comments()).values()

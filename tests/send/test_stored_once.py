@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from collections import Counter
@@ -117,6 +118,9 @@ async def test_after_an_interrupt_the_next_run_goes_on_where_it_ended(
 
     assert interrupted.status == 130
     assert interrupted.stderr == "Error: interrupted; repeat the command to go on\n"
+    counts = re.search(r"\nsent      ([\d,]+) .*\nin flight ([12],000) ", interrupted.stdout)
+    assert counts
+    assert sum(int(count.replace(",", "")) for count in counts.groups()) >= sent * 1000
     assert ended.status == 1
     assert "sent      10,000 " in ended.stdout
     assert first_batch not in front.batches[sent:]
