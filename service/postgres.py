@@ -134,7 +134,7 @@ async def schema_is_current(connection: Any, schema: str) -> bool:
 
 
 async def unsafe_schemas(connection: Any, search_path: Sequence[str]) -> list[str]:
-    """Return why a search path is not safe, in words; nothing if it is (contract, promise 13)."""
+    """Return why a search path is not safe, in words; nothing if it is ("Nobody else's code")."""
     return [
         f"search_path: {schema} does not exist"
         if grantee is None

@@ -1,5 +1,5 @@
 -- The schemas of a search path in which somebody could plant a function, type or table that PostgreSQL
--- would then prefer to the right one (contract section 2, promise 13).
+-- would then prefer to the right one (the promise "Nobody else's code").
 --
 -- Runs before anything else in a session whose own search path is not known yet: every call matches
 -- a function of pg_catalog exactly, so that none of these objects is used here.

@@ -1,4 +1,4 @@
-"""Contract section 2, promise 12: outcomes do not depend on what a database or role sets."""
+"""The promise "Independent of settings": whatever a database or a role sets."""
 
 import asyncio
 from typing import Any

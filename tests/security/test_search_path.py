@@ -1,4 +1,4 @@
-"""Nobody else's code and nobody else's tables: where the service's names lead (promise 13)."""
+"""The promise "Nobody else's code": where the names in SQL lead."""
 # ruff: noqa: S608 (the statements are made of constants)
 
 import asyncio
