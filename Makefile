@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help run test test-all lint audit lock soak mutants bench bench-report load load-picture docs-picture
+.PHONY: help run test test-all lint audit lock soak mutants bench bench-report load docs-picture
 
 help: ## print this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,9 +61,6 @@ bench-report: .venv-bench/.ready ## the same, and write what docs/performance.md
 
 load: .venv-load/.ready ## load the demo for a minute, check every outcome; LOAD="--users 20 --run-time 30s"
 	.venv-load/bin/python -m tests.load.run $(LOAD)
-
-load-picture: load ## the same, and draw the picture of it that the documents show
-	.venv-load/bin/python -m tests.load.picture
 
 docs-picture: $(READY) ## draw the picture of /docs that the README shows; needs Chromium and its driver
 	DOCS_PICTURE=tests/pictures/docs.png $(BIN)/python -m pytest tests/contract/test_documentation.py -k page_sends

@@ -29,7 +29,6 @@ from tests.harness.service import API_KEY, KEY, ServiceUnderTest, token
 STAND_INS = """
 make() { command make --dry-run "$@"; }                  # else: whole environments, and this suite
 sudo() { :; }; docker() { :; }; kubectl() { :; }         # want a machine or a cluster of their own
-wrk() { :; }                                             # loads for 15 seconds
 """
 """What cannot be run in a test, by program; all else in the same block is run."""
 

@@ -188,7 +188,7 @@ def test_every_module_that_is_run_exists() -> None:
         for piece in printed_commands()
         if (match := re.search(r"python -m (tests[\w.]+)", piece.text))
     ]
-    assert len(named) >= 3
+    assert named
 
     paths = [(where, ROOT / name.replace(".", "/")) for where, name in named]
     assert [
