@@ -29,9 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     seconds = parser.parse_args().minutes * 60
-    is_modelled = MODEL.exists()
-    agrees = not is_modelled or run_model(seconds * MODEL_SHARE)
-    verdicts = run_all(seconds * (1 - MODEL_SHARE) if is_modelled else seconds)
+    agrees = run_model(seconds * MODEL_SHARE)
+    verdicts = run_all(seconds * (1 - MODEL_SHARE))
     print(summary(verdicts))
     sys.exit(not agrees or any(verdict.violations for verdict in verdicts))
 

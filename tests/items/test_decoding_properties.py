@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.items.decode import BatchDecoder
-from service.items.split import CHUNK_ITEMS, PROBE_BYTES, split_batch
+from service.items.split import split_batch
 from service.items.walk import MalformedBody
 from service.wire import Item, Outcome
 from tests.harness.running import MakeService
@@ -38,14 +38,11 @@ async def running_service(make_service: MakeService) -> ServiceUnderTest:
     return await make_service()
 
 
-def decode(
-    body: bytes, probe_bytes: int = PROBE_BYTES, chunk_items: int = CHUNK_ITEMS
-) -> list[Outcome]:
+def decode(body: bytes) -> list[Outcome]:
     """Return the outcome of each item: Created for those that are valid."""
     decoder = BatchDecoder(ignore_unknown_fields=False)
     entries: list[Outcome] = []
-    chunks = split_batch(body, 1000, 10_000, probe_bytes=probe_bytes, chunk_items=chunk_items)
-    for chunk in filter(None, list(chunks)):
+    for chunk in filter(None, list(split_batch(body, 1000, 10_000))):
         decoded = decoder.decode(body, chunk)
         entries += decoded.in_order([stored(item) for item in decoded.items])
     return entries
@@ -93,15 +90,6 @@ def test_every_item_of_a_json_array_gets_an_entry(
     assert len(entries) == len(batch)
     for entry in entries:
         assert entry.status == 201 or (entry.status == 400 and entry.body)
-
-
-@given(st.lists(good_items, min_size=1, max_size=60), st.integers(1, 200))
-def test_where_a_body_is_cut_changes_nothing(batch: list[Any], probe: int) -> None:
-    body = json.dumps(batch).encode()
-
-    entries = decode(body, probe_bytes=probe, chunk_items=2)
-
-    assert [entry.key for entry in entries] == [item[KEY] for item in batch]
 
 
 whole_bodies = batches.map(lambda batch: json.dumps(batch).encode())
