@@ -5,8 +5,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,10 +18,7 @@ from .arena import Arena
 from .contestants import CannotRun, Contestants
 from .database import SETTINGS, Trials
 from .figures import Results, Run
-from .scenarios import ONE, OTHER, SCENARIOS, Scenario
-
-Step = tuple[Scenario, str]
-"""A scenario and the contestant whose turn it is."""
+from .scenarios import ONE, OTHER, SCENARIOS
 
 
 def arguments() -> argparse.Namespace:
@@ -29,7 +27,6 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="5 minutes instead of 25")
     parser.add_argument("--rounds", type=int, help="how often each contestant has its turn")
-    parser.add_argument("--seconds", type=float, help="how long one turn takes")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", choices=names, default=names,
         help=f"of {', '.join(names)}; 10x4: batches of 10, 4 connections",
@@ -48,28 +45,19 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
-def steps(wanted: Sequence[str], number: int, *, has_other: bool) -> Iterator[Step]:
-    """Yield what a round consists of; the order of the contestants turns with each round."""
-    for scenario in SCENARIOS:
-        if scenario.name in wanted:
-            contestants = (ONE, OTHER) if has_other else scenario.contestants
-            once = scenario.once if number == 1 and not has_other else ()
-            for name in (*in_turn(contestants, number), *once):
-                yield scenario, name
-
-
-def in_turn(names: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Return the names, begun with another one in each round."""
-    first = number % len(names)
-    return names[first:] + names[:first]
-
-
 def compare(arena: Arena, wanted: Sequence[str], rounds: int, *, has_other: bool) -> list[Run]:
-    """Return the runs of all rounds; a contestant that cannot run is left out, and said so."""
+    """Return the runs of all rounds; a contestant that cannot run is left out, and said so.
+
+    The order of the contestants turns with each round.
+    """
     runs: list[Run] = []
     missing: set[str] = set()
-    for number in range(1, rounds + 1):
-        for scenario, contestant in steps(wanted, number, has_other=has_other):
+    chosen = [scenario for scenario in SCENARIOS if scenario.name in wanted]
+    for number, scenario in product(range(1, rounds + 1), chosen):
+        contestants = (ONE, OTHER) if has_other else scenario.contestants
+        first = number % len(contestants)
+        once = scenario.once if number == 1 and not has_other else ()
+        for contestant in (*contestants[first:], *contestants[:first], *once):
             if contestant in missing:
                 continue
             try:
@@ -88,7 +76,7 @@ def main() -> None:
     chosen = arguments()
     # As Ctrl-C does, so that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    seconds = chosen.seconds or (1.0 if chosen.quick else 5.0)
+    seconds = 1.0 if chosen.quick else 5.0
     rounds = chosen.rounds or (1 if chosen.quick and not chosen.against else 3)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))

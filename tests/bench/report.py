@@ -1,7 +1,4 @@
-"""The results to tables, charts and the documents that show them.
-
-``python -m tests.bench.report`` writes all of it anew from ``results/figures.json``.
-"""
+"""The results as tables, and in the documents that show them."""
 
 import os
 import platform
@@ -13,28 +10,23 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-import msgspec
-
-from . import chart
 from .figures import RATE, Results
 from .goals import GOALS, Goal
 from .scenarios import (
     ALL,
-    BATCHES,
+    CURVES,
     EXISTING,
     MAIN,
     NAMES,
     ONE,
-    ONE_ITEM,
     OTHER,
     REAL,
     SCENARIOS,
-    THOUSAND,
     Scenario,
 )
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results"
+REPORT = Path(__file__).parent / "results/report.md"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
 
 TITLES = {scenario.name: scenario.title for scenario in SCENARIOS}
@@ -64,13 +56,8 @@ def text(results: Results) -> str:
 
 
 def publish(results: Results) -> None:
-    """Write the report, the raw figures, the charts, and the parts of the documents."""
-    RESULTS.mkdir(exist_ok=True)
-    raw = msgspec.json.format(msgspec.json.encode(results))
-    (RESULTS / "figures.json").write_bytes(raw + b"\n")
-    (RESULTS / "report.md").write_text(text(results))
-    for name, svg in _charts(results).items():
-        (RESULTS / f"{name}.svg").write_text(svg)
+    """Write the report and the parts of the documents."""
+    REPORT.write_text(text(results))
     parts = _parts(results)
     for document in DOCUMENTS:
         before = document.read_text()
@@ -84,48 +71,23 @@ def _parts(results: Results) -> Mapping[str, str]:
     return {
         "run": f"`{results.command}`; rounds: {rounds}. {facts}.\n",
         "rates": _rates(results, MAIN, ALL),
-        "readme": _rates(results, (EXISTING, REAL), [name for name in ALL if name != "service-2"]),
+        "curves": _rates(results, {s: s.title for s in CURVES}, ALL),
+        "readme": _rates(
+            results,
+            {s: MAIN[s] for s in (EXISTING, REAL)},
+            [name for name in ALL if name != "service-2"],
+        ),
         "cpu": _cpu(results),
         "goals": _goals(results),
     }
 
 
-def _charts(results: Results) -> Mapping[str, str]:
-    def curves(title: str, along: Mapping[int, Scenario], x_title: str) -> str:
-        lines = {name: [results.middle(s.name, name) for s in along.values()] for name in ALL}
-        present = {name: line for name, line in lines.items() if any(line)}
-        return chart.curves(f"Items a second, {title}", x_title, list(along), present, NAMES)
-
-    def cpu(scenario: Scenario) -> str:
-        bars = {
-            NAMES[name]: [
-                results.middle(scenario.name, name, field) or 0
-                for field in ("service_cpu_us", "postgres_cpu_us")
-            ]
-            for name in ALL
-            if results.middle(scenario.name, name)
-        }
-        return chart.stacked(f"CPU for an item, µs, {scenario.title}", bars)
-
-    sizes = {scenario.batch: scenario for scenario in BATCHES}
-    few, many = ({s.connections: s for s in points} for points in (ONE_ITEM, THOUSAND))
-    return {
-        "batches": curves("4 connections", sizes, "items in a batch"),
-        "connections-1": curves("batches of 1", few, "connections"),
-        "connections-1000": curves("batches of 1,000", many, "connections"),
-        "cpu-1": cpu(ONE_ITEM[3]),
-        "cpu-1000": cpu(EXISTING),
-    }
-
-
-def _rates(
-    results: Results, scenarios: Mapping[Scenario, str] | Sequence[Scenario], names: Sequence[str]
-) -> str:
+def _rates(results: Results, titles: Mapping[Scenario, str], names: Sequence[str]) -> str:
     """Return the items a second to three digits, a column for each contestant."""
-    present = [name for name in names if any(results.middle(s.name, name) for s in scenarios)]
+    present = [name for name in names if any(results.middle(s.name, name) for s in titles)]
     rows: Rows = [
-        [MAIN[s], *(_three_digits(results.middle(s.name, name)) for name in present)]
-        for s in scenarios
+        [title, *(_three_digits(results.middle(s.name, name)) for name in present)]
+        for s, title in titles.items()
     ]
     return _table(["items a second", *(NAMES[name] for name in present)], rows)
 
@@ -213,7 +175,3 @@ def _table(heads: Sequence[str], rows: Rows) -> str:
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |\n"
         for line in lines
     )
-
-
-if __name__ == "__main__":
-    publish(msgspec.json.decode((RESULTS / "figures.json").read_bytes(), type=Results))

@@ -22,7 +22,7 @@ SESSION, LIMIT = "limit-1", "limit"
 BARE = "bare-asyncpg"
 
 ALL = (ONE, "service-2", "textbook", "fastapi", "fastify", LIMIT)
-"""Those that the charts compare."""
+"""Those that the documents compare."""
 
 NAMES = {
     ONE: "this service, 1 process",
@@ -92,7 +92,8 @@ THOUSAND = (
     *(_point(1_000, 1, ONE, "textbook"), BATCHES[3]),
     *(_point(1_000, 16), _point(1_000, 64)),
 )
-"""The curves over the connections."""
+CURVES = tuple(dict.fromkeys((*BATCHES, *ONE_ITEM, *THOUSAND)))
+"""The rates over the size of a batch, and over the connections."""
 
 LARGE = Scenario(name="large", title="batches of 100,000", batch=100_000, connections=1)
 
@@ -163,7 +164,7 @@ MAIN = {
 _BOTH = (ONE, "textbook")
 
 SCENARIOS = (
-    *dict.fromkeys((EXISTING, REAL, NEW, *BATCHES, *ONE_ITEM, *THOUSAND)),
+    *dict.fromkeys((EXISTING, REAL, NEW, *CURVES)),
     Scenario(
         name="refused", title="1% of the items refused by a constraint",
         contestants=_BOTH, bad="refused", bad_every=100,
