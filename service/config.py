@@ -23,7 +23,7 @@ _DIGEST = f"{_HEX_DIGITS} hex digits (run: care-trials new-key)"
 BasePath = Annotated[
     str,
     Meta(
-        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*\Z",
         description='a path such as "/vbasoftware", which does not end with a slash, or nothing',
     ),
 ]
@@ -35,7 +35,7 @@ SchemaName = Annotated[
     str,
     Meta(
         # Neither quotes nor a dot, and no name of PostgreSQL's own, which would come first.
-        pattern=r"""^(?!pg_)[^\x00-\x1f"'\\{}.$]{1,63}$""",
+        pattern=r"""^(?!pg_)[^\x00-\x1f"'\\{}.$]{1,63}\Z""",
     ),
 ]
 Action = Literal["batch", "read", "write", "delete"]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
@@ -22,6 +23,7 @@ from service.postgres import (
     unsafe_schemas,
 )
 from service.statements import (
+    CLEAN_PATH,
     CONNECTION_STATE,
     DISTRIBUTE,
     FUNCTIONS,
@@ -58,7 +60,13 @@ async def is_current(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> bool
     except CANNOT_CONNECT as error:
         raise Unreachable(in_words(error, dsn)) from None
     try:
-        return await schema_is_current(connection, search_path[0])
+        if not await schema_is_current(connection, search_path[0]):
+            return False
+        query = in_schema(FUNCTIONS_STATE, search_path[0])
+        (state,) = await connection.fetch(query, FUNCTIONS_DIGEST)
+        return bool(state["search_path"] == path_setting(search_path))
+    except asyncpg.PostgresError as error:
+        raise MigrationFailed(in_words(error, dsn)) from None
     finally:
         await connection.close()
 
@@ -107,9 +115,11 @@ async def migrate(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None:
     schema, path = search_path[0], path_setting(search_path)
     connection, host = await _connect_to_primary(dsn, search_path)
     try:
-        for finding in await unsafe_schemas(connection, search_path):
+        for finding in await unsafe_schemas(connection, search_path, with_functions=False):
             raise MigrationFailed(finding)
-        _run_dbmate(dsn, host, schema, path)
+        with TemporaryDirectory() as folder:
+            _write_migrations(Path(folder), path)
+            _run_dbmate(dsn, host, schema, folder)
         async with connection.transaction():
             await connection.execute(LOCK_FUNCTIONS)
             (state,) = await connection.fetch(in_schema(FUNCTIONS_STATE, schema), FUNCTIONS_DIGEST)
@@ -123,15 +133,24 @@ async def migrate(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None:
         await connection.close()
 
 
-def _run_dbmate(dsn: str, host: SplitResult, schema: str, path: str) -> None:
+def _write_migrations(folder: Path, path: str) -> None:
+    """Write the migrations so that each runs with the search path; dbmate itself does not."""
+    for file in (SQL_FOLDER / "migrations").iterdir():
+        up, down = file.read_text().split("-- migrate:down")
+        up = up.replace("-- migrate:up", f"-- migrate:up\n\nset local search_path = {path};", 1)
+        (folder / file.name).write_text(f"{up}-- migrate:down{down}")
+
+
+def _run_dbmate(dsn: str, host: SplitResult, schema: str, folder: str) -> None:
     options = dict(parse_qsl(host.query))
-    # Its driver takes a search path as a whole only there, where a backslash escapes a space.
-    options["options"] = "-csearch_path=" + path.replace(", ", ",").replace(" ", "\\ ")
+    options["options"] = f"{options.get('options', '')} -csearch_path={CLEAN_PATH}".replace(
+        ", ", ","
+    )
     result = subprocess.run(
         [
             _dbmate(),
             *("--env", "DBMATE_URL"),
-            *("--migrations-dir", SQL_FOLDER / "migrations"),
+            *("--migrations-dir", folder),
             *("--migrations-table", f"{schema}.care_case_clinical_trial_migrations"),
             *("--migration-lock", "--no-dump-schema"),
             "migrate",

@@ -114,7 +114,7 @@ def in_words(error: BaseException, dsn: str) -> str:
         asyncpg.InvalidAuthorizationSpecificationError: f"{where} does not let the user {user} in:"
         " there is no such role, it may not log in, or pg_hba.conf refuses it",
         asyncpg.InvalidCatalogNameError: f"database {database} does not exist",
-        asyncpg.InsufficientPrivilegeError: f"the user {user} lacks a right on {database}",
+        asyncpg.InsufficientPrivilegeError: f"the user {user} lacks a privilege: {error}",
         asyncpg.TooManyConnectionsError: f"{where} has no connection left (max_connections)",
         asyncpg.CannotConnectNowError: f"{where} is starting or shutting down",
     }
@@ -133,12 +133,16 @@ async def schema_is_current(connection: Any, schema: str) -> bool:
         return False
 
 
-async def unsafe_schemas(connection: Any, search_path: Sequence[str]) -> list[str]:
+async def unsafe_schemas(
+    connection: Any, search_path: Sequence[str], *, with_functions: bool = True
+) -> list[str]:
     """Return why a search path is not safe, in words; nothing if it is ("Nobody else's code")."""
     return [
         f"search_path: {schema} does not exist"
         if grantee is None
         else f"search_path: {grantee} can create objects in the schema {schema}; run: revoke create"
         f" on schema {schema} from {grantee}"
-        for schema, grantee in await connection.fetch(UNSAFE_SCHEMAS, list(search_path))
+        for schema, grantee in await connection.fetch(
+            UNSAFE_SCHEMAS, list(search_path), with_functions
+        )
     ]

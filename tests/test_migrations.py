@@ -149,6 +149,40 @@ async def test_the_list_of_migrations_is_the_services_own(make_database: MakeDat
     await connection.close()
 
 
+async def test_options_of_the_dsn_apply_to_all_that_migrate_does(
+    make_database: MakeDatabase,
+) -> None:
+    dsn, role = make_database(migrated=False), f"role_{secrets.token_hex(4)}"
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(f"create role {role}; grant create on schema public to {role}")
+    try:
+        await migrate(f"{dsn}{'&' if '?' in dsn else '?'}options=-crole%3D{role}")
+        owners = await connection.fetch(
+            "select distinct tableowner from pg_tables where schemaname = 'public'"
+        )
+    finally:
+        await connection.execute(f"drop owned by {role}; drop role {role}")
+        await connection.close()
+
+    assert [owner for (owner,) in owners] == [role]
+
+
+async def test_the_status_without_usage_of_the_schema_is_an_error(
+    make_database: MakeDatabase,
+) -> None:
+    dsn, role = make_database(), f"role_{secrets.token_hex(4)}"
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        f"create role {role} login password '{role}'; revoke usage on schema public from public"
+    )
+    try:
+        with pytest.raises(MigrationFailed, match="permission denied for schema public"):
+            await is_current(re.sub(r"://[^/]*@", f"://{role}:{role}@", dsn))
+    finally:
+        await connection.execute(f"drop role {role}")
+        await connection.close()
+
+
 async def test_functions_of_another_release_are_replaced(make_database: MakeDatabase) -> None:
     dsn = make_database()
     connection = await asyncpg.connect(dsn)

@@ -228,7 +228,7 @@ class Databases:
             for task in checks:
                 task.cancel()
         if has_answered:
-            return "No database that answers is at the current schema: run care-trials migrate."
+            return "No database that responds is ready; run: care-trials check-config."
         return "No database answers."
 
     async def _is_current(self, name: str) -> bool | None:
@@ -240,6 +240,8 @@ class Databases:
         try:
             async with pool.acquire(self._connect_seconds) as connection:
                 return await schema_is_current(connection, pool.schema)
+        except (UnsafeSearchPath, asyncpg.InsufficientPrivilegeError):
+            return False
         except CANNOT_CONNECT:
             return None
 

@@ -53,12 +53,12 @@ async def inspect(name: str, database: Database, connect_seconds: float) -> list
         )
     except CANNOT_CONNECT as error:
         return [Finding("failed", subject, in_words(error, database.dsn))]
+    found: list[Finding] = []
     try:
-        found = [
-            Finding(level, subject, words) async for level, words in _look(connection, database)
-        ]
+        async for level, words in _look(connection, database):
+            found.append(Finding(level, subject, words))
     except CANNOT_CONNECT as error:
-        found = [Finding("failed", subject, in_words(error, database.dsn))]
+        found.append(Finding("failed", subject, in_words(error, database.dsn)))
     finally:
         with suppress(*CANNOT_CONNECT):
             await connection.close(timeout=connect_seconds)

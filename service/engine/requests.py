@@ -98,6 +98,15 @@ class Requests:
     async def acquire(self, batch: Batch) -> None:
         """Count the batch as in progress until release(), once the same request no longer is.
 
+        Raises StillRunning.
+        """
+        await self.wait_for_others(batch)
+        self._ended[batch.request_id] = asyncio.Event()
+        batch.is_acquired = True
+
+    async def wait_for_others(self, batch: Batch) -> None:
+        """Wait until no other batch has acquired the same request.
+
         Raises StillRunning after ``batch.wait_seconds``.
         """
         try:
@@ -106,8 +115,6 @@ class Requests:
                     await ended.wait()
         except TimeoutError:
             raise StillRunning from None
-        self._ended[batch.request_id] = asyncio.Event()
-        batch.is_acquired = True
 
     def release(self, batch: Batch) -> None:
         """Allow others to work on the batch's request, if the batch acquired it."""

@@ -170,10 +170,11 @@ class Run:
         if key != 0:
             self.batch.refused_keys.add(key)
         self.alone = max(0, self.alone - 1)
+        is_in_doubt |= self.batch.is_still_running or len(self.outcomes) < self.in_doubt
         advice = "send the item again"
         if is_in_doubt and (key == 0 or self.batch.mode is Mode.CREATE):
             advice = (
-                "it may have been created all the same; send the whole batch again with"
+                "it may have been created anyway; resend the whole batch with"
                 f" {IDEMPOTENCY_HEADER}: {self.batch.key}"
             )
         self.add([Outcome(key, 503, f"{words}; {advice}.")])

@@ -201,6 +201,8 @@ class Writer:
             metrics.SEQUENTIAL_STATEMENTS.labels(cause, self.pool.name).inc()
         outcomes = applied.outcomes
         for run, start, end in statement.sections:
+            # An answer that was read also settles what became of an attempt before it.
+            run.in_doubt = 0
             mine, outcomes = outcomes[: end - start], outcomes[end - start :]
             if mine:
                 run.batch.refused_in_a_row = 0

@@ -10,7 +10,7 @@ from uuid import UUID
 from aiohttp import hdrs, web
 from blake3 import blake3
 
-from service.engine.requests import AnotherBody, Requests
+from service.engine.requests import AnotherBody, Requests, StillRunning
 from service.engine.retrying import TimedOut, Unavailable, Unserved
 from service.engine.rows import Batch
 from service.engine.statement import OTHER_BODY
@@ -46,11 +46,15 @@ def idempotency_key(request: web.Request) -> str | None:
 async def check_body(requests: Requests, batch: Batch, body: bytearray) -> UUID:
     """Return the digest of a body that came with an Idempotency-Key.
 
-    Raises Problem 422 if the same request created records with another body, and 503.
+    Raises Problem 409 if the same request is in progress for too long, 422 if it created records
+    with another body, and 503.
     """
     digest = await digest_of(body)
     try:
+        await requests.wait_for_others(batch)
         await requests.check_body(batch.request_id, digest)
+    except StillRunning:
+        raise still_running() from None
     except AnotherBody:
         raise Problem(422, OTHER_BODY, reason="another_body") from None
     except (Unserved, Unavailable, TimedOut) as error:

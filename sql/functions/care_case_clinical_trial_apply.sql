@@ -82,7 +82,6 @@ declare
     keyless integer := 0;
     item_places integer[];
     lock_timeout text;
-    message_level text;
     key_sequence regclass;
     known_places integer[];
     known_keys integer[];
@@ -159,14 +158,12 @@ begin
         '',
         false,
         set_config('lock_timeout', patience, true),
-        -- Or the warning that the wait for a standby was cut short could be lost.
-        set_config('client_min_messages', 'warning', true),
         mode = 'newest',
         mode = 'newest' or care_case_clinical_trial_is_distributed_as_planned(),
         mode in ('newest', 'replace', 'delete'),
         timestamptz 'infinity',
         care_case_clinical_trial_is_distributed_as_planned()
-    into commutes, states, is_by_key, lock_timeout, message_level, is_newest, needs_keys,
+    into commutes, states, is_by_key, lock_timeout, is_newest, needs_keys,
         looks_first, latest, is_distributed
     from (select count(*) from care_case_clinical_trial where false) as beside;
     if is_distributed then
@@ -832,6 +829,9 @@ begin
     then
         perform pg_logical_emit_message(true, 'care-trials', ''::text);
     end if;
+    -- Otherwise the warning that the wait for a standby was cut short could be lost. Here, where no trigger
+    -- of the tenant's can set it again.
+    perform set_config('client_min_messages', 'warning', true);
     -- The last act. Who passes it holds its rows' locks until the commit ends, so whatever is
     -- acknowledged after the deadline comes later; who does not has written nothing.
     if clock_timestamp() > to_timestamp(deadline) then

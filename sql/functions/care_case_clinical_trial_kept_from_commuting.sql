@@ -79,6 +79,13 @@ begin
                 and care_case_clinical_trial_runs_code(def.adbin::text)
             )
             or type.typtype = 'd'
+            -- Storing a value in a type of the tenant's can call a cast of the tenant's.
+            or type.oid >= 16384 and exists (
+                select
+                from pg_attribute as sent
+                where sent.attrelid = 'care_case_clinical_trial_item'::regclass::oid
+                    and sent.attname = attribute.attname
+            )
         );
 end
 $$;

@@ -11,20 +11,33 @@ with needed (position, kind, name, privileges) as (
         (
             3, 'sequence', 'care_case_clinical_trial_care_case_clinical_trial_key_seq',
             array['usage', 'update']
-        ),
-        -- Everybody has this, unless somebody took it away.
-        (4, 'function', 'care_case_clinical_trial_apply', array['execute'])
+        )
+),
+
+home (prefix) as (
+    select case '{schema}' when '"public"' then '' else to_regnamespace('{schema}')::text || '.' end
 )
 
 select
     string_agg(privilege, ', ' order by place) || ' on '
-    || case needed.kind when 'table' then '' else needed.kind || ' ' end || needed.name as missing
+    || case needed.kind when 'table' then '' else needed.kind || ' ' end
+    || home.prefix || needed.name as missing
 from needed
-    cross join unnest(needed.privileges) with ordinality as each (privilege, place)
+    cross join home
+    cross join pg_catalog.unnest(needed.privileges) with ordinality as each (privilege, place)
 where not case needed.kind
     when 'table' then has_table_privilege(to_regclass('{schema}.' || needed.name), privilege)
-    when 'sequence' then has_sequence_privilege(to_regclass('{schema}.' || needed.name), privilege)
-    else has_function_privilege(to_regproc('{schema}.' || needed.name), privilege)
+    else has_sequence_privilege(to_regclass('{schema}.' || needed.name), privilege)
 end
-group by needed.position, needed.kind, needed.name
-order by needed.position
+group by needed.position, needed.kind, needed.name, home.prefix
+union all
+-- Everybody has this, unless somebody took it away.
+select 'execute on all functions in schema ' || to_regnamespace('{schema}')::text
+where exists (
+    select
+    from pg_proc as function
+    where function.pronamespace = to_regnamespace('{schema}')::oid
+        and starts_with(function.proname::text, 'care_case_clinical_trial_'::text)
+        and not has_function_privilege(function.oid, 'execute')
+)
+order by missing

@@ -5,25 +5,50 @@
 -- a function of pg_catalog exactly, so that none of these objects is used here.
 --
 -- $1 the search path, the schema of the record table first
+-- $2 whether to look at the path of the functions as well, which is another one until migrate runs
 -- Columns: schema, grantee (who can create objects in it, besides superusers and the owners of the
 -- schema and of the record table; null: the schema does not exist)
+with path (schema) as (
+    select given.schema
+    from pg_catalog.unnest($1::text[]) as given (schema)
+    union
+    select btrim(each.schema, '"'::text)
+    from pg_catalog.pg_proc as function
+        join pg_catalog.pg_namespace as home on home.oid = function.pronamespace
+        cross join pg_catalog.unnest(function.proconfig) as setting (words)
+        cross join pg_catalog.unnest(string_to_array(substr(setting.words, 13), ', '::text)) as each (schema)
+    where $2::boolean
+        and home.nspname = $1[1]
+        and function.proname = 'care_case_clinical_trial_apply'::name
+        and starts_with(setting.words, 'search_path='::text)
+        and each.schema <> '"pg_temp"'::text
+)
+
 select
     quote_ident(path.schema) as schema,
     case
         when privilege.grantee = 0::oid then 'public'::text
         else quote_ident(role.rolname::text)
     end as grantee
-from pg_catalog.unnest($1::text[]) with ordinality as path (schema, place)
+from path
     left join pg_catalog.pg_namespace as namespace on namespace.nspname = path.schema
     left join lateral aclexplode(namespace.nspacl) as privilege
         on privilege.privilege_type = 'CREATE'::text
             and privilege.grantee <> namespace.nspowner
-            and privilege.grantee is distinct from (
-                select relation.relowner
-                from pg_catalog.pg_class as relation
-                    join pg_catalog.pg_namespace as home on home.oid = relation.relnamespace
-                where home.nspname = $1[1]
-                    and relation.relname = 'care_case_clinical_trial'::name
+            and privilege.grantee <> coalesce(
+                (
+                    select relation.relowner
+                    from pg_catalog.pg_class as relation
+                        join pg_catalog.pg_namespace as home on home.oid = relation.relnamespace
+                    where home.nspname = $1[1]
+                        and relation.relname = 'care_case_clinical_trial'::name
+                ),
+                -- Who migrates for the first time will be its owner.
+                (
+                    select own.oid
+                    from pg_catalog.pg_roles as own
+                    where own.rolname = current_user
+                )
             )
     left join pg_catalog.pg_roles as role on role.oid = privilege.grantee
 where namespace.oid is null
@@ -31,4 +56,4 @@ where namespace.oid is null
         privilege.grantee is not null
         and role.rolsuper is not true
     )
-order by path.place, privilege.grantee
+order by path.schema, privilege.grantee

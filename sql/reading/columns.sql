@@ -9,7 +9,11 @@ record.care_case_clinical_trial_key,
 record.case_key,
 {open}record.comment{close},
 {open}record.disease{close},
-greatest(least(record.entry_date, '9999-12-31 23:59:59.999999+00'), '0001-01-01 00:00:00+00'),
+case
+    when record.entry_date > '9999-12-31 23:59:59.999999+00' then '9999-12-31 23:59:59.999999+00'
+    when record.entry_date < '0001-01-01 00:00:00+00' then '0001-01-01 00:00:00+00'
+    else record.entry_date
+end,
 {open}record.entry_user{close},
 {open}record.inclusion_exclusion{close},
 {open}record.location{close},
@@ -17,6 +21,10 @@ greatest(least(record.entry_date, '9999-12-31 23:59:59.999999+00'), '0001-01-01 
 {open}record.study_drug{close},
 {open}record.study_length{close},
 {open}record.study_title{close},
-greatest(least(record.update_date, '9999-12-31 23:59:59.999999+00'), '0001-01-01 00:00:00+00'),
+case
+    when record.update_date > '9999-12-31 23:59:59.999999+00' then '9999-12-31 23:59:59.999999+00'
+    when record.update_date < '0001-01-01 00:00:00+00' then '0001-01-01 00:00:00+00'
+    else record.update_date
+end,
 {open}record.update_user{close},
 {open}record.website{close}

@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.engine.requests import request_id
 from service.statements import FORGET, in_schema
 from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import KEY, ServiceUnderTest
@@ -157,6 +158,32 @@ async def test_through_another_process_a_record_is_created_once(
     assert {answer.status for answer in answers} == {207}
     assert answers[0].outcomes == answers[1].outcomes
     assert len(await one.comments()) == 1200
+
+
+@pytest.mark.parametrize("explicit", [0, 1200])
+async def test_while_another_process_works_on_the_request_nothing_of_it_is_created(
+    make_service: MakeService, explicit: int
+) -> None:
+    """Before the first outcome that is 409; later, key-0 items get 503 with the key."""
+    service = await make_service()
+    batch = [*({KEY: 5000 + n} for n in range(explicit)), {KEY: 0}]
+    other = await service.connect()
+    name = str(request_id("loader", "acme", "k"))
+    await other.execute("select pg_advisory_lock(hashtextextended($1, 0))", name)
+
+    answer = await service.put(batch, headers=under("k"))
+    await other.close()
+    again = await service.put(batch, headers=under("k"))
+
+    if explicit:
+        assert answer.statuses == [201] * explicit + [503]
+        assert "resend the whole batch" in answer.outcomes[-1][2]
+        assert "Idempotency-Key: k" in answer.outcomes[-1][2]
+    else:
+        assert answer.status == 409
+        assert answer.headers["Retry-After"]
+    assert again.statuses[-1] == 201
+    assert len(await service.comments()) == explicit + 1
 
 
 REDIRECT = """

@@ -221,6 +221,11 @@ COUNTED = """
     create function few(text) returns boolean language sql as
     'select count(*) < 2 from public.care_case_clinical_trial where comment = $1';
     create domain counted as text check (few(value));"""
+PHASE = """
+    create type phase as enum ('1', '2');
+    create function f(varchar) returns phase language sql as
+    $$ select (count(*)::text)::phase from public.care_case_clinical_trial where $1 > '0' $$;
+    create cast (varchar as phase) with function f as assignment;"""
 OTHER = "create table other (key integer primary key);"
 TABLE = "alter table care_case_clinical_trial"
 
@@ -263,10 +268,16 @@ TABLE = "alter table care_case_clinical_trial"
          " is not null else not coalesce(comment, '') like '%x' end)", True),
         (f"{TABLE} add check (case_key = any ('{{1,2}}') and nullif(case_key, 0) is distinct"
          " from 3)", True),
+        (f"{TABLE} add check (entry_user in ('a', 'b') and greatest(case_key, 2) > 1)", True),
+        (f"{TABLE} add check (study_length::integer > 0 and case_key::text ~ '[0-9]')", True),
+        (f"{PHASE} {TABLE} alter column care_case_clinical_trial_arm_id type phase using null",
+         False),
+        ("create type mood as enum ('sad', 'ok');"
+         f"{TABLE} add column mood mood default 'sad'", True),
         ("create table child () inherits (care_case_clinical_trial)", False),
         ("create rule r as on update to care_case_clinical_trial do also select 1", False),
     ],
-    ids=range(31),
+    ids=range(35),
 )  # fmt: skip
 @pytest.mark.parametrize("strings", ["on", "off"])
 async def test_what_commutes(

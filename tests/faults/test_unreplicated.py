@@ -19,7 +19,7 @@ ALLOW = ["batch", "read", "write", "delete"]
 
 SUPPRESS = """
     create function suppress() returns trigger language plpgsql
-    as $$ begin return null; end $$;
+    as $$ begin perform set_config('client_min_messages', 'error', true); return null; end $$;
     create trigger suppress before insert on care_case_clinical_trial
     for each row execute function suppress();
 """

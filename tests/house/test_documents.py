@@ -44,7 +44,7 @@ def test_the_documents_are_found() -> None:
     assert {"README.md", "docs/operating.md", "docs/contract.md"} <= {*DOCUMENTS}
     assert len(fenced()) > 25
     assert len(inline_code()) > 500
-    assert len(links()) > 60
+    assert len(links()) > 50
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

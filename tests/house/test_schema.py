@@ -153,7 +153,7 @@ async def test_every_list_of_the_records_fields_is_complete(make_database: MakeD
 
 
 def test_what_reads_records_names_every_column_in_order() -> None:
-    columns = re.findall(r"record\.(\w+)", RECORD_COLUMNS)
+    columns = list(dict.fromkeys(re.findall(r"record\.(\w+)", RECORD_COLUMNS)))
 
     assert difference(list(Item.__struct_fields__), columns) == ""
 

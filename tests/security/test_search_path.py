@@ -105,6 +105,30 @@ async def test_a_schema_that_does_not_exist_is_refused(
     assert answer.statuses == [503]
 
 
+async def test_the_path_that_the_functions_still_have_counts(
+    make_database: MakeDatabase, make_service: MakeService
+) -> None:
+    dsn = make_database()
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("create schema extra")
+    await migrate(dsn, ["public", "extra"])
+    service = await make_service({"acme": dsn})
+
+    await connection.execute("grant create on schema extra to public")
+    refused = await service.put([{KEY: 1}])
+    async with service.session.get(f"{service.url}/readyz") as response:
+        ready = (response.status, (await response.json(content_type=None))["error"]["detail"])
+    current = await is_current(dsn)
+    await migrate(dsn)
+    answer = await service.put([{KEY: 1}])
+    await connection.close()
+
+    assert refused.statuses == [503]
+    assert ready == (503, "No database that responds is ready; run: care-trials check-config.")
+    assert not current
+    assert answer.statuses == [201]
+
+
 def called_names() -> list[str]:
     """Return the names of all that looks like the call of a function in our SQL."""
     names = {
@@ -116,7 +140,8 @@ def called_names() -> list[str]:
 
 
 CLOSER = [
-    *(f"{TABLE}_item[]", "integer[]", "int4range", "int4multirange", "name", "text"),
+    *(f"{TABLE}_item[]", "integer[]", "int4range", "int4multirange", "name", "text", "text[]"),
+    *("integer", "bigint"),
     *("text, text", "text, name, name", "integer[], integer", "text, integer"),
 ]
 """Types for which some functions of PostgreSQL's have no exact match."""
@@ -153,8 +178,13 @@ async def test_what_others_planted_before_is_not_used(
             + f"; create operator public.{operator} (function = public.planted_{planted},"
             f" leftarg = {left}, rightarg = {right})"
         )
-    await connection.execute(f"reset role; revoke create on schema public from {role}")
+    await connection.execute(
+        f"reset role; revoke create on schema public from {role}; create schema tenant"
+    )
     try:
+        # As the owner, whose rights they would have; with another path, so that it applies all.
+        await migrate(dsn, ["public", "tenant"])
+        await migrate(dsn)
         service = await make_service({"acme": dsn}, allow=ALLOW)
 
         statuses = await use(service)
