@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,12 +77,13 @@ async def _execute(connection: Any, statement: str) -> None:
         await connection.execute(statement)
 
 
-def _on_server(dsn: str, statement: str) -> None:
+def _on_server(dsn: str, *statements: str) -> None:
     async def run() -> None:
         for server in servers:
             connection = await asyncpg.connect(server)
             try:
-                await _execute(connection, statement)
+                for statement in statements:
+                    await _execute(connection, statement)
             finally:
                 await connection.close()
 
@@ -122,9 +123,28 @@ def template(server_dsn: str) -> Iterator[str]:
     _on_server(server_dsn, f"drop database {name} with (force)")
 
 
+def _drop(server_dsn: str, names: Sequence[str]) -> None:
+    if names:
+        drops = (f"drop database {name} with (force)" for name in names)
+        _in_thread(_on_server, server_dsn, *drops)
+
+
+@pytest.fixture(scope="session")
+def used_databases(server_dsn: str) -> Iterator[list[str]]:
+    """Names of databases whose test has ended; the next test drops them.
+
+    DROP DATABASE sleeps for 100 ms if one of the test's backends has not exited yet.
+    """
+    names: list[str] = []
+    yield names
+    _drop(server_dsn, names)
+
+
 @pytest.fixture
-def make_database(server_dsn: str, template: str) -> Iterator[MakeDatabase]:
-    """A factory of fresh databases, which are dropped when the test has ended."""
+def make_database(
+    server_dsn: str, template: str, used_databases: list[str]
+) -> Iterator[MakeDatabase]:
+    """A factory of fresh databases, which are dropped after the test has ended."""
     names: list[str] = []
 
     def make(*, migrated: bool = True, encoding: str | None = None) -> str:
@@ -132,15 +152,19 @@ def make_database(server_dsn: str, template: str) -> Iterator[MakeDatabase]:
         names.append(name)
         source = template if migrated and encoding is None else "template0"
         options = f"encoding '{encoding}' lc_collate 'C' lc_ctype 'C'" if encoding else ""
-        _in_thread(_on_server, server_dsn, f"create database {name} template {source} {options}")
+        _in_thread(
+            _on_server,
+            server_dsn,
+            f"create database {name} template {source} strategy file_copy {options}",
+        )
         dsn = citus.with_database(server_dsn, name)
         if migrated and encoding is not None:
             _in_thread(_migrate, dsn)
         return dsn
 
     yield make
-    for name in names:
-        _in_thread(_on_server, server_dsn, f"drop database {name} with (force)")
+    _drop(server_dsn, used_databases)
+    used_databases[:] = names
 
 
 @pytest.fixture
