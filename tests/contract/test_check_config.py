@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -275,11 +274,13 @@ async def test_what_the_tenant_added_is_told(
     assert any(line.startswith(words) for line in lines)
 
 
-def test_a_port_that_is_taken_is_told(check: Check) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        status, lines = check({}, port=port)
-        other, more = check({}, port=free_port(), management_port=port)
+async def test_a_port_that_is_taken_is_told(check: Check) -> None:
+    taken = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with taken:
+        port = taken.sockets[0].getsockname()[1]
+        status, lines = await asyncio.to_thread(check, {}, port=port)
+        ports = {"port": free_port(), "management_port": port}
+        other, more = await asyncio.to_thread(check, {}, **ports)
 
     assert (status, other) == (1, 1)
     assert lines[0] == "failed: server.port: the port is taken by another process"

@@ -4,11 +4,10 @@ import asyncio
 from typing import Any
 
 import asyncpg
-import pytest
 
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
-from tests.harness.service import KEY
+from tests.harness.service import KEY, ServiceUnderTest
 from tests.model.twins import ODD_SETTINGS
 
 SLOW = """
@@ -31,30 +30,39 @@ REQUESTS: list[list[dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("setting", [None, *ODD_SETTINGS], ids=str)
-async def test_outcomes_do_not_depend_on_settings(
-    make_database: MakeDatabase, make_service: MakeService, setting: tuple[str, str] | None
-) -> None:
-    dsn = make_database()
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(SLOW)
-    if setting is not None:
-        name, value = setting
-        if not await connection.fetchval("select current_setting($1, true)", name):
-            pytest.skip("the server does not know the setting")
-        database = await connection.fetchval("select current_database()")
-        await connection.execute(f"alter database {database} set {name} = {value}")
-    await connection.close()
-    service = await make_service({"acme": dsn}, allow=["batch", "read", "write"])
-
-    answers = await asyncio.gather(*map(service.put, REQUESTS))
+async def use(service: ServiceUnderTest, database: str) -> list[Any]:
+    """Make requests of each kind to one database; return their outcomes."""
+    answers = await asyncio.gather(*(service.put(batch, database=database) for batch in REQUESTS))
     newest = await service.put(
-        [{KEY: 7, "update_Date": "2001-01-01"}], headers={"Prefer": "resolution=newest"}
+        [{KEY: 7, "update_Date": "2001-01-01"}],
+        headers={"Prefer": "resolution=newest"},
+        database=database,
     )
-    read = await service.ask("GET", "/8")
+    read = await service.ask("GET", "/8", database=database)
+    outcomes = [answer.statuses for answer in (*answers, newest)]
+    return [*outcomes, read.envelope["data"]["comment"]]
 
-    assert [answer.statuses for answer in answers] == [
-        [201, 201, 200], [201] * 100, [201, 201, 201, 400], [201] * 10,
+
+async def test_outcomes_do_not_depend_on_settings(
+    make_database: MakeDatabase, make_service: MakeService
+) -> None:
+    databases = {}
+    for name, value in [("", ""), *ODD_SETTINGS]:
+        dsn = make_database()
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(SLOW)
+        # The server may not know it.
+        if name and await connection.fetchval("select current_setting($1, true)", name):
+            database = await connection.fetchval("select current_database()")
+            await connection.execute(f"alter database {database} set {name} = {value}")
+        await connection.close()
+        databases[f"with-{name}"] = dsn
+    service = await make_service(databases, allow=["batch", "read", "write"])
+
+    outcomes = await asyncio.gather(*(use(service, database) for database in databases))
+
+    expected = [
+        [201, 201, 200], [201] * 100, [201, 201, 201, 400], [201] * 10, [409],
+        REQUESTS[2][2]["comment"],
     ]  # fmt: skip
-    assert newest.statuses == [409]
-    assert read.envelope["data"]["comment"] == REQUESTS[2][2]["comment"]
+    assert dict(zip(databases, outcomes, strict=True)) == dict.fromkeys(databases, expected)

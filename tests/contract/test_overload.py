@@ -98,7 +98,8 @@ async def test_a_body_that_stops_coming_is_refused_and_holds_nothing(
 ) -> None:
     service = await make_service(tuning=Tuning(silence_seconds=0.2), max_batches_in_flight=1)
 
-    answer = await service.raw(service.head(content_length=100) + b'[{"')
+    request = service.head(content_length=100) + b'[{"'
+    answer = await service.raw(request, silent_seconds=0.2)
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"stopped coming" in answer

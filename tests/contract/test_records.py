@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeRole, MakeService
-from tests.harness.service import API_KEY, KEY, PATH, RECORDS, ServiceUnderTest, token
+from tests.harness.service import KEY, PATH, RECORDS, ServiceUnderTest, credentials
 
 ALL = ["batch", "read", "write", "delete"]
 FULL: dict[str, Any] = {
@@ -348,15 +348,15 @@ async def test_a_role_without_the_right_is_403(
     assert await status_of(limited, "PUT", "/17", FULL) == 200
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_a_locked_record_is_503_with_retry_after(make_service: MakeService) -> None:
     service = await make_service(allow=ALL, database={"statement_timeout_seconds": 1})
     await service.ask("POST", "", FULL)
 
     async with service.locked_row(17):
-        answers = [
-            await service.ask("PUT", "/17", {**FULL, "comment": "new"}),
-            await service.ask("DELETE", "/17"),
-        ]
+        answers = await asyncio.gather(
+            service.ask("PUT", "/17", {**FULL, "comment": "new"}), service.ask("DELETE", "/17")
+        )
 
     for answer in answers:
         assert answer.status == 503
@@ -445,16 +445,11 @@ async def test_another_method_is_405_with_allow(
 
 async def test_head_is_get_without_its_body(service: ServiceUnderTest) -> None:
     await service.ask("POST", "", FULL)
-    credentials = {
-        "x-api-key": API_KEY,
-        "Authorization": f"Bearer {token()}",
-        "vbasoftware-database": "acme",
-    }
 
     for path in ("", "/17"):
         read = await service.ask("GET", path)
         url = service.url + RECORDS + path
-        async with service.session.head(url, headers=credentials) as response:
+        async with service.session.head(url, headers=credentials()) as response:
             assert response.status == 200
             assert response.headers["Content-Length"] == read.headers["Content-Length"]
             assert await response.read() == b""

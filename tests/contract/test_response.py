@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.harness.running import MakeService
-from tests.harness.service import API_KEY, KEY, PATH, token
+from tests.harness.service import KEY, PATH, credentials
 
 PLAIN = "text/plain; charset=utf-8"
 
@@ -120,13 +120,7 @@ async def test_outcomes_go_out_while_later_items_still_wait(make_service: MakeSe
             " for update"
         )
         async with service.session.put(
-            service.url + PATH,
-            json=batch,
-            headers={
-                "x-api-key": API_KEY,
-                "Authorization": f"Bearer {token()}",
-                "vbasoftware-database": "acme",
-            },
+            service.url + PATH, json=batch, headers=credentials()
         ) as response:
             beginning = await asyncio.wait_for(response.content.readany(), 10)
             assert response.headers["Transfer-Encoding"] == "chunked"
@@ -236,6 +230,7 @@ async def test_a_message_names_the_field_where_postgresql_names_the_column(
     assert answer.outcomes[0][2].startswith("study_Drug: null value")
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_a_database_that_cannot_be_reached_gives_each_item_503(
     make_service: MakeService,
 ) -> None:
@@ -249,25 +244,40 @@ async def test_a_database_that_cannot_be_reached_gives_each_item_503(
     assert (await service.put([{KEY: 1}])).statuses == [201]
 
 
-@pytest.mark.parametrize(
-    "code",
-    ["08006", "25001", "28000", "3D000", "40001", "53200", "55006", "57014", "57P01", "58030"],
-)
+@pytest.mark.usefixtures("short_retries")
 async def test_what_a_trigger_raises_as_if_the_database_were_ill_is_its_items_503_alone(
-    make_service: MakeService, code: str
+    make_service: MakeService,
 ) -> None:
     service = await make_service()
     await service.execute(REFUSING)
-    batch = [{KEY: key, "comment": f"{key}"} for key in range(1, 101)]
-    batch[49]["comment"] = f"SQLSTATE {code}"
+    codes = [
+        "08006",
+        "25001",
+        "28000",
+        "3D000",
+        "40001",
+        "53200",
+        "55006",
+        "57014",
+        "57P01",
+        "58030",
+    ]
+    refused = {1000 * place + 50: code for place, code in enumerate(codes, 1)}
+    batches = [
+        [
+            {KEY: key, "comment": f"SQLSTATE {refused[key]}" if key in refused else f"{key}"}
+            for key in range(first, first + 100)
+        ]
+        for first in range(1000, 11_000, 1000)
+    ]
 
-    other = asyncio.create_task(service.put([{KEY: 200}]))
-    answer = await service.put(batch)
+    answers = await asyncio.gather(*map(service.put, batches))
 
-    assert answer.statuses == [503 if key == 50 else 201 for key in range(1, 101)]
-    assert answer.outcomes[49][2].endswith("; send the item again.")
-    assert (await other).statuses == [201]
-    assert set(await service.comments()) == {*range(1, 101), 200} - {50}
+    for code, answer in zip(codes, answers, strict=True):
+        assert (code, answer.statuses) == (code, [*[201] * 50, 503, *[201] * 49])
+        assert answer.outcomes[50][2].endswith("; send the item again.")
+    stored = {item[KEY] for batch in batches for item in batch} - refused.keys()
+    assert set(await service.comments()) == stored
 
 
 async def test_an_item_that_a_trigger_keeps_out_is_409_and_spoils_no_other(

@@ -341,7 +341,7 @@ async def test_a_client_that_waits_for_100_continue_sends_its_body_only_when_adm
     )
 
     admitted = await service.raw(head.format(key=API_KEY).encode(), b"[]")
-    refused = await service.raw(head.format(key="wrong").encode())
+    refused = await service.raw(head.format(key="wrong").encode(), silent_seconds=0.2)
 
     assert admitted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 207 ")
     assert b'{"data":[]' in admitted
@@ -367,7 +367,8 @@ async def test_a_body_that_will_be_refused_is_not_asked_for(
     head = service.head(content_length=2).decode().removesuffix("\r\n")
     head += "Expect: 100-continue\r\nConnection: close\r\n\r\n"
 
-    answer = await service.raw(head.replace(*replaced, 1).encode() + b"[]" * (status == 207))
+    request = head.replace(*replaced, 1).encode() + b"[]" * (status == 207)
+    answer = await service.raw(request, silent_seconds=0.2)
 
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert b"100 Continue" not in answer

@@ -279,25 +279,28 @@ TABLE = "alter table care_case_clinical_trial"
     ],
     ids=range(35),
 )  # fmt: skip
-@pytest.mark.parametrize("strings", ["on", "off"])
-async def test_what_commutes(
-    make_database: MakeDatabase, change: str, strings: str, *, commutes: bool
-) -> None:
+async def test_what_commutes(make_database: MakeDatabase, change: str, *, commutes: bool) -> None:
     dsn = make_database()
     connection = await asyncpg.connect(dsn)
-    planned_before = await asyncpg.connect(
-        dsn, server_settings={"standard_conforming_strings": strings}
-    )
-    await apply(planned_before, [])
+    planned_before = {
+        strings: await asyncpg.connect(
+            dsn, server_settings={"standard_conforming_strings": strings}
+        )
+        for strings in ("on", "off")
+    }
+    for session in planned_before.values():
+        await apply(session, [])
 
     await connection.execute(change)
-    await connection.execute(f"set standard_conforming_strings = {strings}")
 
-    assert await connection.fetchval(COMMUTES) is commutes
-    assert (await apply(planned_before, [], must_commute=True)).commutes is commutes
-    # The words for operators name what it is.
-    assert bool(await connection.fetch(in_schema(KEPT_FROM_COMMUTING, "public"))) is not commutes
-    await planned_before.close()
+    for strings, session in planned_before.items():
+        await connection.execute(f"set standard_conforming_strings = {strings}")
+        assert await connection.fetchval(COMMUTES) is commutes
+        assert (await apply(session, [], must_commute=True)).commutes is commutes
+        # The words for operators name what it is.
+        blockers = await connection.fetch(in_schema(KEPT_FROM_COMMUTING, "public"))
+        assert bool(blockers) is not commutes
+        await session.close()
     await connection.close()
 
 

@@ -103,6 +103,7 @@ async def outage(dsn: str, batches: Sequence[Sequence[Item]]) -> list[list[int]]
     return [[outcome.status for outcome in outcomes] for outcomes in told]
 
 
+@pytest.mark.usefixtures("short_retries")
 @pytest.mark.parametrize(
     "dsn",
     [

@@ -147,11 +147,12 @@ async def test_a_connection_cut_at_any_point_of_a_read_costs_no_answer(
     assert [record[KEY] for record in answer.envelope["data"]] == [17]
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_a_record_that_cannot_be_read_back_was_stored_all_the_same(
     make_service: MakeService, proxy: Proxy
 ) -> None:
     service = await make_service(
-        {"acme": proxy.dsn}, allow=["write"], database={"statement_timeout_seconds": 2}
+        {"acme": proxy.dsn}, allow=["write"], database={"statement_timeout_seconds": 1}
     )
     headers: dict[str, str | None] = {"Idempotency-Key": "k"}
 
@@ -205,11 +206,12 @@ KEYS_OF_CLIENTS = [
 ]
 
 
+@pytest.mark.usefixtures("short_retries")
 @pytest.mark.parametrize("headers", KEYS_OF_CLIENTS)
 async def test_a_commit_in_doubt_while_the_database_stays_away_says_how_to_send_again(
     make_service: MakeService, proxy: Proxy, headers: dict[str, str | None]
 ) -> None:
-    service = await make_service({"acme": proxy.dsn})
+    service = await make_service({"acme": proxy.dsn}, database={"statement_timeout_seconds": 1})
     batch = [{KEY: 0, "comment": MARK.decode()}, {KEY: 0, "comment": "other"}]
 
     def lose_the_answer_and_stay_away(link: Link, data: bytes) -> bytes | None:
@@ -249,6 +251,7 @@ async def test_half_open_connections_are_noticed_within_the_timeout(
     assert len(await service.comments()) == 2
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_while_every_connection_is_half_open_items_get_503_in_bounded_time(
     make_service: MakeService, proxy: Proxy
 ) -> None:

@@ -20,6 +20,8 @@ from tests.harness.postgres import MakeDatabase, MakePostgres
 from tests.harness.running import MakeRole, MakeService
 from tests.harness.service import KEY, ServiceUnderTest
 
+pytestmark = pytest.mark.usefixtures("short_retries")
+
 
 async def assert_503_then_healed(service: ServiceUnderTest, reason: str, during: Any) -> None:
     """Send a record with and one without key during the fault, and again after it."""
@@ -148,7 +150,7 @@ async def test_a_full_disk_is_503_and_loses_nothing(
             ballast.unlink()
 
         async with full():
-            comments = {key: os.urandom(900).hex() for key in range(1, 1501)}
+            comments = {key: os.urandom(900).hex() for key in range(1, 1001)}
             answer = await service.put([{KEY: k, "comment": c} for k, c in comments.items()])
         assert set(answer.statuses) <= {200, 201, 503}
         refused = [body for _, status, body in answer.outcomes if status == 503]

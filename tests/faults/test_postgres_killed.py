@@ -27,6 +27,7 @@ async def test_nothing_is_lost_or_doubled_when_postgresql_is_killed_and_restarte
     await ledger.assert_true()
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_items_are_503_while_postgresql_is_down_and_the_service_heals(
     postgres: EmbeddedPostgres, make_service: MakeService
 ) -> None:

@@ -7,6 +7,8 @@ from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeRole, MakeService
 from tests.harness.service import KEY
 
+pytestmark = pytest.mark.usefixtures("short_retries")
+
 
 def with_query(dsn: str, query: str) -> str:
     """Return the DSN with more parameters."""

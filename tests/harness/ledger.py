@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness.service import API_KEY, KEY, PATH, ServiceUnderTest, token
+from tests.harness.service import KEY, PATH, ServiceUnderTest, credentials
 
 STORED = (200, 201)
 COMPLETE_OUTCOME = re.compile(
@@ -73,13 +73,8 @@ class Ledger:
     async def _outcomes(self, batch: Sequence[Any]) -> list[tuple[int | None, int]]:
         """Return the complete outcomes of the answer, which may be cut short."""
         answer = bytearray()
-        headers = {
-            "x-api-key": API_KEY,
-            "Authorization": f"Bearer {token()}",
-            "vbasoftware-database": self.database,
-            # aiohttp sends a PUT again by itself when its connection breaks.
-            "Idempotency-Key": str(uuid.uuid4()),
-        }
+        # aiohttp sends a PUT again by itself when its connection breaks.
+        headers = {**credentials(self.database), "Idempotency-Key": str(uuid.uuid4())}
         status = None
         try:
             async with self.service.session.put(

@@ -61,7 +61,8 @@ def pgbouncer(dsn: str) -> Iterator[int]:
             _wait_until_it_listens(port)
             yield port
         finally:
-            process.terminate()
+            # SIGTERM would let it wait for its clients.
+            process.kill()
             process.wait()
 
 

@@ -20,6 +20,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from service.config import Settings, Tuning
 from service.demo.postgres import free_port
+from service.engine import retrying, writer
 from service.http.server import make_runner
 from tests.harness.configuration import (
     Configure,
@@ -137,6 +138,14 @@ async def make_service(
         return ServiceUnderTest(str(client.make_url("")), client.session, databases)
 
     return make
+
+
+@pytest.fixture
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make services in the test's event loop give up a statement, or a locked row, soon."""
+    monkeypatch.setattr(retrying, "ATTEMPTS", 2)
+    monkeypatch.setattr(writer, "LONE_ATTEMPTS", 2)
+    monkeypatch.setattr(writer, "LOCK_SECONDS", 1)
 
 
 @pytest.fixture

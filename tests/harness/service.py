@@ -32,6 +32,16 @@ def token(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     return pyjwt.encode(merged, secret, algorithm=algorithm)
 
 
+def credentials(database: str = "acme", key: str = API_KEY) -> dict[str, str]:
+    """Return the headers of a valid request."""
+    return {
+        "x-api-key": key,
+        "Authorization": f"Bearer {token()}",
+        "vbasoftware-database": database,
+        "Content-Type": "application/json",
+    }
+
+
 @dataclass
 class Answer:
     """A response that was read to its end."""
@@ -102,14 +112,8 @@ class ServiceUnderTest:
         is_chunked: bool = False,
     ) -> Answer:
         """Send a batch with valid credentials; headers override, or as None remove, the usual."""
-        usual = {
-            "x-api-key": API_KEY,
-            "Authorization": f"Bearer {token()}",
-            "vbasoftware-database": database,
-            "Content-Type": "application/json",
-        }
         merged = CIMultiDict[str]()
-        for name, value in {**usual, **(headers or {})}.items():
+        for name, value in {**credentials(database), **(headers or {})}.items():
             # Several lines of one header, line by line.
             for line in value.split("\n") if value is not None else ():
                 merged.add(name, line)
@@ -152,13 +156,7 @@ class ServiceUnderTest:
         async with self.session.put(
             self.url + PATH,
             data=BytesIO(body),
-            headers={
-                "x-api-key": API_KEY,
-                "Authorization": f"Bearer {token()}",
-                "vbasoftware-database": "acme",
-                "Content-Type": "application/json",
-                "Content-Encoding": encoding,
-            },
+            headers={**credentials(), "Content-Encoding": encoding},
         ) as response:
             async for _ in response.content.iter_any():
                 pass
@@ -210,10 +208,12 @@ class ServiceUnderTest:
         finally:
             await connection.close()
 
-    async def raw(self, request: bytes, after_answer: bytes = b"") -> bytes:
-        """Send bytes as they are, then more once something came back; return all answers.
+    async def raw(
+        self, request: bytes, after_answer: bytes = b"", *, silent_seconds: float = 3
+    ) -> bytes:
+        """Send bytes as they are, then more once something came back; return all responses.
 
-        They end where the service closes the connection, or is silent for three seconds.
+        They end where the service closes the connection, or is silent for ``silent_seconds``.
         """
         address = URL(self.url)
         assert address.host is not None
@@ -223,7 +223,7 @@ class ServiceUnderTest:
             writer.write(request)
             answer = await asyncio.wait_for(reader.read(65536), 10)
             writer.write(after_answer)
-            while data := await asyncio.wait_for(reader.read(65536), 3):
+            while data := await asyncio.wait_for(reader.read(65536), silent_seconds):
                 answer += data
         except (TimeoutError, ConnectionResetError):
             pass
@@ -235,12 +235,14 @@ class ServiceUnderTest:
         self, content_length: int, database: str = "acme", encoding: str = "identity"
     ) -> bytes:
         """Return the head of a request with valid credentials, for those who send it raw."""
-        return (
-            f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n"
-            f"Authorization: Bearer {token()}\r\nvbasoftware-database: {database}\r\n"
-            f"Content-Type: application/json\r\nContent-Encoding: {encoding}\r\n"
-            f"Content-Length: {content_length}\r\n\r\n"
-        ).encode()
+        headers = {
+            "Host": "x",
+            **credentials(database),
+            "Content-Encoding": encoding,
+            "Content-Length": content_length,
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"PUT {PATH} HTTP/1.1\r\n{lines}\r\n".encode()
 
     @asynccontextmanager
     async def sending(self, request: bytes) -> AsyncIterator[None]:

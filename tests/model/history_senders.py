@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from tests.harness.ledger import COMPLETE_OUTCOME
-from tests.harness.service import API_KEY, KEY, PATH, token
+from tests.harness.service import KEY, PATH, credentials
 from tests.model.history import AGAIN, History, Violation, Write, fields
 from tests.model.history_replica import Replica
 from tests.model.history_world import ABSENT, PRESENT, REFUSED_BY_CHECK, World
@@ -114,12 +114,7 @@ class Sender:
         request = Request(self._history, service or self._service, items)
         for write in request.writes:
             write.has_rival = has_rival
-        headers = {
-            "x-api-key": API_KEY,
-            "Authorization": f"Bearer {token()}",
-            "vbasoftware-database": "acme",
-            "Content-Type": "application/json",
-        }
+        headers = credentials()
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         patience = self._load.patience_seconds

@@ -64,6 +64,7 @@ ALL_WELL = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("short_retries")
 @pytest.mark.parametrize("grantee", ["public", "role"])
 async def test_a_path_in_which_others_can_create_is_refused_until_that_is_revoked(
     make_database: MakeDatabase,
@@ -94,6 +95,7 @@ async def test_a_path_in_which_others_can_create_is_refused_until_that_is_revoke
     assert answer.statuses == [201]
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_a_schema_that_does_not_exist_is_refused(
     make_database: MakeDatabase, make_service: MakeService
 ) -> None:

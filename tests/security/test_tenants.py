@@ -78,6 +78,7 @@ async def test_small_batches_that_are_gathered_stay_with_their_tenant_and_caller
         assert [tuple(row) for row in rows] == [(tenant, 100)]
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_a_tenant_whose_database_is_gone_takes_nothing_from_another(
     make_service: MakeService, make_database: MakeDatabase
 ) -> None:

@@ -93,6 +93,7 @@ async def test_requests_items_bytes_and_chunks_are_counted(make_service: MakeSer
     assert value(after, "care_trials_pool_in_use", database="acme") == 0
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_the_savepoint_path_and_retries_are_counted(
     make_service: MakeService, make_database: MakeDatabase
 ) -> None:
@@ -108,6 +109,7 @@ async def test_the_savepoint_path_and_retries_are_counted(
     assert grew("care_trials_retries_total", cause="connection", database="globex") > 0
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_statements_that_go_one_by_one_are_counted_by_their_cause(
     make_service: MakeService,
 ) -> None:
