@@ -70,6 +70,7 @@ async def test_one_order_explains_it_through_pgbouncer(pooled: World) -> None:
     assert_kept(await run(pooled, FAULT["sessions ended"], SECONDS))
 
 
+@pytest.mark.slow
 async def test_what_was_acknowledged_before_a_crash_is_stored_once(plain: World) -> None:
     fault = FAULT["server killed, slow disk, one new record each"]
 

@@ -11,7 +11,7 @@ from tests.model.examples import Example, differences, examples, report, shrink
 from tests.model.search import search
 from tests.model.twins import Twins
 
-EXAMPLES = 80
+EXAMPLES = 50
 SECONDS = 20
 """For the short run; for shrinking, when an example was found, as many again."""
 
