@@ -1,6 +1,7 @@
 """Contract section 3, "Configuration": processes that start, stop and share a port."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -44,7 +45,7 @@ READ_AGAIN = "settings read again"
 @pytest.mark.parametrize(
     ("module", "delay"),
     [
-        *(("service.cli", delay) for delay in (0, 0.1, 0.3, 0.6, 1, 1.5)),
+        *(("service.cli", delay) for delay in (0, 0.1, 0.3, 0.6)),
         # Imported when the configuration has been read.
         ("service.http.server", 0),
     ],
@@ -80,26 +81,34 @@ async def test_a_stop_signal_during_startup_ends_it_cleanly(
     assert '"message":"stopped"' in ended.stderr
 
 
+@pytest.mark.parametrize("has_management_port", [False, True])
 async def test_while_it_stops_the_probe_says_so_and_new_batches_are_refused(
-    start_process: StartProcess,
+    start_process: StartProcess, tmp_path: Path, *, has_management_port: bool
 ) -> None:
-    service, process = await start_process()
-    await service.put([{KEY: 1}])
+    server: ServerSettings = {"management_port": free_port()} if has_management_port else {}
+    service, process = await start_process(**server)
+    probes = f"http://127.0.0.1:{server.get('management_port', service.port)}"
 
     async with service.locked_table():
-        accepted = asyncio.create_task(service.put([{KEY: 1, "comment": "accepted"}]))
-        await asyncio.sleep(0.3)
+        accepted = [
+            asyncio.create_task(service.put([{KEY: key}, {KEY: 0}])) for key in range(1001, 1051)
+        ]
+        await asyncio.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.3)
-        ready = await service.session.get(service.url + "/readyz")
-        alive = await service.session.get(service.url + "/livez")
+        ready = await service.session.get(f"{probes}/readyz")
+        alive = await service.session.get(f"{probes}/livez")
         refused = await service.put([{KEY: 2}])
 
     assert (ready.status, alive.status, refused.status) == (503, 200, 503)
     assert refused.headers["Retry-After"]
-    assert (await accepted).statuses == [200]
+    assert [(await answer).statuses for answer in accepted] == [[201, 201]] * 50
     assert await asyncio.to_thread(process.wait, 10) == 0
-    assert await service.comments() == {1: "accepted"}
+    assert len(await service.comments()) == 100
+    lines = (tmp_path / "log-0").read_text().splitlines()
+    messages = [json.loads(line)["message"] for line in lines]
+    assert "draining 50 batches" in messages
+    assert messages[-1] == "stopped"
 
 
 async def test_it_starts_and_is_ready_with_one_of_its_databases_down(
@@ -188,21 +197,6 @@ async def test_with_a_management_port_probes_and_metrics_are_there_and_nowhere_e
         404,
     ]
     assert elsewhere["error"]["status"] == 404
-
-
-async def test_the_management_port_tells_while_it_stops(start_process: StartProcess) -> None:
-    port = free_port()
-    service, process = await start_process(management_port=port)
-    async with service.locked_table():
-        accepted = asyncio.create_task(service.put([{KEY: 1}]))
-        await asyncio.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
-        ready = await service.session.get(f"http://127.0.0.1:{port}/readyz")
-
-    assert ready.status == 503
-    assert (await accepted).statuses == [201]
-    assert await asyncio.to_thread(process.wait, 10) == 0
 
 
 async def test_four_processes_share_a_port_and_each_has_a_management_port(

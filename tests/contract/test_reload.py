@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.demo.postgres import free_port
-from tests.harness.certificates import Authority
+from tests.harness.certificates import Authority, presented_subject
 from tests.harness.configuration import JwtSettings, document, toml
 from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.ledger import Ledger
@@ -60,8 +60,9 @@ def with_key(key: str) -> dict[str, str]:
     return {"x-api-key": key}
 
 
-def key_settings(key: str) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(key.encode()).hexdigest(), "databases": ["*"]}
+def key_settings(*accepted: str) -> dict[str, Any]:
+    digests = [hashlib.sha256(secret.encode()).hexdigest() for secret in accepted]
+    return {"sha256": digests, "databases": ["*"]}
 
 
 async def test_a_rotated_secret_keeps_its_idempotency_keys(
@@ -77,8 +78,8 @@ async def test_a_rotated_secret_keeps_its_idempotency_keys(
         return await service.put([{KEY: 0}, {KEY: 5000}, {KEY: 0}], headers=headers)
 
     async def accept(*accepted: str) -> None:
-        digests = [key_settings(secret)["sha256"] for secret in accepted]
-        await operator.change(lambda c: c["auth"]["api_keys"]["loader"].update(sha256=digests))
+        settings = key_settings(*accepted)
+        await operator.change(lambda c: c["auth"]["api_keys"]["loader"].update(settings))
 
     first = await send(API_KEY)
     answers = [await send(new)]
@@ -246,16 +247,27 @@ async def test_what_needs_a_restart_is_said(start_process: StartProcess, tmp_pat
 async def test_under_load_all_of_it_changes_and_no_request_fails(
     start_process: StartProcess, make_database: MakeDatabase, tmp_path: Path
 ) -> None:
-    service, process = await start_process()
+    """A tenant comes and goes, secrets and the certificate are rotated, limits change."""
+    authority = Authority(tmp_path, "authority")
+    certificate = authority.sign("first")
+    trusting = ssl.create_default_context(cafile=authority.path)
+    service, process = await start_process(
+        tls_certificate=str(certificate[0]), tls_key=str(certificate[1]), ssl_context=trusting
+    )
     operator = Operator(tmp_path, process)
     ledger = Ledger(service)
     globex = make_database()
     async with ledger.under_load(senders=8):
         for turn in range(10):
+            accepted = [f"secret {turn}", f"secret {turn + 1}"]
+            for old, new in zip(certificate, authority.sign(f"turn {turn}"), strict=True):
+                new.replace(old)
 
-            def change(content: dict[str, Any], turn: int = turn) -> None:
+            def change(
+                content: dict[str, Any], turn: int = turn, accepted: Sequence[str] = accepted
+            ) -> None:
                 content["databases"]["acme"]["pool_max_size"] = 5 + turn
-                content["auth"]["api_keys"][f"key{turn}"] = key_settings(f"key{turn}")
+                content["auth"]["api_keys"]["rotated"] = key_settings(*accepted)
                 content["server"]["max_batches_in_flight"] = 100 + turn
                 if turn % 2:
                     content["databases"]["globex"] = {"dsn": globex}
@@ -263,10 +275,12 @@ async def test_under_load_all_of_it_changes_and_no_request_fails(
                     content["databases"].pop("globex", None)
 
             await operator.change(change)
-            answer = await service.put(
-                [{KEY: 1}], database="globex", headers=with_key(f"key{turn}")
-            )
-            assert answer.status == (207 if turn % 2 else 403)
+            statuses = [
+                (await service.put([{KEY: 1}], database="globex", headers=with_key(each))).status
+                for each in (f"secret {turn - 1}", *accepted)
+            ]
+            assert statuses == [401, *[207 if turn % 2 else 403] * 2]
+            assert await presented_subject(service.port, trusting) == f"turn {turn}"
             await asyncio.sleep(0.1)
 
     assert not ledger.refusals

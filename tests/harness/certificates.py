@@ -1,7 +1,9 @@
 """Certificates of a throwaway authority."""
 
+import asyncio
 import datetime
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 NOW = datetime.datetime.now(datetime.UTC)
+
+
+async def presented_subject(port: int, trusting: ssl.SSLContext) -> str:
+    """Return the name in the certificate that a listener on 127.0.0.1 presents."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+    presented = writer.get_extra_info("ssl_object").getpeercert()
+    writer.close()
+    name: str = presented["subject"][0][0][1]
+    return name
 
 
 class Authority:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from tests.harness.certificates import Authority
+from tests.harness.certificates import Authority, presented_subject
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import KEY
@@ -26,20 +26,13 @@ async def test_the_listener_speaks_tls_and_reads_a_new_certificate_on_sighup(
         tls_certificate=str(certificate), tls_key=str(key), ssl_context=trusting
     )
 
-    async def subject() -> str:
-        _, writer = await asyncio.open_connection("127.0.0.1", service.port, ssl=trusting)
-        presented = writer.get_extra_info("ssl_object").getpeercert()
-        writer.close()
-        name: str = presented["subject"][0][0][1]
-        return name
-
     assert (await service.put([{KEY: 1}])).statuses == [201]
-    assert await subject() == "first"
+    assert await presented_subject(service.port, trusting) == "first"
     for old, new in zip((certificate, key), authority.sign("second"), strict=True):
         new.replace(old)
     process.send_signal(signal.SIGHUP)
     async with asyncio.timeout(10):
-        while await subject() != "second":
+        while await presented_subject(service.port, trusting) != "second":
             await asyncio.sleep(0.05)
     assert (await service.put([{KEY: 1}])).statuses == [200]
 
@@ -73,6 +66,7 @@ async def tls_before(dsn: str, certificate: Path, key: Path) -> AsyncIterator[in
     server.close()
 
 
+@pytest.mark.usefixtures("short_retries")
 async def test_verify_full_connects_only_where_the_certificate_is_right(
     make_service: MakeService, make_database: MakeDatabase, tmp_path: Path
 ) -> None:

@@ -1,6 +1,5 @@
 """One JSON line for each request and each failed chunk; readable lines on a terminal."""
 
-import asyncio
 import json
 import os
 import pty
@@ -80,27 +79,12 @@ async def test_every_line_that_a_request_causes_bears_its_activity_id(
             assert "activityID" not in line
 
 
-async def test_the_end_is_told(start_process: StartProcess, tmp_path: Path) -> None:
-    service, process = await start_process()
-    async with service.locked_table():
-        batches = [asyncio.create_task(service.put([{KEY: key}])) for key in (1, 2, 3)]
-        await asyncio.sleep(0.5)
-        process.terminate()
-        await asyncio.sleep(0.3)
-    await asyncio.gather(*batches)
-    process.wait(10)
-
-    lines = [json.loads(line) for line in (tmp_path / "log-0").read_text().splitlines()]
-    messages = [line["message"] for line in lines]
-    assert "draining 3 batches" in messages
-    assert messages[-1] == "stopped"
-
-
 async def test_what_a_client_says_of_itself_is_cut_and_harms_no_terminal(
     start_process: StartProcess, tmp_path: Path
 ) -> None:
     service, process = await start_process()
     head = b"GET /%1b[31m/%C3%BC HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: \xff, 192.0.2.1\r\n"
+    head += b"Connection: close\r\n"
 
     answer = await service.raw(head + b"User-Agent: \xff" + b"x" * 1000 + b"\r\n\r\n")
     process.terminate()
