@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,21 +123,19 @@ def template(server_dsn: str) -> Iterator[str]:
     _on_server(server_dsn, f"drop database {name} with (force)")
 
 
-def _drop(server_dsn: str, names: Sequence[str]) -> None:
-    if names:
-        drops = (f"drop database {name} with (force)" for name in names)
-        _in_thread(_on_server, server_dsn, *drops)
+def _drop(name: str) -> str:
+    return f"drop database {name} with (force)"
 
 
 @pytest.fixture(scope="session")
 def used_databases(server_dsn: str) -> Iterator[list[str]]:
-    """Names of databases whose test has ended; the next test drops them.
+    """Names of databases whose test has ended; they are dropped before the next one is made.
 
     DROP DATABASE sleeps for 100 ms if one of the test's backends has not exited yet.
     """
     names: list[str] = []
     yield names
-    _drop(server_dsn, names)
+    _in_thread(_on_server, server_dsn, *map(_drop, names))
 
 
 @pytest.fixture
@@ -152,19 +150,16 @@ def make_database(
         names.append(name)
         source = template if migrated and encoding is None else "template0"
         options = f"encoding '{encoding}' lc_collate 'C' lc_ctype 'C'" if encoding else ""
-        _in_thread(
-            _on_server,
-            server_dsn,
-            f"create database {name} template {source} strategy file_copy {options}",
-        )
+        create = f"create database {name} template {source} strategy file_copy {options}"
+        _in_thread(_on_server, server_dsn, *map(_drop, used_databases), create)
+        used_databases.clear()
         dsn = citus.with_database(server_dsn, name)
         if migrated and encoding is not None:
             _in_thread(_migrate, dsn)
         return dsn
 
     yield make
-    _drop(server_dsn, used_databases)
-    used_databases[:] = names
+    used_databases += names
 
 
 @pytest.fixture
