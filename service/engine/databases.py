@@ -228,7 +228,10 @@ class Databases:
             for task in checks:
                 task.cancel()
         if has_answered:
-            return "No database that responds is ready; run: care-trials check-config."
+            return (
+                "No database that responds is ready: run care-trials migrate, or care-trials"
+                " check-config for the reason."
+            )
         return "No database answers."
 
     async def _is_current(self, name: str) -> bool | None:
