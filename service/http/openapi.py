@@ -7,25 +7,28 @@ import msgspec
 
 from service import __version__
 from service.config import Server
-from service.http import examples, openapi_records
+from service.http import openapi_records
 from service.http.openapi_parts import (
-    ALWAYS,
-    DATABASE,
     HEADERS,
+    RECORD,
+    RECORD_SCHEMA,
     REFERENCE,
-    SECURITY,
     TAG,
-    TRACEPARENT,
-    content,
-    headers,
+    answer,
+    envelope,
+    example,
     idempotency_key,
-    problems,
+    operation,
+    parameter,
+    refusals,
+    request_body,
 )
 from service.wire import (
     API_KEY_HEADER,
     BATCH_PATH,
     CONTRACT_PATH,
     IDEMPOTENCY_HEADER,
+    KEY_FIELD,
     PREFER_HEADER,
     PREFERENCE_APPLIED_HEADER,
     Envelope,
@@ -37,8 +40,7 @@ from service.wire import (
 
 # The names of the public API, so that generated clients and code for it fit.
 _PUBLIC_NAMES = {
-    "Item": "CareCaseClinicalTrial",
-    "StrictItem": "CareCaseClinicalTrial",
+    "Item": RECORD_SCHEMA,
     "Envelope": "MultiCodeResponseListVBAResponse",
     "RecordEnvelope": openapi_records.ONE,
     "RecordListEnvelope": openapi_records.LIST,
@@ -115,60 +117,71 @@ def document(server: Server) -> dict[str, Any]:
                 "bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
             },
         },
-        "security": SECURITY,
     }
 
 
 def _operation(server: Server) -> dict[str, Any]:
     batch = {
         "type": "array",
-        "items": {"$ref": REFERENCE.format(name="CareCaseClinicalTrial")},
+        "items": {"$ref": REFERENCE.format(name=RECORD_SCHEMA)},
         "maxItems": server.max_batch_items,
     }
-    # One type, since generators choose among several; the others are accepted all the same.
-    body = {"schema": batch, "examples": examples.of_batches()}
-    return {
-        "operationId": "UpdateBatchCareCaseClinicalTrial",
-        "tags": [TAG],
-        "summary": "Create or update a batch of clinical trials",
-        "description": _DESCRIPTION,
-        "security": SECURITY,
-        "parameters": [
-            DATABASE,
-            idempotency_key("batch"),
-            _PREFER,
-            TRACEPARENT,
-        ],
-        "requestBody": {
-            "required": True,
-            "description": f"At most {server.max_batch_items} items and {server.max_body_bytes}"
-            " bytes after decompression; `Content-Encoding` may be `gzip` or `deflate`.",
-            "content": {"application/json": body},
+    batches: dict[str, Any] = {}
+    outcomes: dict[str, Any] = {}
+    for name, summary, items, told in _BATCHES:
+        batches |= example(name, summary, items)
+        outcomes |= example(name, summary, envelope([_outcome(*each) for each in told]))
+    path = server.base_path + BATCH_PATH
+    return operation(
+        "UpdateBatchCareCaseClinicalTrial",
+        "Create or update a batch of clinical trials",
+        _DESCRIPTION,
+        [idempotency_key("batch"), _PREFER],
+        {
+            "207": answer(_OUTCOMES, _ENVELOPE, outcomes, PREFERENCE_APPLIED_HEADER),
+            **refusals(_ENVELOPE, path, 400, 409, 413, 415, 422),
         },
-        "responses": {
-            "207": {
-                "description": _OUTCOMES,
-                "headers": headers(PREFERENCE_APPLIED_HEADER, *ALWAYS),
-                "content": content(_ENVELOPE, examples.of_outcomes()),
-            },
-            **problems(_ENVELOPE, examples.problems_of_batches(server)),
-        },
-    }
+        request_body(
+            f"{server.max_batch_items} items and {server.max_body_bytes} bytes", batch, batches
+        ),
+    )
 
 
-_PREFER: dict[str, Any] = {
-    "name": PREFER_HEADER,
-    "in": "header",
-    "required": False,
-    "description": "Preferences (RFC 7240), separated by commas; unknown ones are ignored.\n\n"
+_KEY = RECORD[KEY_FIELD]
+_BATCHES: list[tuple[str, str, list[dict[str, Any]], list[tuple[int, int, str]]]] = [
+    ("created", "A record with a key of its own", [RECORD], [(_KEY, 201, "Created")]),
+    (
+        "key-0",
+        "A record with key 0: the outcome reports the one that it got",
+        [RECORD | {KEY_FIELD: 0}],
+        [(17, 201, "Created")],
+    ),
+    (
+        "refused",
+        "One good record, and one that is rejected",
+        [RECORD, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
+        [(_KEY, 200, "Updated"), (_KEY + 1, 400, "update_User: Expected `str` of length <= 20")],
+    ),
+]
+"""The examples: name, summary, items, and the outcome of each."""
+
+
+def _outcome(key: int, status: int, body: str) -> dict[str, Any]:
+    return {"id": [{"key": KEY_FIELD, "value": str(key)}], "status": status, "body": body}
+
+
+_PREFER = parameter(
+    PREFER_HEADER,
+    "header",
+    "Preferences (RFC 7240), separated by commas; unknown ones are ignored.\n\n"
     "- `return=minimal`: `data` holds only the items that were not stored and those of key 0, each"
     " with its place in the request as `index`; `debug` also tells how many were created, updated,"
     " and failed.\n"
     "- `resolution=newest`: an item replaces a stored record only if its `update_Date`, which it"
     " then must have, is not older than the stored one; else its outcome is 409.",
     # No example: the page would send the first.
-    "schema": {"type": "string"},
-}
+    {"type": "string"},
+)
 
 
 def _schemas(server: Server) -> dict[str, Any]:
@@ -189,12 +202,12 @@ def _schemas(server: Server) -> dict[str, Any]:
         schema["properties"] = {
             field: _nullable(kind) for field, kind in schema["properties"].items()
         }
-    record = schemas["CareCaseClinicalTrial"]
+    record = schemas[RECORD_SCHEMA]
     record["description"] = "One clinical-trial record of a care case. It is replaced as a whole."
     for name in ("entry_Date", "update_Date"):
         # None stands for a date that was not sent; null is refused.
         del record["properties"][name]["default"]
-    for name, value in examples.RECORD.items():
+    for name, value in RECORD.items():
         record["properties"][name]["examples"] = [value]
     schemas["MultiCodeResponse"]["properties"]["status"]["enum"] = sorted(_ITEM_STATUSES)
     return schemas

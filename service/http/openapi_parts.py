@@ -1,11 +1,12 @@
-"""What several operations of the OpenAPI document share: parameters, headers, refusals."""
+"""What the operations of the OpenAPI document share: parameters, headers, examples, refusals."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import hdrs
 
-from service.http.envelope import MEDIA_TYPES
+from service.http.envelope import MEDIA_TYPES, Problem, encode_problem
 from service.wire import (
     ACTIVITY_HEADER,
     DATABASE_HEADER,
@@ -14,111 +15,159 @@ from service.wire import (
     PREFERENCE_APPLIED_HEADER,
     RATE_LIMIT_HEADER,
     RATE_LIMIT_POLICY_HEADER,
+    SAMPLE,
 )
 
 REFERENCE = "#/components/schemas/{name}"
+RECORD_SCHEMA = "CareCaseClinicalTrial"
 TAG = "Care Case Clinical Trials"
-SECURITY: list[dict[str, list[str]]] = [{"apiKeyAuth": [], "bearerAuth": []}]
 
-DATABASE: dict[str, Any] = {
-    "name": DATABASE_HEADER,
-    "in": "header",
-    "required": True,
-    "description": "The target database.",
-    "schema": {"type": "string", "minLength": 1, "pattern": "^[!-~]+$"},
-    "example": "acme",
+RECORD: dict[str, Any] = json.loads(SAMPLE.read_text())[6] | {"careCaseClinicalTrialArm_ID": "B"}
+"""A record in which every field has a value."""
+
+_ACTIVITY_ID = "0d4c1f0e-6f0a-4f0c-9d0b-2a4a3c0f7b11"
+_VISIBLE_ASCII = "^[!-~]+$"
+
+HEADERS: dict[str, Any] = {
+    str(name): {"description": description, "schema": {"type": "string"}}
+    for name, description in {
+        ACTIVITY_HEADER: "Names the request in the log; the same as `debug.activityID`.",
+        PAGINATION_HEADER: 'Which page of how many: `{"TotalCount":25,"TotalPages":3,'
+        '"CurrentPage":1,"PageSize":10}`.',
+        hdrs.LOCATION: "The path of the record.",
+        hdrs.WWW_AUTHENTICATE: "`Bearer`.",
+        hdrs.RETRY_AFTER: "Seconds to wait before resending the request.",
+        PREFERENCE_APPLIED_HEADER: "The preferences that were applied, if any.",
+        RATE_LIMIT_HEADER: "What is left of the API key's limit (IETF draft), if it has one.",
+        RATE_LIMIT_POLICY_HEADER: "The API key's limit (IETF draft), if it has one.",
+    }.items()
 }
 
-TRACEPARENT: dict[str, Any] = {
-    "name": str(hdrs.TRACEPARENT),
-    "in": "header",
-    "required": False,
-    "description": "W3C Trace Context; its trace id goes into the log.",
-    "schema": {"type": "string"},
+_REFUSALS = {
+    400: "A header, the query, the key in the path or the body is malformed.",
+    401: "The API key or the token is missing or not valid.",
+    403: "The caller has no access to this database, or it does not exist; or the API key is not"
+    " allowed to do this; or the database refuses the record.",
+    404: "There is no record of this key.",
+    409: f"A request with the same {IDEMPOTENCY_HEADER} is still in progress (with `Retry-After`);"
+    " or the record is in conflict: with one of its key, or with others.",
+    413: "The body is too large, or the batch has too many items.",
+    415: "The media type, charset or content coding is not supported.",
+    422: f"The {IDEMPOTENCY_HEADER} was already used with a different body; nothing was applied.",
+    429: "The API key has made too many requests.",
+    500: "Internal error.",
+    503: "The service or the database is overloaded, shutting down or unavailable; resend the"
+    " request.",
 }
+
+
+def parameter(
+    name: str, place: str, description: str, schema: Mapping[str, Any], **others: Any
+) -> dict[str, Any]:
+    """Return a parameter, optional unless the others say more."""
+    about = {"name": name, "in": place, "required": False, "description": description}
+    return {**about, "schema": schema, **others}
+
+
+_DATABASE = parameter(
+    DATABASE_HEADER,
+    "header",
+    "The target database.",
+    {"type": "string", "minLength": 1, "pattern": _VISIBLE_ASCII},
+    required=True,
+    example="acme",
+)
+
+_TRACEPARENT = parameter(
+    str(hdrs.TRACEPARENT),
+    "header",
+    "W3C Trace Context; its trace ID is added to the log.",
+    {"type": "string"},
+)
 
 
 def idempotency_key(what: str) -> dict[str, Any]:
     """Return the parameter; ``what`` it names."""
+    return parameter(
+        IDEMPOTENCY_HEADER,
+        "header",
+        f"Names the {what}, so that it can be resent as a whole: what was created under the"
+        " Idempotency-Key gets 201 with the record key assigned then. Any string of yours, such"
+        f" as `trials-2025-01-02-part-7`; another {what} needs another one.",
+        {"type": "string", "minLength": 1, "maxLength": 255, "pattern": _VISIBLE_ASCII},
+    )
+
+
+def operation(
+    name: str,
+    summary: str,
+    description: str,
+    parameters: list[dict[str, Any]],
+    responses: dict[str, Any],
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return an operation, with the parameters that all of them have; no body for None."""
     return {
-        "name": IDEMPOTENCY_HEADER,
-        "in": "header",
-        "required": False,
-        "description": f"Names the {what}, so that it may be sent again as a whole: what was"
-        " created under the key answers 201 with the record's key that it got then. Any text"
-        f" of yours, such as `trials-2025-01-02-part-7`; another {what} needs another.",
-        "schema": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 255,
-            "pattern": "^[!-~]+$",
-        },
+        "operationId": name,
+        "tags": [TAG],
+        "summary": summary,
+        "description": description,
+        "security": [{"apiKeyAuth": [], "bearerAuth": []}],
+        "parameters": [_DATABASE, *parameters, _TRACEPARENT],
+        **({"requestBody": body} if body else {}),
+        "responses": responses,
     }
 
 
-HEADERS: dict[str, Any] = {
-    ACTIVITY_HEADER: {
-        "description": "Names the request in the log; the same as `debug.activityID`.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
-    PAGINATION_HEADER: {
-        "description": 'Which page of how many: `{"TotalCount":25,"TotalPages":3,'
-        '"CurrentPage":1,"PageSize":10}`.',
-        "schema": {"type": "string"},
-    },
-    str(hdrs.LOCATION): {
-        "description": "The path of the record.",
-        "schema": {"type": "string"},
-    },
-    str(hdrs.WWW_AUTHENTICATE): {"description": "`Bearer`.", "schema": {"type": "string"}},
-    str(hdrs.RETRY_AFTER): {
-        "description": "Seconds to wait before sending the request again.",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    },
-    PREFERENCE_APPLIED_HEADER: {
-        "description": "The preferences that were applied, where there are any.",
-        "schema": {"type": "string"},
-    },
-    RATE_LIMIT_HEADER: {
-        "description": "What is left of the key's limit (IETF draft), where it has one.",
-        "schema": {"type": "string"},
-    },
-    RATE_LIMIT_POLICY_HEADER: {
-        "description": "The key's limit (IETF draft), where it has one.",
-        "schema": {"type": "string"},
-    },
-}
-
-ALWAYS = (ACTIVITY_HEADER, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER)
-"""What a good answer has of them, whatever was asked."""
-
-
-def headers(*names: str) -> dict[str, Any]:
-    """Return the headers of these names."""
-    return {str(name): {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def content(schema: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body of this schema in each media type, with these examples."""
-    reference = {"$ref": REFERENCE.format(name=schema)}
-    # JSON first, since generated clients ask for the first; the default is text/plain.
-    names = sorted(MEDIA_TYPES)
-    return {name: {"schema": reference, "examples": named} for name in names}
-
-
-def problems(
-    schema: str, told: Mapping[int, tuple[str, Mapping[str, Any]]]
-) -> dict[str, dict[str, Any]]:
-    """Return refusals by status: a description and examples for each."""
+def request_body(
+    limits: str, schema: Mapping[str, Any], examples: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a body; one type, since generators choose among several: the others work as well."""
     return {
-        str(status): {
-            "description": description,
-            "headers": headers(
-                ACTIVITY_HEADER,
-                *([hdrs.WWW_AUTHENTICATE] if status == 401 else []),
-                *([hdrs.RETRY_AFTER] if status in (409, 429, 503) else []),
-            ),
-            "content": content(schema, named),
-        }
-        for status, (description, named) in told.items()
+        "required": True,
+        "description": f"At most {limits} after decompression; `Content-Encoding` can be `gzip` or"
+        " `deflate`.",
+        "content": {"application/json": {"schema": schema, "examples": examples}},
     }
+
+
+def answer(
+    description: str, schema: str, examples: Mapping[str, Any], *headers: str
+) -> dict[str, Any]:
+    """Return a response with this schema in each media type, these examples and these headers."""
+    content = {"schema": {"$ref": REFERENCE.format(name=schema)}, "examples": examples}
+    return {
+        "description": description,
+        "headers": references(*headers, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
+        # JSON first, since generated clients ask for the first; the default is text/plain.
+        "content": dict.fromkeys(sorted(MEDIA_TYPES), content),
+    }
+
+
+def references(*names: str) -> dict[str, Any]:
+    """Return the headers of these names, and the one that every response has."""
+    return {
+        str(name): {"$ref": f"#/components/headers/{name}"} for name in (ACTIVITY_HEADER, *names)
+    }
+
+
+def refusals(schema: str, path: str, *statuses: int) -> dict[str, Any]:
+    """Return the responses with these statuses, and those that every operation has."""
+    found = {}
+    for status in sorted({*statuses, 401, 403, 429, 500, 503}):
+        text = _REFUSALS[status]
+        problem = json.loads(encode_problem(Problem(status, text), path, _ACTIVITY_ID))
+        headers = [hdrs.WWW_AUTHENTICATE] if status == 401 else []
+        headers += [hdrs.RETRY_AFTER] if status in (409, 429, 503) else []
+        found[str(status)] = answer(text, schema, example("problem", text, problem), *headers)
+    return found
+
+
+def example(name: str, summary: str, value: Any) -> dict[str, Any]:
+    """Return one named example."""
+    return {name: {"summary": summary, "value": value}}
+
+
+def envelope(data: Any) -> dict[str, Any]:
+    """Return the envelope of a response with data, as an example."""
+    return {"data": data, "error": None, "debug": {"activityID": _ACTIVITY_ID}}

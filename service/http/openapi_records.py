@@ -8,18 +8,19 @@ from typing import Any
 from aiohttp import hdrs
 
 from service.config import Server
-from service.http import examples
 from service.http.openapi_parts import (
-    ALWAYS,
-    DATABASE,
+    RECORD,
+    RECORD_SCHEMA,
     REFERENCE,
-    SECURITY,
-    TAG,
-    TRACEPARENT,
-    content,
-    headers,
+    answer,
+    envelope,
+    example,
     idempotency_key,
-    problems,
+    operation,
+    parameter,
+    references,
+    refusals,
+    request_body,
 )
 from service.http.query import SORT_PATTERN
 from service.wire import (
@@ -28,6 +29,8 @@ from service.wire import (
     MOST_PAGE_ITEMS,
     PAGE_ITEMS,
     PAGINATION_HEADER,
+    RATE_LIMIT_HEADER,
+    RATE_LIMIT_POLICY_HEADER,
     RECORDS_PATH,
     Item,
 )
@@ -35,155 +38,131 @@ from service.wire import (
 # The names of the public API.
 ONE = "CareCaseClinicalTrialVBAResponse"
 LIST = "CareCaseClinicalTrialListVBAResponse"
-_RECORD = "CareCaseClinicalTrial"
 
-RECORD_PATH = RECORDS_PATH + "/{key}"
+_RECORD_PATH = RECORDS_PATH + "/{key}"
 
-_EVER = (401, 403, 429, 500, 503)
-
-_KEY = {
-    "name": "key",
-    "in": "path",
-    "required": True,
-    "description": f"The record's `{KEY_FIELD}`.",
-    "schema": {"type": "integer", "minimum": INT32[0], "maximum": INT32[-1]},
-    "example": examples.RECORD[KEY_FIELD],
-}
+_KEY = parameter(
+    "key",
+    "path",
+    f"The record's `{KEY_FIELD}`.",
+    {"type": "integer", "minimum": INT32[0], "maximum": INT32[-1]},
+    required=True,
+    example=RECORD[KEY_FIELD],
+)
+_SORT = parameter(
+    "sortBy",
+    "query",
+    "Fields, separated by commas, each with `:asc` (the default) or `:desc`; of"
+    f" {', '.join(f'`{name}`' for name in Item.__struct_encode_fields__)}.",
+    {"type": "string", "pattern": SORT_PATTERN},
+    example="case_Key:desc,study_Title",
+)
 
 
 def paths(server: Server) -> dict[str, Any]:
     """Return the operations by path and method."""
+    body = request_body(
+        f"{server.max_item_bytes} bytes",
+        {"$ref": REFERENCE.format(name=RECORD_SCHEMA)},
+        example("record", "A record in which every field has a value", RECORD),
+    )
     return {
-        RECORDS_PATH: {"get": _list(server), "post": _create(server)},
-        RECORD_PATH: {"get": _get(server), "put": _update(server), "delete": _delete(server)},
+        RECORDS_PATH: {"get": _list(server), "post": _create(server, body)},
+        _RECORD_PATH: {
+            "get": _get(server),
+            "put": _update(server, body),
+            "delete": _delete(server),
+        },
     }
 
 
 def _list(server: Server) -> dict[str, Any]:
-    description = (
+    page = example("page", "A page of records", envelope([RECORD]))
+    return operation(
+        "ListCareCaseClinicalTrial",
+        "List clinical trials",
         "A page of all records. The key breaks ties, so that pages never overlap. Null sorts as"
         f" greater than all values. A page has at most {server.max_page_bytes} bytes of text;"
-        " `pageSize=1` always works."
-    )
-    parameters = [
-        _counted("page", "Which page, counted from 1.", 1, INT32[-1]),
-        _counted("pageSize", "How many records a page has.", PAGE_ITEMS, MOST_PAGE_ITEMS),
+        " `pageSize=1` always works.",
+        [
+            _counted("page", "Which page, counted from 1.", 1, INT32[-1]),
+            _counted("pageSize", "How many records a page has.", PAGE_ITEMS, MOST_PAGE_ITEMS),
+            _SORT,
+        ],
         {
-            "name": "sortBy",
-            "in": "query",
-            "required": False,
-            "description": "Fields, separated by commas, each with `:asc` (the default) or `:desc`;"
-            f" of {', '.join(f'`{name}`' for name in Item.__struct_encode_fields__)}.",
-            "schema": {"type": "string", "pattern": SORT_PATTERN},
-            "example": "case_Key:desc,study_Title",
+            "200": answer(
+                "The records of the page; none behind the last.", LIST, page, PAGINATION_HEADER
+            ),
+            **refusals(LIST, server.base_path + RECORDS_PATH, 400),
         },
-    ]
-    answer = {
-        "description": "The records of the page; none behind the last.",
-        "headers": headers(PAGINATION_HEADER, *ALWAYS),
-        "content": content(LIST, examples.of_page()),
-    }
-    return {
-        **_operation("ListCareCaseClinicalTrial", "List clinical trials", description, parameters),
-        "responses": {"200": answer, **_refusals(LIST, server, RECORDS_PATH, 400)},
-    }
-
-
-def _create(server: Server) -> dict[str, Any]:
-    description = (
-        "Creates a record that does not exist; with key 0 the database gives it a key. The answer"
-        " has the record as it is stored, read after the commit."
     )
-    answer = _record_answer("Created and committed.", hdrs.LOCATION)
-    refusals = _refusals(ONE, server, RECORDS_PATH, 400, 409, 413, 415, 422)
-    return {
-        **_operation(
-            "CreateCareCaseClinicalTrial",
-            "Create a clinical trial",
-            description,
-            [idempotency_key("record")],
-        ),
-        "requestBody": _body(server),
-        "responses": {"201": answer, **refusals},
-    }
+
+
+def _create(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    return operation(
+        "CreateCareCaseClinicalTrial",
+        "Create a clinical trial",
+        "Creates a record that does not exist; with key 0 the database assigns its key. The answer"
+        " has the record as it is stored, read after the commit.",
+        [idempotency_key("record")],
+        {
+            "201": _record("Created and committed.", hdrs.LOCATION),
+            **refusals(ONE, server.base_path + RECORDS_PATH, 400, 409, 413, 415, 422),
+        },
+        body,
+    )
 
 
 def _get(server: Server) -> dict[str, Any]:
-    answer = _record_answer("The record.")
-    return {
-        **_operation("GetCareCaseClinicalTrial", "Read a clinical trial", "One record.", [_KEY]),
-        "responses": {"200": answer, **_refusals(ONE, server, RECORD_PATH, 400, 404)},
-    }
+    return operation(
+        "GetCareCaseClinicalTrial",
+        "Read a clinical trial",
+        "One record.",
+        [_KEY],
+        {
+            "200": _record("The record."),
+            **refusals(ONE, server.base_path + _RECORD_PATH, 400, 404),
+        },
+    )
 
 
-def _update(server: Server) -> dict[str, Any]:
-    description = (
+def _update(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    return operation(
+        "UpdateCareCaseClinicalTrial",
+        "Replace a clinical trial",
         "Replaces a record that exists, as a whole: a nullable field that is omitted becomes null;"
         f" `entry_Date` and `entry_User` stay. `{KEY_FIELD}` must be that of the path. The answer"
-        " has the record as it is stored, read after the commit."
+        " has the record as it is stored, read after the commit.",
+        [_KEY],
+        {
+            "200": _record("Replaced and committed."),
+            **refusals(ONE, server.base_path + _RECORD_PATH, 400, 404, 409, 413, 415),
+        },
+        body,
     )
-    answer = _record_answer("Replaced and committed.")
-    refusals = _refusals(ONE, server, RECORD_PATH, 400, 404, 409, 413, 415)
-    return {
-        **_operation(
-            "UpdateCareCaseClinicalTrial", "Replace a clinical trial", description, [_KEY]
-        ),
-        "requestBody": _body(server),
-        "responses": {"200": answer, **refusals},
-    }
 
 
 def _delete(server: Server) -> dict[str, Any]:
-    answer = {"description": "Deleted and committed.", "headers": headers(*ALWAYS)}
-    return {
-        **_operation(
-            "DeleteCareCaseClinicalTrial", "Delete a clinical trial", "Deletes one record.", [_KEY]
-        ),
-        "responses": {"204": answer, **_refusals(ONE, server, RECORD_PATH, 400, 404, 409)},
-    }
-
-
-def _operation(
-    name: str, summary: str, description: str, parameters: list[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "operationId": name,
-        "tags": [TAG],
-        "summary": summary,
-        "description": description,
-        "security": SECURITY,
-        "parameters": [DATABASE, *parameters, TRACEPARENT],
-    }
+    return operation(
+        "DeleteCareCaseClinicalTrial",
+        "Delete a clinical trial",
+        "Deletes one record.",
+        [_KEY],
+        {
+            "204": {
+                "description": "Deleted and committed.",
+                "headers": references(RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
+            },
+            **refusals(ONE, server.base_path + _RECORD_PATH, 400, 404, 409),
+        },
+    )
 
 
 def _counted(name: str, description: str, default: int, most: int) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "description": description,
-        "schema": {"type": "integer", "minimum": 1, "maximum": most, "default": default},
-    }
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return parameter(name, "query", description, schema)
 
 
-def _body(server: Server) -> dict[str, Any]:
-    schema = {"$ref": REFERENCE.format(name=_RECORD)}
-    return {
-        "required": True,
-        "description": f"At most {server.max_item_bytes} bytes after decompression;"
-        " `Content-Encoding` may be `gzip` or `deflate`.",
-        "content": {"application/json": {"schema": schema, "example": examples.RECORD}},
-    }
-
-
-def _record_answer(description: str, *names: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "headers": headers(*names, *ALWAYS),
-        "content": content(ONE, examples.of_record()),
-    }
-
-
-def _refusals(schema: str, server: Server, path: str, *statuses: int) -> dict[str, Any]:
-    told = examples.problems_of_records(server, path, sorted({*statuses, *_EVER}))
-    return problems(schema, told)
+def _record(description: str, *headers: str) -> dict[str, Any]:
+    stored = example("record", "The stored record", envelope(RECORD))
+    return answer(description, ONE, stored, *headers)

@@ -26,7 +26,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from service.config import Server
 from service.engine import sqlstates
 from service.http import openapi
-from service.wire import IDEMPOTENCY_HEADER, Item
+from service.wire import Item
 from tests.harness.running import MakeService
 from tests.harness.service import API_KEY, KEY, PATH, RECORDS, token
 
@@ -119,31 +119,34 @@ async def test_the_examples_of_one_record_are_what_the_service_says(
 ) -> None:
     found = operations()
     service = await make_service(allow=["read", "write"])
-    record = found["CreateCareCaseClinicalTrial"]["requestBody"]["content"]["application/json"]
-    key = record["example"][KEY]
+    body = found["CreateCareCaseClinicalTrial"]["requestBody"]["content"]["application/json"]
+    record = body["examples"]["record"]["value"]
+    key = record[KEY]
 
-    def shown(name: str, status: int, cause: str) -> Any:
+    def shown(name: str, status: int) -> Any:
         content = found[name]["responses"][str(status)]["content"]["application/json"]
-        return content["examples"][cause]["value"] | {"debug": {}}
+        (example,) = content["examples"].values()
+        return example["value"]
 
-    for name, method, path, body, status, cause in [
-        ("GetCareCaseClinicalTrial", "GET", f"/{key}", None, 404, "absent"),
-        ("CreateCareCaseClinicalTrial", "POST", "", record["example"], 201, "record"),
-        ("CreateCareCaseClinicalTrial", "POST", "", record["example"], 409, "exists"),
-        (
-            *("CreateCareCaseClinicalTrial", "POST", ""),
-            *(record["example"] | {"update_User": "x" * 21}, 400, "item"),
-        ),
-        ("GetCareCaseClinicalTrial", "GET", f"/{key}", None, 200, "record"),
-        ("ListCareCaseClinicalTrial", "GET", "?sortBy=case_Key", None, 200, "page"),
-        ("UpdateCareCaseClinicalTrial", "PUT", f"/{key}", record["example"], 200, "record"),
+    def general(envelope: Any) -> Any:
+        """Return an envelope without what differs from one request to the next."""
+        if envelope["error"]:
+            envelope["error"] |= {"detail": "", "instance": ""}
+        return envelope | {"debug": {}}
+
+    for name, method, path, sent, status in [
+        ("GetCareCaseClinicalTrial", "GET", f"/{key}", None, 404),
+        ("CreateCareCaseClinicalTrial", "POST", "", record, 201),
+        ("CreateCareCaseClinicalTrial", "POST", "", record, 409),
+        ("CreateCareCaseClinicalTrial", "POST", "", record | {"update_User": "x" * 21}, 400),
+        ("GetCareCaseClinicalTrial", "GET", f"/{key}", None, 200),
+        ("ListCareCaseClinicalTrial", "GET", "?sortBy=case_Key", None, 200),
+        ("UpdateCareCaseClinicalTrial", "PUT", f"/{key}", record, 200),
     ]:
-        answer = await service.ask(method, path, body)
+        answer = await service.ask(method, path, sent)
 
-        told = json.loads(json.dumps(answer.envelope).replace(f"/{key}", "/{key}"))
-        example = json.loads(json.dumps(shown(name, status, cause)).replace(f"/{key}", "/{key}"))
         assert answer.status == status
-        assert told | {"debug": {}} == example
+        assert general(answer.envelope) == general(shown(name, status))
 
 
 def test_every_field_has_its_limit_and_a_description() -> None:
@@ -160,48 +163,6 @@ def test_every_field_has_its_limit_and_a_description() -> None:
     assert schemas["CareCaseClinicalTrial"]["additionalProperties"] is False
     lenient = openapi.document(Server(ignore_unknown_fields=True))["components"]["schemas"]
     assert "additionalProperties" not in lenient["CareCaseClinicalTrial"]
-
-
-def examples_of(status: int, **limits: Any) -> dict[str, Any]:
-    """Return the document's examples of an answer by their names."""
-    document = openapi.document(Server(**limits))
-    content = document["paths"][PATH]["put"]["responses"][str(status)]["content"]
-    assert content["text/plain"] == content["application/json"] == content["text/json"]
-    return {name: each["value"] for name, each in content["application/json"]["examples"].items()}
-
-
-@pytest.mark.parametrize(
-    ("status", "cause", "batch", "headers"),
-    [
-        (400, "database-missing", b"[]", {"vbasoftware-database": None}),
-        (400, "key", b"[]", {IDEMPOTENCY_HEADER: "ü"}),
-        (400, "empty", b"", {}),
-        (400, "no-array", b"{}", {}),
-        (401, "credentials", b"[]", {"x-api-key": None}),
-        (403, "database", b"[]", {"vbasoftware-database": "elsewhere"}),
-        (413, "bytes", b"[" + b" " * 100 + b"]", {}),
-        (413, "items", b"[1,2,3]", {}),
-        (415, "media-type", b"[]", {"Content-Type": "text/plain"}),
-        (415, "charset", b"[]", {"Content-Type": "application/json; charset=latin-1"}),
-        (415, "coding", b"[]", {"Content-Encoding": "br"}),
-        (422, "another-body", b"[1]", {IDEMPOTENCY_HEADER: "used"}),
-    ],
-)
-async def test_the_examples_of_refusals_are_what_the_service_says(
-    make_service: MakeService,
-    status: int,
-    cause: str,
-    batch: bytes,
-    headers: dict[str, str | None],
-) -> None:
-    limits: Any = {"max_body_bytes": 100, "max_batch_items": 2}
-    service = await make_service(**limits)
-    await service.put([{KEY: 0}], headers={IDEMPOTENCY_HEADER: "used"})
-
-    answer = await service.put(batch, headers=headers)
-
-    assert answer.status == status
-    assert answer.envelope | {"debug": {}} == examples_of(status, **limits)[cause] | {"debug": {}}
 
 
 async def test_the_type_of_every_problem_leads_to_a_row_of_the_contract(
@@ -228,12 +189,14 @@ async def test_the_examples_of_batches_get_the_outcomes_that_are_shown(
     service = await make_service()
     operation = openapi.document(Server())["paths"][PATH]["put"]
     batches = operation["requestBody"]["content"]["application/json"]["examples"]
-    outcomes = examples_of(207)
+    content = operation["responses"]["207"]["content"]
+    outcomes = content["application/json"]["examples"]
 
+    assert content["text/plain"] == content["application/json"] == content["text/json"]
     assert batches.keys() == outcomes.keys()
     for name, batch in batches.items():
         answer = await service.put(batch["value"])
-        shown = outcomes[name]["data"]
+        shown = outcomes[name]["value"]["data"]
         if name == "key-0":
             shown[0]["id"][0]["value"] = str(answer.keys[0])
         assert answer.envelope["data"] == shown
