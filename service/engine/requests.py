@@ -5,7 +5,6 @@ What a request created is in its receipts, which the statements themselves write
 
 import asyncio
 import contextvars
-import hashlib
 import logging
 import random
 from uuid import UUID
@@ -36,12 +35,6 @@ class StillRunning(Exception):
 
 class AnotherBody(Exception):
     """The same request created records with another body (422)."""
-
-
-def request_id(caller: str, database: str, key: str) -> UUID:
-    """Return the name of a request: of the API key's name, the database and the Idempotency-Key."""
-    name = f"{len(caller)} {caller} {len(database)} {database} {key}"
-    return UUID(bytes=hashlib.sha256(name.encode()).digest()[:16])
 
 
 class Requests:

@@ -1,10 +1,12 @@
 """What all of the engine speaks of: rows, their batch, their runs, and what became of them."""
 
 import asyncio
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
 """An item's values in the order of the columns; the key comes first."""
-
-NEVER_GONE: Callable[[], bool] = bool
 
 
 class Mode(StrEnum):
@@ -47,6 +47,7 @@ class Whole(NamedTuple):
     digest: UUID
 
 
+@dataclass(kw_only=True, eq=False)
 class Batch:
     """One caller's batch on its way into one database.
 
@@ -54,51 +55,38 @@ class Batch:
     records, and of all that it creates in the mode ``create``. Only if there are such,
     ``look_whole`` is called, and the batch acquires its request, for which it waits up to
     ``wait_seconds``. ``is_gone`` tells whether nobody waits for its outcomes any more, so that
-    nothing further of it is to start; ``has_more``, whether it has more than one run.
+    nothing further of it is to start; ``has_more``, whether it has more than one run. After a
+    503, later items with a key in ``refused_keys`` get 503 as well.
     """
 
-    def __init__(
-        self,
-        *,
-        database: str,
-        caller: str,
-        user: str,
-        activity_id: str,
-        key: str,
-        name_request: Callable[[], UUID],
-        look_whole: Callable[[], Awaitable[Whole]],
-        mode: Mode = Mode.UPSERT,
-        is_gone: Callable[[], bool] = NEVER_GONE,
-        has_more: bool = False,
-        wait_seconds: float = 0,
-    ) -> None:
-        self.database = database
-        self.caller = caller
-        self.user = user
-        self.activity_id = activity_id
-        self.key = key
-        self._name_request = name_request
-        self.wait_seconds = wait_seconds
-        self.is_acquired = False
-        self.is_still_running = False
-        self.look_whole = look_whole
-        self.mode = mode
-        self.digest: UUID | None = None
-        self.is_gone = is_gone
-        self.reserved: ReservedKeys | None = None
-        self.is_preparing = False
-        self.runs: deque[Run] = deque()
-        self.has_more = has_more
-        # Keys of items that got 503: later ones of the same key get it, too.
-        self.refused_keys: set[int] = set()
-        self.refused_in_a_row = 0
-        self.given_up: str | None = None
-        self._reported: set[str] = set()
+    database: str
+    caller: str
+    user: str
+    activity_id: str
+    key: str
+    look_whole: Callable[[], Awaitable[Whole]]
+    mode: Mode = Mode.UPSERT
+    is_gone: Callable[[], bool] = bool
+    has_more: bool = False
+    wait_seconds: float = 0
+
+    digest: UUID | None = None
+    reserved: ReservedKeys | None = None
+    is_acquired: bool = False
+    is_still_running: bool = False
+    is_preparing: bool = False
+    runs: deque["Run"] = field(default_factory=deque)
+    refused_keys: set[int] = field(default_factory=set)
+    refused_in_a_row: int = 0
+    given_up: str | None = None
+    reported: set[str] = field(default_factory=set)
 
     @cached_property
     def request_id(self) -> UUID:
         """The request's name; most batches do not need one."""
-        return self._name_request()
+        caller, database = self.caller, self.database
+        name = f"{len(caller)} {caller} {len(database)} {database} {self.key}"
+        return UUID(bytes=hashlib.sha256(name.encode()).digest()[:16])
 
     def give_up(self, words: str) -> None:
         """Let nothing further of it start; the items that wait get 503 for this reason."""
@@ -114,8 +102,8 @@ class Batch:
         meaning = meaning_of(sqlstate)
         if meaning.status != 500:
             return Outcome(key, meaning.status, message_of(message, column))
-        if sqlstate not in self._reported:
-            self._reported.add(sqlstate)
+        if sqlstate not in self.reported:
+            self.reported.add(sqlstate)
             fields = {
                 "activityID": self.activity_id,
                 "database": self.database,

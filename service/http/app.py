@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
+from service.engine.retrying import TimedOut, Unavailable, Unserved
 from service.http import page, probes
 from service.http.access import RATE_LIMIT
 from service.http.envelope import RECORD, Problem, problem_response
@@ -178,8 +179,13 @@ async def _handled(request: web.Request, handler: Handler, activity_id: str) -> 
         raise
     except web.HTTPException as error:
         raise _problem_of(error) from None
+    except (Unavailable, TimedOut) as error:
+        words = str(error) or "The database did not answer in time"
+        detail = f"{words}; send the request again."
+        raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_away") from None
     except Exception as error:
-        logger.exception("unhandled", exc_info=bare(error))
+        if not isinstance(error, Unserved):  # which is in the log
+            logger.exception("unhandled", exc_info=bare(error))
         if request.writer.output_size > 0:
             # Half an envelope cannot be mended: abort, so that it does not look whole.
             raise ConnectionError("aborted") from None

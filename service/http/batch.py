@@ -4,24 +4,23 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from aiohttp import web
 from msgspec.structs import astuple
 
-from service.config import Server
-from service.engine.requests import request_id
-from service.engine.rows import Batch, Mode, Whole
+from service.config import Server, Tuning
+from service.engine.rows import Batch, Mode
 from service.engine.writer import Writer, Writers
-from service.http.access import Access, Caller
+from service.http.access import Access
 from service.http.admission import Admission
 from service.http.body import BodyReader, check_media_type, chunks_of
-from service.http.envelope import RECORD, EnvelopeResponse, Problem
-from service.http.idempotency import check_body, digest_of, idempotency_key, still_running
+from service.http.envelope import EnvelopeResponse, Problem
+from service.http.idempotency import check_body, idempotency_key, new_batch, still_running
 from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
 from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
 from service.items.walk import ItemTooLarge
-from service.telemetry import metrics
 from service.wire import Outcome
 
 RUNS_AHEAD = 2
@@ -29,79 +28,43 @@ RUNS_AHEAD = 2
 statements may take."""
 
 
+@dataclass
 class BatchHandler:
     """Answers ``PUT {base_path}/care-case-clinical-trials-batch``."""
 
-    def __init__(
-        self,
-        settings: Server,
-        access: Access,
-        admission: Admission,
-        writers: Writers,
-        reader: BodyReader,
-        write_seconds: float,
-    ) -> None:
-        self._max_items = settings.max_batch_items
-        self._max_item_bytes = settings.max_item_bytes
-        self._wait_seconds = settings.max_queue_seconds
-        self._access = access
-        self._admission = admission
-        self._writers = writers
-        self._reader = reader
-        self._write_seconds = write_seconds
-        self._decoder = BatchDecoder(ignore_unknown_fields=settings.ignore_unknown_fields)
+    settings: Server
+    tuning: Tuning
+    access: Access
+    admission: Admission
+    writers: Writers
+
+    def __post_init__(self) -> None:
+        self._reader = BodyReader(self.settings.max_body_bytes, self.tuning)
+        self._decoder = BatchDecoder(ignore_unknown_fields=self.settings.ignore_unknown_fields)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Check, read, decode and apply the batch; stream the outcomes as chunks commit."""
-        record = request[RECORD]
-        caller, database = await self._access.grant(request, "batch")
+        caller, database = await self.access.grant(request, "batch")
         check_media_type(request)
         key = idempotency_key(request)
         preferences = preferences_of(request)
-        with self._admission.batch(caller.name, database) as counted:
+        with self.admission.batch(caller.name, database) as counted:
             body = await self._reader.read(request, counted)
-            record.bytes = len(body)
-            metrics.BODY_BYTES.labels(database).inc(len(body))
             chunks = await self._chunks(body)
-            writer = await self._writers.of(database)
+            writer = await self.writers.of(database)
             items = _Items(body, chunks, self._decoder, preferences.mode)
-            batch = self._batch(request, caller, key, preferences.mode, items)
+            batch = new_batch(
+                *(request, caller, key, body, preferences.mode, items.named_keys),
+                has_more=len(chunks) > 1,
+                wait_seconds=self.settings.max_queue_seconds,
+            )
             if key is not None:
-                batch.digest = await check_body(writer.requests, batch, body)
-            response = EnvelopeResponse(request, self._write_seconds, preferences)
+                await check_body(writer.requests, batch, body)
+            response = EnvelopeResponse(request, self.tuning.write_seconds, preferences)
             try:
                 return await self._apply(response, batch, writer, items)
             finally:
                 writer.requests.release(batch)
-
-    def _batch(
-        self,
-        request: web.Request,
-        caller: Caller,
-        key: str | None,
-        mode: Mode,
-        items: "_Items",
-    ) -> Batch:
-        async def look_whole() -> Whole:
-            digest = batch.digest or await digest_of(items.body)
-            return Whole(await items.named_keys(), digest)
-
-        record = request[RECORD]
-        database, key = record.database or "", key or record.activity_id
-        batch = Batch(
-            database=database,
-            caller=caller.name,
-            user=caller.user,
-            activity_id=record.activity_id,
-            key=key,
-            name_request=lambda: request_id(caller.name, database, key),
-            look_whole=look_whole,
-            mode=mode,
-            is_gone=lambda: request.transport is None,
-            has_more=len(items.chunks) > 1,
-            wait_seconds=self._wait_seconds,
-        )
-        return batch
 
     async def _apply(
         self,
@@ -132,7 +95,8 @@ class BatchHandler:
 
     async def _chunks(self, body: bytearray) -> list[Chunk]:
         try:
-            return await chunks_of(body, self._max_items, self._max_item_bytes)
+            limits = self.settings
+            return await chunks_of(body, limits.max_batch_items, limits.max_item_bytes)
         except TooManyItems as error:
             raise Problem(413, str(error), reason="items") from None
         except ItemTooLarge as error:

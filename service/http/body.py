@@ -10,10 +10,11 @@ from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from service.config import Tuning
 from service.http.admission import BodyBytes
-from service.http.envelope import Problem
+from service.http.envelope import RECORD, Problem
 from service.http.expectation import ask_for_body
 from service.items.split import Chunk, split_batch
 from service.items.walk import MalformedBody
+from service.telemetry import metrics
 
 SHORT_BODY_BYTES = 16 * 1024
 """A body of which no part takes so long that others would miss their turn."""
@@ -92,6 +93,9 @@ class BodyReader:
                 f"The {encoding} data ended before it was complete.",
                 reason="content_encoding",
             )
+        record = request[RECORD]
+        record.bytes = len(body)
+        metrics.BODY_BYTES.labels(record.database).inc(len(body))
         return body
 
     def _too_large(self) -> Problem:

@@ -54,21 +54,19 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
-def encode_problem(problem: Problem, instance: str, activity_id: str) -> bytes:
-    """Return the envelope of a problem as JSON; ``instance`` is the request's path."""
-    return msgspec.json.encode(
-        Envelope(
-            data=None,
-            error=ProblemDetails(
-                type=problem_type(problem.status),
-                title=HTTPStatus(problem.status).phrase,
-                status=problem.status,
-                # It may quote a header, whose bytes need not be UTF-8.
-                detail=problem.detail.encode(errors="replace").decode(),
-                instance=instance,
-            ),
-            debug=Debug(activity_id),
-        )
+def problem_envelope(problem: Problem, instance: str, activity_id: str) -> Envelope:
+    """Return the envelope of a problem; ``instance`` is the request's path."""
+    return Envelope(
+        data=None,
+        error=ProblemDetails(
+            type=problem_type(problem.status),
+            title=HTTPStatus(problem.status).phrase,
+            status=problem.status,
+            # It may quote a header, whose bytes need not be UTF-8.
+            detail=problem.detail.encode(errors="replace").decode(),
+            instance=instance,
+        ),
+        debug=Debug(activity_id),
     )
 
 
@@ -126,13 +124,18 @@ def _range(part: str) -> tuple[str, float]:
 
 def problem_response(request: web.BaseRequest, problem: Problem, activity_id: str) -> web.Response:
     """Return the envelope of a whole-request error in the type that the client accepts."""
+    envelope = problem_envelope(problem, request.path, activity_id)
+    return envelope_response(request, envelope, problem.status, problem.headers)
+
+
+def envelope_response(
+    request: web.BaseRequest, envelope: msgspec.Struct, status: int, headers: Mapping[str, str]
+) -> web.Response:
+    """Return an envelope in the type that the client accepts."""
     return web.Response(
-        status=problem.status,
-        body=encode_problem(problem, request.path, activity_id),
-        headers={
-            **problem.headers,
-            hdrs.CONTENT_TYPE: negotiate(accepted(request)),
-        },
+        status=status,
+        body=msgspec.json.encode(envelope),
+        headers={**headers, hdrs.CONTENT_TYPE: negotiate(accepted(request))},
     )
 
 

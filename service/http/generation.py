@@ -18,7 +18,6 @@ from service.http import openapi
 from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
-from service.http.body import BodyReader
 from service.http.page import Document
 from service.http.records import RecordHandler
 from service.telemetry import metrics
@@ -49,22 +48,8 @@ class Generation:
             keys, before._rate_limiter if before else None
         )
         access = Access(self.authenticator, self._rate_limiter, settings.databases)
-        self.batch = BatchHandler(
-            server,
-            access,
-            admission,
-            self.writers,
-            BodyReader(server.max_body_bytes, tuning),
-            tuning.write_seconds,
-        )
-        self.records = RecordHandler(
-            server,
-            access,
-            admission,
-            self.writers,
-            BodyReader(min(server.max_item_bytes, server.max_body_bytes), tuning, advice=""),
-            tuning.write_seconds,
-        )
+        self.batch = BatchHandler(server, tuning, access, admission, self.writers)
+        self.records = RecordHandler(server, tuning, access, admission, self.writers)
         self.openapi = Document(
             lambda: msgspec.json.encode(openapi.document(server)), "application/json"
         )

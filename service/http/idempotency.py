@@ -5,16 +5,17 @@ The header is that of draft-ietf-httpapi-idempotency-key-header.
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from aiohttp import hdrs, web
 from blake3 import blake3
 
 from service.engine.requests import AnotherBody, Requests, StillRunning
-from service.engine.retrying import TimedOut, Unavailable, Unserved
-from service.engine.rows import Batch
+from service.engine.rows import Batch, Mode, Whole
 from service.engine.statement import OTHER_BODY
-from service.http.envelope import Problem
+from service.http.access import Caller
+from service.http.envelope import RECORD, Problem
 from service.wire import IDEMPOTENCY_HEADER
 
 _KEY = re.compile(r"[!-~]{1,255}")
@@ -43,23 +44,53 @@ def idempotency_key(request: web.Request) -> str | None:
     return key
 
 
-async def check_body(requests: Requests, batch: Batch, body: bytearray) -> UUID:
-    """Return the digest of a body that came with an Idempotency-Key.
+def new_batch(
+    request: web.Request,
+    caller: Caller,
+    key: str | None,
+    body: bytearray,
+    mode: Mode,
+    named_keys: Callable[[], Awaitable[Sequence[int]]] | None = None,
+    *,
+    has_more: bool = False,
+    wait_seconds: float = 0,
+) -> Batch:
+    """Return the batch in a request; its activityID stands for an Idempotency-Key of None."""
+
+    async def look_whole() -> Whole:
+        digest = batch.digest or await _digest_of(body)
+        return Whole(await named_keys() if named_keys else (), digest)
+
+    record = request[RECORD]
+    batch = Batch(
+        database=record.database or "",
+        caller=caller.name,
+        user=caller.user,
+        activity_id=record.activity_id,
+        key=key or record.activity_id,
+        look_whole=look_whole,
+        mode=mode,
+        is_gone=lambda: request.transport is None,
+        has_more=has_more,
+        wait_seconds=wait_seconds,
+    )
+    return batch
+
+
+async def check_body(requests: Requests, batch: Batch, body: bytearray) -> None:
+    """Note the digest of a body that came with an Idempotency-Key.
 
     Raises Problem 409 if the same request is in progress for too long, 422 if it created records
-    with another body, and 503.
+    with another body, and what served() does.
     """
-    digest = await digest_of(body)
+    batch.digest = await _digest_of(body)
     try:
         await requests.wait_for_others(batch)
-        await requests.check_body(batch.request_id, digest)
+        await requests.check_body(batch.request_id, batch.digest)
     except StillRunning:
         raise still_running() from None
     except AnotherBody:
         raise Problem(422, OTHER_BODY, reason="another_body") from None
-    except (Unserved, Unavailable, TimedOut) as error:
-        raise unserved(error, batch.activity_id, "batch") from None
-    return digest
 
 
 def still_running() -> Problem:
@@ -68,15 +99,7 @@ def still_running() -> Problem:
     return Problem(409, detail, RETRY_AFTER, reason="at_work")
 
 
-def unserved(error: Unserved | Unavailable | TimedOut, activity_id: str, what: str) -> Problem:
-    """Return what it means for a caller that the database did not serve ``what`` they sent."""
-    if isinstance(error, Unserved):
-        return Problem(500, f"Internal error, activityID {activity_id}.", reason="internal")
-    words = str(error) or "The database did not answer in time"
-    return Problem(503, f"{words}; send the {what} again.", RETRY_AFTER, reason="database_away")
-
-
-async def digest_of(body: bytearray) -> UUID:
+async def _digest_of(body: bytearray) -> UUID:
     """Return what tells one body from another.
 
     By BLAKE3, since SHA-256 was the largest part of what a record of key 0 costs the service.

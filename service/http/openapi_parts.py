@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from aiohttp import hdrs
 
-from service.http.envelope import MEDIA_TYPES, Problem, encode_problem
+from service.http.envelope import MEDIA_TYPES, Problem, problem_envelope
 from service.wire import (
     ACTIVITY_HEADER,
     DATABASE_HEADER,
@@ -156,7 +157,7 @@ def refusals(schema: str, path: str, *statuses: int) -> dict[str, Any]:
     found = {}
     for status in sorted({*statuses, 401, 403, 429, 500, 503}):
         text = _REFUSALS[status]
-        problem = json.loads(encode_problem(Problem(status, text), path, _ACTIVITY_ID))
+        problem = msgspec.to_builtins(problem_envelope(Problem(status, text), path, _ACTIVITY_ID))
         headers = [hdrs.WWW_AUTHENTICATE] if status == 401 else []
         headers += [hdrs.RETRY_AFTER] if status in (409, 429, 503) else []
         found[str(status)] = answer(text, schema, example("problem", text, problem), *headers)

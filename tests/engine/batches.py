@@ -17,7 +17,7 @@ def make_batch(
     *,
     is_gone: Callable[[], bool] = bool,
     mode: Mode = Mode.UPSERT,
-    name_request: Callable[[], UUID] = uuid.uuid4,
+    key: str = "",
 ) -> Batch:
     """Return a batch of a caller of its own."""
     return Batch(
@@ -25,8 +25,7 @@ def make_batch(
         caller="loader",
         user="tester",
         activity_id="an activity",
-        key="a key",
-        name_request=name_request,
+        key=key or str(uuid.uuid4()),
         look_whole=look_whole,
         is_gone=is_gone,
         mode=mode,

@@ -239,11 +239,9 @@ async def test_what_was_lost_for_one_record_says_nothing_of_the_next(
 
 
 async def test_what_is_created_and_sent_again_under_its_name_is_created(tenant: Tenant) -> None:
-    name = uuid4()
     digest = uuid4()
     first, again = (
-        make_batch(lambda: whole((), digest), mode=Mode.CREATE, name_request=lambda: name)
-        for _ in range(2)
+        make_batch(lambda: whole((), digest), mode=Mode.CREATE, key="a key") for _ in range(2)
     )
 
     told = [await tenant.told(Mode.CREATE, record(2), batch=batch) for batch in (first, again)]

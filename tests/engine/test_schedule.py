@@ -201,7 +201,6 @@ class Senders(RuleBasedStateMachine):
             user=user,
             activity_id=f"{number}",
             key=f"{number}",
-            name_request=uuid.uuid4,
             look_whole=look_whole,
             is_gone=lambda: sender.is_gone,
             mode=mode,
