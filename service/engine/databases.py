@@ -1,24 +1,18 @@
-"""Name to pool: each tenant database has its own, created when first needed."""
+"""The connections to a tenant database: a pool, bounded in number."""
 
 import asyncio
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.config import Database, Tuning
-from service.postgres import (
-    CANNOT_CONNECT,
-    connect_arguments,
-    schema_is_current,
-    unsafe_schemas,
-)
+from service.config import Database
+from service.postgres import connect_arguments, unsafe_schemas
 from service.statements import CLEAN_PATH, SESSION, in_schema
 from service.telemetry import metrics
 
@@ -114,14 +108,18 @@ class Pool:
         """Return a statement for the schema of this database's record table."""
         return in_schema(statement, self.schema)
 
-    def acquire(self, timeout: float) -> AbstractAsyncContextManager[PooledConnection]:
+    async def acquire(self, timeout: float) -> PooledConnection:  # noqa: ASYNC109
         """Lend a connection, a new one if need be. Raises TimeoutError after so many seconds."""
-        return self._connections.acquire(timeout=timeout)
+        return await self._connections.acquire(timeout=timeout)
+
+    async def release(self, connection: PooledConnection) -> None:
+        """Take a connection back."""
+        await self._connections.release(connection)
 
     @property
     def is_exhausted(self) -> bool:
         """Whether all connections that there may be are at work."""
-        return self.in_use == self._connections.get_max_size()
+        return self.in_use == self.max_size
 
     @property
     def max_size(self) -> int:
@@ -129,14 +127,15 @@ class Pool:
         return self._connections.get_max_size()
 
     @property
-    def size(self) -> int:
-        """How many connections are open."""
-        return self._connections.get_size()
-
-    @property
     def in_use(self) -> int:
         """How many connections are at work."""
         return self._connections.get_size() - self._connections.get_idle_size()
+
+    def sample(self) -> None:
+        """Update the pool's metrics."""
+        metrics.POOL_SIZE.labels(self.name).set(self._connections.get_size())
+        metrics.POOL_IN_USE.labels(self.name).set(self.in_use)
+        metrics.POOL_MAX_SIZE.labels(self.name).set(self.max_size)
 
     async def expire_connections(self) -> None:
         """Close all connections as they come back."""
@@ -150,119 +149,32 @@ class Pool:
             self._connections.terminate()
 
 
-class Databases:
-    """The pools of one process and event loop."""
-
-    def __init__(self, settings: Mapping[str, Database], tuning: Tuning) -> None:
-        self._settings = settings
-        self._tuning = tuning
-        self._connect_seconds = tuning.connect_seconds
-        # Tells the sessions of these pools from those of others.
-        self._application_name = f"care-case-clinical-trials {secrets.token_hex(8)}"
-        self._pools: dict[str, Pool] = {}
-        self._lock = asyncio.Lock()
-
-    def successor(self, settings: Mapping[str, Database]) -> "Databases":
-        """Return what goes by other settings; it shares the pools of what has not changed."""
-        other = Databases(settings, self._tuning)
-        other._application_name = self._application_name
-        other._pools = {
-            name: pool
-            for name, pool in self._pools.items()
-            if settings.get(name) == self._settings[name]
-        }
-        return other
-
-    def has(self, pool: Pool) -> bool:
-        """Tell whether this is the pool of one of these databases."""
-        return self._pools.get(pool.name) is pool
-
-    async def pool(self, name: str) -> Pool:
-        """Return the database's pool; it holds no connection until one is needed.
-
-        Raises KeyError for a name that is not configured.
-        """
-        async with self._lock:
-            if name not in self._pools:
-                self._pools[name] = await self._create(name)
-            return self._pools[name]
-
-    async def _create(self, name: str) -> Pool:
-        """Return a bounded pool; it connects when a connection is first acquired."""
-        database = self._settings[name]
-        server_settings = {"application_name": self._application_name}
-        options: dict[str, Any] = {}
-        if database.transaction_pooling:
-            # A prepared statement would be missed on the server that the next transaction gets.
-            options["statement_cache_size"] = 0
-        else:
-            # PgBouncer refuses them; there the role has to carry them.
-            server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
-            server_settings["default_transaction_isolation"] = "read committed"
-            server_settings["search_path"] = CLEAN_PATH
-        connections = await asyncpg.create_pool(
-            **connect_arguments(database.dsn, self._connect_seconds),
-            min_size=0,
-            max_size=database.pool_max_size,
-            # The server's own limit strikes first; this one notices a server that is gone.
-            command_timeout=database.statement_timeout_seconds + self._connect_seconds,
-            server_settings=server_settings,
-            reset=_keep_session,
-            init=partial(_prepare, database),
-            connection_class=_ServerConnection,
-            **options,
-        )
-        return Pool(name, database, connections)
-
-    async def why_not_ready(self) -> str | None:
-        """Return in words why no database takes records now, None where one does."""
-        checks = [asyncio.create_task(self._is_current(name)) for name in self._settings]
-        has_answered = False
-        try:
-            for check in asyncio.as_completed(checks):
-                is_current = await check
-                if is_current:
-                    return None
-                has_answered |= is_current is not None
-        finally:
-            for task in checks:
-                task.cancel()
-        if has_answered:
-            return (
-                "No database that responds is ready: run care-trials migrate, or care-trials"
-                " check-config for the reason."
-            )
-        return "No database answers."
-
-    async def _is_current(self, name: str) -> bool | None:
-        """Tell whether a database is at the current schema; None where it does not answer."""
-        pool = await self.pool(name)
-        if pool.is_exhausted:
-            # One of them will tell; do not queue behind them.
-            return True
-        try:
-            async with pool.acquire(self._connect_seconds) as connection:
-                return await schema_is_current(connection, pool.schema)
-        except (UnsafeSearchPath, asyncpg.InsufficientPrivilegeError):
-            return False
-        except CANNOT_CONNECT:
-            return None
-
-    async def close(self, others: Sequence[Self] = ()) -> None:
-        """Close the pools, but for those that others use, too.
-
-        By force where connections do not come back in time.
-        """
-        for pool in self._pools.values():
-            if not any(other.has(pool) for other in others):
-                await pool.close()
-
-    def sample(self) -> None:
-        """Bring the pools' metrics up to date."""
-        for name, pool in self._pools.items():
-            metrics.POOL_SIZE.labels(name).set(pool.size)
-            metrics.POOL_IN_USE.labels(name).set(pool.in_use)
-            metrics.POOL_MAX_SIZE.labels(name).set(pool.max_size)
+async def open_pool(name: str, database: Database, connect_seconds: float) -> Pool:
+    """Return a bounded pool; it connects when a connection is first acquired."""
+    # Identifies the sessions of this pool among all others.
+    server_settings = {"application_name": f"care-case-clinical-trials {secrets.token_hex(8)}"}
+    options: dict[str, Any] = {}
+    if database.transaction_pooling:
+        # A prepared statement would be missed on the server that the next transaction gets.
+        options["statement_cache_size"] = 0
+    else:
+        # PgBouncer refuses them; there the role has to carry them.
+        server_settings["statement_timeout"] = f"{database.statement_timeout_seconds}s"
+        server_settings["default_transaction_isolation"] = "read committed"
+        server_settings["search_path"] = CLEAN_PATH
+    connections = await asyncpg.create_pool(
+        **connect_arguments(database.dsn, connect_seconds),
+        min_size=0,
+        max_size=database.pool_max_size,
+        # The server's own limit strikes first; this one notices a server that is gone.
+        command_timeout=database.statement_timeout_seconds + connect_seconds,
+        server_settings=server_settings,
+        reset=_keep_session,
+        init=partial(_prepare, database),
+        connection_class=_ServerConnection,
+        **options,
+    )
+    return Pool(name, database, connections)
 
 
 async def _keep_session(_connection: object) -> None:

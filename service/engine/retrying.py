@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
@@ -92,12 +92,16 @@ CONNECTION_LOST = (
 
 
 class _Lost(Exception):
-    """The connection broke when the statement had been sent; it may run on until its deadline."""
+    """The connection broke when the statement had been sent; it may run on until its deadline.
 
-    def __init__(self, cause: Exception, session: "_LostSession") -> None:
+    ``server_process`` is where, ``deadline`` until when by ``time.monotonic()``.
+    """
+
+    def __init__(self, cause: Exception, server_process: int, deadline: float) -> None:
         super().__init__()
         self.cause = cause
-        self.session = session
+        self.server_process = server_process
+        self.deadline = deadline
 
 
 class _Refused(Exception):
@@ -106,13 +110,6 @@ class _Refused(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__()
         self.cause = cause
-
-
-class _LostSession(NamedTuple):
-    """Where a lost statement may run on, and until when by ``time.monotonic()``."""
-
-    server_process: int
-    deadline: float
 
 
 Work = Callable[[PooledConnection, float, float], Awaitable[Result]]
@@ -135,20 +132,23 @@ async def with_connection(
     """
     attempt = 0
     started_at = sent_at = time.monotonic()
-    lost: _LostSession | None = None
+    lost: _Lost | None = None
     is_in_doubt = False
     while True:
         attempt += 1
         try:
-            async with _Connected(pool, lost) as connection:
+            connection = await _connected(pool, lost)
+            try:
                 lost = None
                 sent_at = time.monotonic()
                 return await _run(work, connection, seconds)
+            finally:
+                await pool.release(connection)
         except _Refused as refused:
             cause = why_not_connected(refused.cause)
             kind, words = "connection", _words_of(refused.cause, pool)
         except _Lost as error:
-            lost = error.session
+            lost = error
             if isinstance(error.cause, TimeoutError):
                 await _outlive(pool, lost)
                 raise TimedOut(is_in_doubt=True) from None
@@ -216,42 +216,29 @@ def _words_of(cause: Exception, pool: Pool) -> str:
     return meaning.words if meaning.status == 503 else UNREACHABLE
 
 
-class _Connected:
-    """Lends a connection, as soon as what a lost one left running has ended.
-
-    Raises _Refused. (A class, since a generator would take longer than all else that it does.)
-    """
-
-    def __init__(self, pool: Pool, lost: _LostSession | None) -> None:
-        self._pool = pool
-        self._lost = lost
-
-    async def __aenter__(self) -> PooledConnection:
-        started_at = time.monotonic()
-        self._lending = self._pool.acquire(ACQUIRE_SECONDS)
+async def _connected(pool: Pool, lost: _Lost | None) -> PooledConnection:
+    """Lend a connection, as soon as what a lost one left running has ended. Raises _Refused."""
+    started_at = time.monotonic()
+    try:
+        connection = await pool.acquire(ACQUIRE_SECONDS)
+    except CANNOT_CONNECT as error:
+        raise _Refused(error) from error
+    metrics.POOL_WAIT_SECONDS.labels(pool.name).observe(time.monotonic() - started_at)
+    if lost is not None:
         try:
-            connection = await self._lending.__aenter__()
-        except CANNOT_CONNECT as error:
-            raise _Refused(error) from error
-        waited = time.monotonic() - started_at
-        metrics.POOL_WAIT_SECONDS.labels(self._pool.name).observe(waited)
-        if self._lost is not None:
-            try:
-                await self._outwait(connection, self._lost)
-            except BaseException:
-                await self.__aexit__()
-                raise
-        return connection
-
-    async def _outwait(self, connection: PooledConnection, lost: _LostSession) -> None:
-        if not await _has_ended(self._pool, connection, lost):
-            await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._lending.__aexit__(None, None, None)
+            if not await _has_ended(pool, connection, lost):
+                await _wait_for_deadline(lost)
+        except BaseException:
+            await pool.release(connection)
+            raise
+    return connection
 
 
-async def _has_ended(pool: Pool, connection: PooledConnection, lost: _LostSession) -> bool:
+async def _wait_for_deadline(lost: _Lost) -> None:
+    await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))
+
+
+async def _has_ended(pool: Pool, connection: PooledConnection, lost: _Lost) -> bool:
     """End a lost session; tell whether its end was seen."""
     if pool.is_shared_by_transaction:
         return False
@@ -264,16 +251,13 @@ async def _has_ended(pool: Pool, connection: PooledConnection, lost: _LostSessio
     return all(session["has_ended"] for session in ended)
 
 
-async def _outlive(pool: Pool, lost: _LostSession) -> None:
+async def _outlive(pool: Pool, lost: _Lost) -> None:
     """Wait until what was lost has ended, or until its deadline has passed."""
     try:
-        async with asyncio.timeout_at(
-            asyncio.get_running_loop().time() + lost.deadline - time.monotonic()
-        ):
-            async with _Connected(pool, lost):
-                return
+        async with asyncio.timeout(lost.deadline - time.monotonic()):
+            await pool.release(await _connected(pool, lost))
     except (_Refused, TimeoutError):
-        await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))
+        await _wait_for_deadline(lost)
 
 
 async def _run(work: Work[Result], connection: PooledConnection, seconds: float) -> Result:
@@ -300,4 +284,4 @@ async def _run(work: Work[Result], connection: PooledConnection, seconds: float)
         with suppress(asyncpg.InterfaceError):
             connection.terminate()
         cause = NotReplicated() if session.is_unreplicated else error
-        raise _Lost(cause, _LostSession(server_process, deadline)) from error
+        raise _Lost(cause, server_process, deadline) from error

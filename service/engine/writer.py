@@ -10,11 +10,10 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Self
 
 import asyncpg
 
-from service.engine.databases import Databases, Pool
+from service.engine.databases import Pool
 from service.engine.requests import Requests, StillRunning
 from service.engine.reserved import ReservedKeys
 from service.engine.retrying import NotEncodable, TimedOut, Unavailable, with_connection
@@ -78,16 +77,18 @@ class Writer:
         )
 
     def sample(self) -> None:
-        """Bring the metrics of what waits and what is at work up to date."""
+        """Update the metrics of what waits and what is at work."""
+        self.pool.sample()
         schedule, name = self._schedule, self.pool.name
         metrics.WAITING_RUNS.labels(name).set(schedule.waiting_runs)
         metrics.SLOTS_IN_USE.labels(name).set(schedule.slots_in_use)
         metrics.LONE_IN_USE.labels(name).set(schedule.lone_at_work)
 
     async def close(self) -> None:
-        """End what the writer does by itself."""
+        """Close the pool; statements at work are not waited for."""
         self._forgetting.cancel()
         await asyncio.gather(self._forgetting, return_exceptions=True)
+        await self.pool.close()
 
     async def apply(self, batch: Batch, rows: list[Row], places: Sequence[int]) -> list[Outcome]:
         """Apply the next items of the batch; return their outcomes once they are committed.
@@ -272,39 +273,3 @@ def _fail(statement: Statement, error: Exception) -> None:
             run.add([run.batch.failed(k, sqlstate, message, column) for k in run.keys[start:end]])
         else:
             run.alone = end - start
-
-
-class Writers:
-    """The writers of a set of databases, made when first needed.
-
-    It shares those of the set ``before`` whose pools it shares.
-    """
-
-    def __init__(self, databases: Databases, before: Self | None = None) -> None:
-        self._databases = databases
-        known: dict[str, Writer] = before._writers if before else {}
-        self._writers: dict[str, Writer] = {
-            name: writer for name, writer in known.items() if databases.has(writer.pool)
-        }
-
-    async def of(self, name: str) -> Writer:
-        """Return the database's writer. Raises KeyError for a name that is not configured."""
-        if name not in self._writers:
-            pool = await self._databases.pool(name)
-            if name not in self._writers:
-                self._writers[name] = Writer(pool)
-        return self._writers[name]
-
-    def sample(self) -> None:
-        """Bring the writers' metrics up to date."""
-        for writer in self._writers.values():
-            writer.sample()
-
-    async def close(self, others: Sequence[Self] = ()) -> None:
-        """End what the writers do by themselves, but for those that others use, too.
-
-        Statements at work are not waited for.
-        """
-        for name, writer in self._writers.items():
-            if not any(other._writers.get(name) is writer for other in others):
-                await writer.close()

@@ -11,7 +11,8 @@ from msgspec.structs import astuple
 
 from service.config import Server, Tuning
 from service.engine.rows import Batch, Mode
-from service.engine.writer import Writer, Writers
+from service.engine.writer import Writer
+from service.engine.writers import Writers
 from service.http.access import Access
 from service.http.admission import Admission
 from service.http.body import BodyReader, check_media_type, chunks_of

@@ -12,8 +12,7 @@ from typing import Self
 import msgspec
 
 from service.config import Settings, Tuning
-from service.engine.databases import Databases
-from service.engine.writer import Writers
+from service.engine.writers import Writers
 from service.http import openapi
 from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
@@ -38,12 +37,9 @@ class Generation:
         self.authenticator: Authenticator = Authenticator(
             settings.auth, tuning, before.authenticator if before else None
         )
-        self.databases: Databases = (
-            before.databases.successor(settings.databases)
-            if before
-            else Databases(settings.databases, tuning)
+        self.writers: Writers = Writers(
+            settings.databases, tuning.connect_seconds, before.writers if before else None
         )
-        self.writers: Writers = Writers(self.databases, before.writers if before else None)
         self._rate_limiter: RateLimiter = RateLimiter(
             keys, before._rate_limiter if before else None
         )
@@ -76,7 +72,6 @@ class Generation:
     async def close(self, others: Sequence[Self]) -> None:
         """Close what none of the others uses."""
         await self.writers.close([other.writers for other in others])
-        await self.databases.close([other.databases for other in others])
         await self.authenticator.close([other.authenticator for other in others])
 
 
@@ -102,7 +97,6 @@ class Generations:
     def sample(self) -> None:
         """Bring the metrics up to date that are looked at and not counted."""
         self._admission.sample()
-        self.current.databases.sample()
         self.current.writers.sample()
 
     def replace(self, settings: Settings) -> None:

@@ -39,7 +39,7 @@ class Probes:
         """Tell whether requests may come here. Raises Problem 503."""
         if request.app[LIFECYCLE].is_stopping:
             raise Problem(503, "The service is shutting down.", RETRY_AFTER, reason="stopping")
-        reason = await self._generations.current.databases.why_not_ready()
+        reason = await self._generations.current.writers.why_not_ready()
         if reason is not None:
             raise Problem(503, reason, RETRY_AFTER, reason="database_away")
         return web.Response(text="ok\n")

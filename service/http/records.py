@@ -18,7 +18,8 @@ from service.engine import reading
 from service.engine.reading import Page, PageTooLarge
 from service.engine.rows import Batch, Mode, Row
 from service.engine.statement import ABSENT
-from service.engine.writer import Writer, Writers
+from service.engine.writer import Writer
+from service.engine.writers import Writers
 from service.http.access import Access
 from service.http.admission import Admission, BodyBytes
 from service.http.body import BodyReader, check_media_type, chunks_of

@@ -5,8 +5,6 @@ The writer and its schedule are the real ones. Every row tells in its comment wh
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
@@ -128,13 +126,18 @@ class FakeDatabase(Pool):
     def max_size(self) -> int:
         return self._max_size
 
-    @asynccontextmanager
-    async def acquire(self, timeout: float) -> AsyncIterator[Any]:  # noqa: ASYNC109
+    async def acquire(self, timeout: float) -> Any:  # noqa: ASYNC109
         self.is_asked(current_task())
         if self.refusals:
             self.refusals -= 1
             raise ConnectionRefusedError
-        yield FakeConnection(self)
+        return FakeConnection(self)
+
+    async def release(self, connection: Any) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
     async def expire_connections(self) -> None:
         pass

@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 from msgspec.structs import astuple
 
-from service.config import Database, Tuning
-from service.engine.databases import Databases
+from service.config import Database
+from service.engine.databases import open_pool
 from service.engine.rows import Batch, Mode
 from service.engine.sqlstates import PASSING_ARRAY
 from service.engine.statement import Answer, Statement
@@ -87,13 +87,12 @@ class Tenant:
 async def tenant(make_database: MakeDatabase) -> AsyncIterator[Tenant]:
     """A database that holds record 1, of the beginning of 2025."""
     dsn = make_database()
-    databases = Databases({"acme": Database(dsn)}, Tuning())
     connection = await asyncpg.connect(dsn)
-    tenant = Tenant(Writer(await databases.pool("acme")), connection)
+    pool = await open_pool("acme", Database(dsn), connect_seconds=5)
+    tenant = Tenant(Writer(pool), connection)
     await tenant.apply(Mode.UPSERT, record(1, "stored", STORED))
     yield tenant
     await tenant.writer.close()
-    await databases.close()
     await connection.close()
 
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.config import Database, Tuning
-from service.engine.databases import Databases, Pool, PooledConnection
+from service.config import Database
+from service.engine.databases import Pool, PooledConnection, open_pool
 from service.engine.retrying import with_connection
 from tests.harness.postgres import MakeDatabase
 
@@ -17,9 +17,9 @@ SECONDS = 1.0
 async def pool(make_database: MakeDatabase) -> AsyncIterator[Pool]:
     """A pool as behind PgBouncer, through which no session of one's own can be ended."""
     settings = Database(make_database(), transaction_pooling=True)
-    databases = Databases({"acme": settings}, Tuning())
-    yield await databases.pool("acme")
-    await databases.close()
+    pool = await open_pool("acme", settings, connect_seconds=5)
+    yield pool
+    await pool.close()
 
 
 async def test_a_lost_statement_is_sent_again_only_after_its_deadline(pool: Pool) -> None:

@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import astuple
 from prometheus_client import REGISTRY
 
-from service.config import Database, Tuning
-from service.engine.databases import Databases
+from service.config import Database
+from service.engine.databases import open_pool
 from service.engine.rows import Batch, Whole
 from service.engine.writer import Writer
 from service.wire import Item, Outcome
@@ -22,9 +22,9 @@ from tests.harness.postgres import MakeDatabase
 @pytest.fixture
 async def writer(make_database: MakeDatabase) -> AsyncIterator[Writer]:
     """The writer of a fresh database."""
-    databases = Databases({"acme": Database(make_database())}, Tuning())
-    yield Writer(await databases.pool("acme"))
-    await databases.close()
+    writer = Writer(await open_pool("acme", Database(make_database()), connect_seconds=5))
+    yield writer
+    await writer.close()
 
 
 async def apply(writer: Writer, batch: Batch, items: Sequence[Item]) -> list[Outcome]:
@@ -96,10 +96,9 @@ async def test_an_item_that_cannot_be_encoded_spoils_none_that_shares_its_statem
 
 async def outage(dsn: str, batches: Sequence[Sequence[Item]]) -> list[list[int]]:
     """Return the statuses of batches that were sent at once where no database can be reached."""
-    databases = Databases({"acme": Database(dsn)}, Tuning())
-    writer = Writer(await databases.pool("acme"))
+    writer = Writer(await open_pool("acme", Database(dsn), connect_seconds=5))
     told = await asyncio.gather(*(apply(writer, make_batch(), batch) for batch in batches))
-    await databases.close()
+    await writer.close()
     return [[outcome.status for outcome in outcomes] for outcomes in told]
 
 

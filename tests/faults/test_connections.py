@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.config import Database, Tuning
-from service.engine.databases import Databases
+from service.engine.databases import open_pool
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase
 from tests.harness.proxy import Fault, Link, Proxy
@@ -287,14 +287,12 @@ async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux for its sockets")
 async def test_idle_connections_are_kept_alive_by_tcp(proxy: Proxy) -> None:
-    databases = Databases({"acme": Database(proxy.dsn)}, Tuning())
+    pool = await open_pool("acme", Database(proxy.dsn), connect_seconds=5)
 
-    async with (await databases.pool("acme")).acquire(5) as connection:
-        await connection.fetch("SELECT 1")
-        sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-        timers = [
-            columns[5][:2] for columns in sockets if columns[2].endswith(f":{proxy.port:04X}")
-        ]
-    await databases.close()
+    connection = await pool.acquire(5)
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    timers = [columns[5][:2] for columns in sockets if columns[2].endswith(f":{proxy.port:04X}")]
+    await pool.release(connection)
+    await pool.close()
 
     assert "02" in timers

@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.config import Database, Tuning
-from service.engine.databases import Databases
+from service.config import Database
+from service.engine.databases import open_pool
 from service.engine.requests import Requests
 from service.telemetry import metrics
 from tests.harness.certificates import Authority
@@ -243,10 +243,10 @@ async def test_the_receipts_kept_are_told(make_service: MakeService) -> None:
         await service.put([{KEY: 0}])
     await service.execute("analyze care_case_clinical_trial_receipt")
     settings = Database(dsn=service.databases["acme"])
-    databases = Databases({"acme": settings}, Tuning())
+    pool = await open_pool("acme", settings, connect_seconds=5)
 
-    await Requests(await databases.pool("acme")).forget()
-    await databases.close()
+    await Requests(pool).forget()
+    await pool.close()
 
     assert value(await scrape(service), "care_trials_receipts", database="acme") == 3
 
