@@ -68,7 +68,7 @@ def serve_command(path: Path | None, settings: Settings) -> None:
     from service.http.server import serve
 
     try:
-        serve(settings, read=lambda: config.load(path))
+        serve(settings, lambda: config.load(path))
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:

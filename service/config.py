@@ -262,6 +262,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
     if not problems:
         sources.overlay(document, environment)
         document = sources.expand(document, environment, problems)
+    if not problems:
         settings = sources.read(Settings, document, problems)
         _check_api_keys(document, problems)
     if problems:

@@ -83,9 +83,7 @@ async def migrate_once_reachable(database: Database, seconds: float) -> None:
     dsn = database.migration_dsn or database.dsn
 
     async def attempt() -> bool:
-        await migrate(dsn, database.search_path)
-        if database.distributed:
-            await distribute(dsn, database.search_path)
+        await migrate(dsn, database.search_path, is_distributed=database.distributed)
         return True
 
     await _wait(attempt, seconds)
@@ -106,8 +104,12 @@ async def _wait(attempt: Callable[[], Awaitable[bool]], seconds: float) -> bool:
         await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
-async def migrate(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None:
+async def migrate(
+    dsn: str, search_path: Sequence[str] = SEARCH_PATH, *, is_distributed: bool = False
+) -> None:
     """Apply the missing migrations, then the functions if this release of them is not in place.
+
+    ``is_distributed``: on Citus, distribute the record table as well.
 
     Safe to repeat, and to run in several processes at the same time: dbmate holds a lock, and so
     does the transaction that applies the functions. Raises MigrationFailed.
@@ -127,6 +129,8 @@ async def migrate(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None:
                 for function in FUNCTIONS:
                     await connection.execute(function)
                 await connection.execute(in_schema(NOTE_FUNCTIONS, schema), FUNCTIONS_DIGEST)
+        if is_distributed:
+            await _distribute(connection, schema)
     except asyncpg.PostgresError as error:
         raise MigrationFailed(f"the functions cannot be applied: {error}") from None
     finally:
@@ -166,17 +170,10 @@ def _run_dbmate(dsn: str, host: SplitResult, schema: str, folder: str) -> None:
         raise MigrationFailed(f"dbmate: {_without_credentials(result.stderr, dsn)}")
 
 
-async def distribute(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None:
-    """Distribute the record table by its key over the workers of Citus, unless it is already.
-
-    Raises MigrationFailed.
-    """
+async def _distribute(connection: "asyncpg.Connection[asyncpg.Record]", schema: str) -> None:
+    """Distribute the record table by its key over the workers of Citus, unless it is already."""
     try:
-        connection = await asyncpg.connect(**connect_arguments(dsn, CONNECT_SECONDS))
-    except CANNOT_CONNECT as error:
-        raise Unreachable(in_words(error, dsn)) from None
-    try:
-        await connection.execute(in_schema(DISTRIBUTE, search_path[0]))
+        await connection.execute(in_schema(DISTRIBUTE, schema))
     except asyncpg.UndefinedTableError:
         raise MigrationFailed(
             'distributed = true, but the database has no Citus: run "create extension citus" in it'
@@ -184,8 +181,6 @@ async def distribute(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> None
         ) from None
     except asyncpg.PostgresError as error:
         raise MigrationFailed(f"Citus does not distribute the table: {error}") from None
-    finally:
-        await connection.close()
 
 
 def _dbmate() -> str:

@@ -84,11 +84,10 @@ def expand(node: Any, environment: Mapping[str, str], problems: Problems, name: 
             for key, value in node.items()
         }
     if isinstance(node, list):
-        values = [
+        return [
             expand(value, environment, problems, f"{name}[{place}]")
             for place, value in enumerate(node)
         ]
-        return _Unknown() if any(isinstance(value, _Unknown) for value in values) else values
     if not isinstance(node, str) or not _REFERENCE.search(node):
         return node
 
@@ -105,20 +104,12 @@ def expand(node: Any, environment: Mapping[str, str], problems: Problems, name: 
             problems.add(name, f"cannot read {source}: {reason}")
             return ""
 
-    known = len(problems)
-    text = Text(_REFERENCE.sub(value_of, node))
-    return text if len(problems) == known else _Unknown()
-
-
-class _Unknown:
-    """Stands for a value whose reference leads nowhere, which is told already."""
+    return Text(_REFERENCE.sub(value_of, node))
 
 
 def read(kind: Any, node: Any, problems: Problems, name: str = "") -> Any:
     """Return the node as the kind of a setting; None, and a problem, where it is none."""
     kind_of_table = _plain(kind)
-    if isinstance(node, _Unknown):
-        return None
     if _is_struct(kind_of_table):
         return _read_struct(kind_of_table, node, problems, name)
     if get_origin(kind_of_table) is dict:
@@ -150,7 +141,7 @@ def _read_struct(kind: type[Struct], node: Any, problems: Problems, name: str) -
             read(each.type, {}, problems, setting)
         elif each.required:
             problems.add(setting, f"missing; expected {_expected(each.type)}")
-    if len(problems) > known or any(isinstance(each, _Unknown) for each in node.values()):
+    if len(problems) > known:
         return None
     try:
         return kind(**values)

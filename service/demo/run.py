@@ -56,7 +56,7 @@ def run(folder: Path | None, port: int) -> None:
             click.echo(_welcome(url, path, key, token, postgres.dsn(DATABASES[0])))
 
         settings = config.load(path)
-        serve(settings, announce, read=lambda: config.load(path))
+        serve(settings, lambda: config.load(path), announce)
 
 
 def _default_folder() -> Path:

@@ -110,16 +110,15 @@ class _Surround:
         request[RECORD] = record
         ACTIVITY.set(record.activity_id)
         lifecycle = request.app[LIFECYCLE]
-        lifecycle.in_flight += 1
         started_at = time.monotonic()
         status = 0
-        try:
-            response = await _answer(request, handler, record)
-            status = response.status
-        finally:
-            lifecycle.leave()
-            if request.path not in probes.PATHS:
-                _report(record, status, time.monotonic() - started_at)
+        with lifecycle.in_use():
+            try:
+                response = await _answer(request, handler, record)
+                status = response.status
+            finally:
+                if request.path not in probes.PATHS:
+                    _report(record, status, time.monotonic() - started_at)
         if status in TURNED_AWAY and not request.content.is_eof() and not lifecycle.is_stopping:
             await _hold(request, response, self._hold_seconds)
         return response

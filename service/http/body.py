@@ -43,26 +43,20 @@ class BodyReader:
         await ask_for_body(request)
         encoding = _encoding(request)
         inflater = _Inflater(encoding) if encoding in ("gzip", "deflate") else None
-        body = bytearray()
-
-        def add(data: bytes) -> None:
-            nonlocal body
-            body += data
-            if len(body) > self._max_bytes:
-                raise self._too_large()
-            counted.grow_to(len(body))
+        body, taken = bytearray(), 0
 
         async def take(data: bytes) -> None:
-            if inflater is None:
-                add(data)
-                return
-            # Compressed, too, it may not be larger: members may be empty.
-            if inflater.taken + len(data) > self._max_bytes:
-                raise self._too_large()
-            for piece in inflater.inflate(data):
-                add(piece)
-                # A few bytes may become many, and take long: others get a turn.
-                await asyncio.sleep(0)
+            nonlocal body, taken
+            taken += len(data)
+            for piece in inflater.inflate(data) if inflater else (data,):
+                body += piece
+                # The compressed bytes count as well: members can be empty.
+                if max(taken, len(body)) > self._max_bytes:
+                    raise self._too_large()
+                counted.grow_to(len(body))
+                if inflater:
+                    # A few bytes may become many, and take long: others get a turn.
+                    await asyncio.sleep(0)
 
         try:
             if request.content.is_eof():
@@ -192,7 +186,6 @@ class _Inflater:
         self._encoding = encoding
         self._decompressor: Any = None
         self._members = 0
-        self.taken = 0
         self.is_complete = True
 
     def inflate(self, data: bytes) -> Iterator[bytes]:
@@ -200,7 +193,6 @@ class _Inflater:
 
         Raises zlib.error.
         """
-        self.taken += len(data)
         for start in range(0, len(data), SLICE_BYTES):
             yield from self._pieces(data[start : start + SLICE_BYTES])
             yield b""

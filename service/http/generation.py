@@ -5,8 +5,7 @@ generation used is closed when its last request has ended.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Self
 
 import msgspec
@@ -17,12 +16,13 @@ from service.http import openapi
 from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
+from service.http.lifecycle import InFlight
 from service.http.page import Document
 from service.http.records import RecordHandler
 from service.telemetry import metrics
 
 
-class Generation:
+class Generation(InFlight):
     """All that depends on settings which may change while the process runs."""
 
     def __init__(
@@ -32,6 +32,7 @@ class Generation:
         admission: Admission,
         before: Self | None = None,
     ) -> None:
+        super().__init__()
         server, keys = settings.server, settings.auth.api_keys
         self.settings = settings
         self.authenticator: Authenticator = Authenticator(
@@ -49,25 +50,6 @@ class Generation:
         self.openapi = Document(
             lambda: msgspec.json.encode(openapi.document(server)), "application/json"
         )
-        self.in_flight = 0
-        self._idle = asyncio.Event()
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Count a request while it lasts."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._idle.set()
-
-    async def outlast_requests(self) -> None:
-        """Return when no request is in flight; none may begin any more."""
-        while self.in_flight:
-            self._idle.clear()
-            await self._idle.wait()
 
     async def close(self, others: Sequence[Self]) -> None:
         """Close what none of the others uses."""
@@ -88,11 +70,6 @@ class Generations:
         metrics.begin_at_zero(settings.databases)
         self._alive = [self.current]
         self._retiring: set[asyncio.Task[None]] = set()
-
-    @property
-    def in_flight(self) -> int:
-        """How many batches are in work."""
-        return sum(generation.in_flight for generation in self._alive)
 
     def sample(self) -> None:
         """Bring the metrics up to date that are looked at and not counted."""

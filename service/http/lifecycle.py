@@ -2,25 +2,43 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
 logger = logging.getLogger(__name__)
 
 
-class Lifecycle:
-    """Counts the requests in flight, and lets them finish before the process ends."""
+class InFlight:
+    """Counts requests in flight, whose end can be waited for."""
 
     def __init__(self) -> None:
-        self.is_stopping = False
         self.in_flight = 0
         self._idle = asyncio.Event()
 
-    def leave(self) -> None:
-        """Count a request as done."""
-        self.in_flight -= 1
-        if self.in_flight == 0:
-            self._idle.set()
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count a request while it lasts."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
+
+    async def outlast_requests(self) -> None:
+        """Return when no request is in flight."""
+        while self.in_flight:
+            self._idle.clear()
+            await self._idle.wait()
+
+
+class Lifecycle(InFlight):
+    """Lets the requests in flight finish before the process ends."""
+
+    is_stopping = False
 
     async def drain(self, grace_seconds: float) -> None:
         """Refuse new batches and wait, not for ever, until those in flight are done.
@@ -30,9 +48,7 @@ class Lifecycle:
         self.is_stopping = True
         try:
             async with asyncio.timeout(grace_seconds):
-                while self.in_flight:
-                    self._idle.clear()
-                    await self._idle.wait()
+                await self.outlast_requests()
         except TimeoutError:
             logger.error("grace period over", extra={"in_flight": self.in_flight})
 

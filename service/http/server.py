@@ -32,18 +32,16 @@ HEADER_BYTES = 16 * 1024
 
 def serve(
     settings: Settings,
+    read: Callable[[], Settings],
     announce: Callable[[str, int], None] | None = None,
-    tuning: Tuning | None = None,
-    read: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight and return.
 
-    ``announce`` is called with the address once it listens; ``read`` reads the settings again, at
-    SIGHUP. Raises OSError when it cannot listen there, ConfigurationError for a public key or
-    certificate without use.
+    ``read`` reads the settings again, at SIGHUP; ``announce`` is called with the address once it
+    listens, instead of the log. Raises OSError when it cannot listen there, ConfigurationError for
+    a public key or certificate without use.
     """
-    announce = announce or partial(_log_address, settings.server)
-    uvloop.run(_serve(settings, announce, tuning or Tuning(), read))
+    uvloop.run(_serve(settings, read, announce or partial(_log_address, settings.server)))
 
 
 def _log_address(server: Server, host: str, port: int) -> None:
@@ -59,12 +57,9 @@ def _log_address(server: Server, host: str, port: int) -> None:
 
 
 async def _serve(
-    settings: Settings,
-    announce: Callable[[str, int], None],
-    tuning: Tuning,
-    read: Callable[[], Settings] | None,
+    settings: Settings, read: Callable[[], Settings], announce: Callable[[str, int], None]
 ) -> None:
-    server = settings.server
+    server, tuning = settings.server, Tuning()
     tls = certificate.tls_context(server)
     certificate.tell_end(server)
     runner = make_runner(settings, tuning)
@@ -88,26 +83,25 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if read is not None:
-        reload = Reload(app[GENERATIONS], tls, read)
-        # nohup does this: the process is meant to outlive its terminal.
-        is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    reload = Reload(app[GENERATIONS], tls, read)
+    # nohup does this: the process is meant to outlive its terminal.
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
-        def hang_up() -> None:
-            if not is_ignored and _is_terminal_gone():
-                # The original meaning of the signal.
-                stop.set()
-            else:
-                reload.now()
+    def hang_up() -> None:
+        if not is_ignored and _is_terminal_gone():
+            # The original meaning of the signal.
+            stop.set()
+        else:
+            reload.now()
 
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     # Blocked by service/__main__.py; those that arrived during startup are delivered now.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     announce(*runner.addresses[0][:2])
     checking = asyncio.create_task(check.log(settings))
     await stop.wait()
     checking.cancel()
-    logger.info(f"draining {app[GENERATIONS].in_flight} batches")
+    logger.info(f"draining {app[LIFECYCLE].in_flight} batches")
     if server.reuse_port:
         # New connections are for the others; kept open, it would refuse its share of them.
         await site.stop()

@@ -118,4 +118,5 @@ async def observed(databases: Mapping[str, str], folder: Path) -> AsyncIterator[
 
 
 if __name__ == "__main__":
-    serve(load(Path(sys.argv[1])), _Observer().start)
+    path = Path(sys.argv[1])
+    serve(load(path), lambda: load(path), _Observer().start)

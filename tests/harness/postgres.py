@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from service.demo.postgres import EmbeddedPostgres
-from service.migrations import distribute, migrate
+from service.migrations import migrate
 from tests.harness import citus
 
 _MEMORY = "/dev/shm"  # noqa: S108
@@ -113,9 +113,8 @@ def template(server_dsn: str) -> Iterator[str]:
     _on_server(server_dsn, f"create database {name}")
     if citus.URL:
         asyncio.run(citus.join(server_dsn, name))
-    asyncio.run(migrate(dsn))
+    asyncio.run(migrate(dsn, is_distributed=bool(citus.URL)))
     if citus.URL:
-        asyncio.run(distribute(dsn))
         # Its maintenance holds a connection, with which it could not be copied.
         _on_server(server_dsn, f"alter database {name} allow_connections false")
         _on_server(server_dsn, f"select pg_terminate_backend(pid, 9000) {_IN_USE} '{name}'")
