@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres
 from service.migrations import MigrationFailed, is_current, migrate, wait_until_current
+from tests.harness.embedded import EmbeddedPostgres
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService
 from tests.harness.service import KEY

@@ -5,19 +5,14 @@ is written here, because the wheel's own ``get_server()`` leaves servers behind 
 folders to everybody.
 """
 
-import contextlib
 import fcntl
 import importlib.util
 import os
 import pwd
-import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -25,8 +20,6 @@ from urllib.parse import quote
 
 START_SECONDS = 60
 UNPRIVILEGED_ACCOUNT = "nobody"
-
-_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 # The guard is the postmaster's parent and waits for it, so that the id that its reader sends
 # the signal to is the postmaster's and nobody else's. The reader shuts the postmaster down
@@ -66,31 +59,15 @@ class EmbeddedPostgres:
     """One server, its data in ``folder``, its socket in a private temporary folder.
 
     As root it runs under an unprivileged account, which must be able to reach the folder
-    (nothing is opened to it that was closed). ``durable=False`` is for tests that do not
-    test durability. ``port`` 0 picks a free port on 127.0.0.1; None listens on the
-    socket only. ``programs`` is the folder of the server's programs, the wheel's by default.
+    (nothing is opened to it that was closed). It listens on the socket only, unless its
+    ``settings`` say more.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        durable: bool = True,
-        settings: Mapping[str, str] | None = None,
-        port: int | None = None,
-        programs: Path | None = None,
-    ) -> None:
-        self._programs = programs
+    def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._data = self._folder / "data"
         self._account = pwd.getpwnam(UNPRIVILEGED_ACCOUNT) if os.geteuid() == 0 else None
-        self.port = free_port() if port == 0 else port
-        self._settings = {
-            "listen_addresses": "" if port is None else "127.0.0.1",
-            "port": str(self.port or 5432),
-            **({} if durable else _NOT_DURABLE),
-            **(settings or {}),
-        }
+        self.settings = {"listen_addresses": "", "port": "5432"}
         self._sockets: Path | None = None
         self._lock: IO[str] | None = None
         self._guard: subprocess.Popen[str] | None = None
@@ -126,7 +103,7 @@ class EmbeddedPostgres:
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         self._own(self._sockets)
         log = self._folder / "log"
-        settings = {**self._settings, "unix_socket_directories": str(self._sockets)}
+        settings = {**self.settings, "unix_socket_directories": str(self._sockets)}
         options = [f"--{name}={value}" for name, value in settings.items()]
         command = [str(binaries / "postgres"), "-D", str(self._data), *options]
         self._guard = subprocess.Popen(
@@ -156,26 +133,10 @@ class EmbeddedPostgres:
             self._lock.close()
             self._lock = None
 
-    def kill(self) -> None:
-        """End the server as a crash would: SIGKILL to all of it. Then start() recovers."""
-        # Stopped first, so that it replaces none of its children.
-        os.kill(self.postmaster, signal.SIGSTOP)
-        for child in _children(self.postmaster):
-            os.kill(child, signal.SIGKILL)
-        os.kill(self.postmaster, signal.SIGKILL)
-        self.stop()
-        # The lock is free when the last of them has ended.
-        with (self._folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-
     def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
         """Return a DSN over the unix socket."""
         host = quote(str(self._sockets), safe="")
-        return f"postgresql://{user}@/{database}?host={host}&port={self._settings['port']}"
-
-    def tcp_dsn(self, database: str = "postgres", user: str = "postgres") -> str:
-        """Return a DSN over TCP; only with a port."""
-        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}@/{database}?host={host}&port={self.settings['port']}"
 
     def create_database(self, name: str) -> None:
         """Create a database unless it exists."""
@@ -201,6 +162,10 @@ class EmbeddedPostgres:
     ) -> None:
         self.stop()
 
+    def programs(self) -> Path:
+        """Return the folder of the server's programs."""
+        return find_binaries()
+
     def _credentials(self) -> dict[str, Any]:
         if self._account is None:
             return {}
@@ -212,7 +177,7 @@ class EmbeddedPostgres:
 
     def _reachable_binaries(self) -> Path:
         """Return the programs' folder, copied beside the data where the account cannot reach it."""
-        binaries = self._programs or find_binaries()
+        binaries = self.programs()
         if self._account is None or _is_open(binaries):
             return binaries
         package = binaries.parents[1]
@@ -268,26 +233,6 @@ class EmbeddedPostgres:
         raise EmbeddedPostgresError(f"PostgreSQL did not start; the end of {log}:\n{end_of_log}")
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago.
-
-    No port that Linux gives to clients (32768 and above), which may come at any moment, and one
-    of many, so that two processes that ask at once hardly get the same.
-    """
-    while True:
-        port = 10_000 + secrets.randbelow(22_768)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-
-
 def _is_open(folder: Path) -> bool:
     """Tell whether everybody may enter the folder."""
     return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))
-
-
-def _children(process: int) -> list[int]:
-    listing = subprocess.run(
-        ["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    )
-    pairs = (line.split() for line in listing.stdout.splitlines())
-    return [int(child) for child, parent in pairs if parent == str(process)]

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from service.demo.postgres import EmbeddedPostgres
+from tests.harness.embedded import EmbeddedPostgres
 
 from . import report
 from .arena import Arena

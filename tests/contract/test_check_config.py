@@ -13,11 +13,11 @@ import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from service.demo.postgres import free_port
 from service.statements import MISSING_PRIVILEGES, in_schema
 from tests.harness.certificates import Authority
 from tests.harness.configuration import DatabaseSettings, JwtSettings, ServerSettings, document
 from tests.harness.documents import fenced
+from tests.harness.embedded import free_port
 from tests.harness.key_server import KeyServer, published, serving_keys
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import MakeService, RunCommand, StartProcess

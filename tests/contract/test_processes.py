@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from service.demo.postgres import free_port
 from service.migrations import migrate
 from tests.harness.certificates import Authority
 from tests.harness.configuration import ServerSettings, document
+from tests.harness.embedded import free_port
 from tests.harness.postgres import MakeDatabase
 from tests.harness.running import AtImport, RunCommand, StartProcess
 from tests.harness.service import KEY, PATH

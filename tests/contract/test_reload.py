@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from service.demo.postgres import free_port
 from tests.harness.certificates import Authority, presented_subject
 from tests.harness.configuration import JwtSettings, document, toml
+from tests.harness.embedded import free_port
 from tests.harness.key_server import KeyServer, bearer, published, serving_keys
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase

@@ -15,13 +15,14 @@ from urllib.parse import unquote
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres, EmbeddedPostgresError, find_binaries, free_port
+from service.demo.postgres import EmbeddedPostgresError, find_binaries
+from tests.harness.embedded import EmbeddedPostgres, free_port
 
 PARENT = """
 import sys, time
 from pathlib import Path
 from urllib.parse import unquote
-from service.demo.postgres import EmbeddedPostgres
+from tests.harness.embedded import EmbeddedPostgres
 postgres = EmbeddedPostgres(Path(sys.argv[1]), durable=False)
 postgres.start()
 print(postgres.dsn(), flush=True)

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from service.demo.postgres import free_port
 from service.telemetry import metrics
 from tests.deploy.files import MONITORING_FOLDER, ROOT, run, tool
 from tests.harness.documents import tables
+from tests.harness.embedded import free_port
 from tests.harness.running import StartProcess
 from tests.harness.service import KEY
 

@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 
 from service import __version__
-from service.demo.postgres import free_port
 from tests.deploy.files import BUILD, ROOT, tool
 from tests.harness.configuration import Configure, toml
+from tests.harness.embedded import free_port
 from tests.harness.postgres import MakeDatabase
 from tests.harness.service import KEY, ServiceUnderTest
 

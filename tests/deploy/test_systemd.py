@@ -7,9 +7,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from service.demo.postgres import free_port
 from tests.bench.processes import listeners
 from tests.deploy.files import UNIT, found, run, tool
+from tests.harness.embedded import free_port
 from tests.harness.ledger import Ledger
 from tests.harness.running import StartProcess
 from tests.harness.service import KEY, ServiceUnderTest

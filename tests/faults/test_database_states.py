@@ -13,8 +13,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres
 from service.migrations import migrate
+from tests.harness.embedded import EmbeddedPostgres
 from tests.harness.ledger import Ledger
 from tests.harness.postgres import MakeDatabase, MakePostgres
 from tests.harness.running import MakeRole, MakeService

@@ -10,8 +10,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres, find_binaries
+from service.demo.postgres import find_binaries
 from service.wire import IDEMPOTENCY_HEADER
+from tests.harness.embedded import EmbeddedPostgres
 from tests.harness.ledger import Ledger
 from tests.harness.proxy import Proxy
 from tests.harness.running import MakeService

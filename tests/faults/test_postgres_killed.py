@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres
+from tests.harness.embedded import EmbeddedPostgres
 from tests.harness.ledger import Ledger
 from tests.harness.running import MakeService
 

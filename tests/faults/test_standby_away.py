@@ -14,9 +14,9 @@ import aiohttp
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres
 from service.wire import IDEMPOTENCY_HEADER
 from tests.faults.test_failover import promote, standby  # noqa: F401
+from tests.harness.embedded import EmbeddedPostgres
 from tests.harness.running import MakeService
 from tests.harness.service import KEY, Answer, ServiceUnderTest
 

@@ -9,9 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres
 from service.migrations import migrate
 from service.wire import IDEMPOTENCY_HEADER
+from tests.harness.embedded import EmbeddedPostgres
 from tests.harness.running import MakeService
 from tests.harness.service import KEY, Answer, ServiceUnderTest
 

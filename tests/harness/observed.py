@@ -18,9 +18,9 @@ from typing import NamedTuple
 import aiohttp
 
 from service.config import load
-from service.demo.postgres import free_port
 from service.http.server import serve
 from tests.harness.configuration import document, toml
+from tests.harness.embedded import free_port
 from tests.harness.service import ServiceUnderTest
 
 

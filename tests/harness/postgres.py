@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import asyncpg
 import pytest
 
-from service.demo.postgres import EmbeddedPostgres
 from service.migrations import migrate
 from tests.harness import citus
+from tests.harness.embedded import EmbeddedPostgres
 
 _MEMORY = "/dev/shm"  # noqa: S108
 # For three workers: 256 MB of write-ahead log each, databases, and the servers of single tests.

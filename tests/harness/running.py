@@ -19,7 +19,6 @@ from aiohttp.test_utils import BaseTestServer, TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 
 from service.config import Settings, Tuning
-from service.demo.postgres import free_port
 from service.engine import retrying, writer
 from service.http.server import make_runner
 from tests.harness.configuration import (
@@ -29,6 +28,7 @@ from tests.harness.configuration import (
     ServerSettings,
     toml,
 )
+from tests.harness.embedded import free_port
 from tests.harness.postgres import MakeDatabase
 from tests.harness.service import ServiceUnderTest
 

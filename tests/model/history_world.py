@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 import asyncpg
 
-from service.demo.postgres import EmbeddedPostgres, free_port
+from tests.harness.embedded import EmbeddedPostgres, free_port
 from tests.harness.pgbouncer import pgbouncer
 from tests.model.history import Change, History, Row, fields
 from tests.model.history_replica import STATEMENT_SECONDS, Replica, migrate

@@ -15,7 +15,7 @@ from time import monotonic
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from service.demo.postgres import EmbeddedPostgres
+from tests.harness.embedded import EmbeddedPostgres
 from tests.model.examples import Example, differences, examples, report, shrink, symptom_of
 from tests.model.twins import CHECKOUT, Twins, make_twins
 

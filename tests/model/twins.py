@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import aiohttp
 import asyncpg
 
-from service.demo.postgres import free_port
 from service.statements import DISTRIBUTE, in_schema
 from tests.harness import citus
+from tests.harness.embedded import free_port
 from tests.harness.proxy import Proxy
 from tests.harness.service import API_KEY, SECRET, Answer, ServiceUnderTest
 from tests.model.reference import Item, Reference
