@@ -8,6 +8,7 @@ import re
 import secrets
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,13 +33,15 @@ def _load(context: click.Context, _parameter: click.Parameter, path: Path | None
         raise click.ClickException(str(error).replace("\n", "\nError: ")) from None
 
 
-_with_settings = click.option(
-    "--config",
-    "settings",
+_config_option = partial(
+    click.option,
+    *("--config", "settings"),
     envvar="SERVICE_CONFIG",
     type=click.Path(path_type=Path),
-    callback=_load,
     metavar="FILE",
+)
+_with_settings = _config_option(
+    callback=_load,
     help="The configuration file (TOML); default: what SERVICE_CONFIG names; see SERVICE_…__….",
 )
 
@@ -176,13 +179,8 @@ def new_key_command() -> None:
 
 
 @main.command("openapi")
-@click.option(
-    "--config",
-    "settings",
-    envvar="SERVICE_CONFIG",
-    type=click.Path(path_type=Path),
+@_config_option(
     callback=lambda context, parameter, path: path and _load(context, parameter, path),
-    metavar="FILE",
     help="Whose base path and limits it names; default: none, and the default limits.",
 )
 def openapi_command(settings: Settings | None) -> None:

@@ -5,13 +5,11 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from service.wire import INT32
+
 WINDOW_KEYS = 512
 """How many keys on each side of the last drawn one go with a statement: all of 100,000 would cost
 it 0.2 s."""
-
-
-FIRST, LAST = -(2**31), 2**31 - 1
-"""The keys that there can be."""
 
 
 class Window(NamedTuple):
@@ -29,7 +27,7 @@ class ReservedKeys:
     """The distinct keys that a batch names, sorted; 4 bytes each."""
 
     def __init__(self, keys: Iterable[int]) -> None:
-        self._keys = array("i", sorted({key for key in keys if FIRST <= key <= LAST}))
+        self._keys = array("i", sorted({key for key in keys if key in INT32}))
 
     def around(self, drawn: int) -> Window:
         """Return those that the next drawn keys may meet, when ``drawn`` was the last."""
@@ -40,6 +38,6 @@ class ReservedKeys:
         last = min(len(self._keys), middle + WINDOW_KEYS)
         return Window(
             self._keys[first:last].tolist(),
-            self._keys[first] if first > 0 else FIRST,
-            self._keys[last - 1] if last < len(self._keys) else LAST,
+            self._keys[first] if first > 0 else INT32[0],
+            self._keys[last - 1] if last < len(self._keys) else INT32[-1],
         )

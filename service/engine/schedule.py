@@ -49,8 +49,7 @@ class Schedule:
     ``run_items``: rows of one statement at most; ``most_lone``: how many items may run alone at
     once, beside the slots; ``long_patience``: how long such an item waits for a lock, in
     milliseconds. ``commutes`` is a guess that costs nothing when wrong: a statement that relies on
-    it makes sure. ``is_distributed``: a statement for many rows goes to many servers, so that one
-    that fails costs more than to apply them one after another.
+    it makes sure. ``is_distributed``: on Citus.
     """
 
     def __init__(
@@ -63,7 +62,10 @@ class Schedule:
         is_distributed: bool = False,
     ) -> None:
         self._run_items = run_items
-        self._is_distributed = is_distributed
+        # A statement goes to many servers: fewer rows would save nothing, and one that fails costs
+        # more than to apply its rows one after another.
+        self._few_items = run_items if is_distributed else min(run_items, FEW_ITEMS)
+        self._is_cautious = is_distributed
         self.commutes = True
         self.last_drawn = 0
         self._most_lone = most_lone
@@ -181,7 +183,7 @@ class Schedule:
             sections,
             must_commute=self.commutes and any(s.run.batch.has_more for s in sections),
             window=self._window(sections[0].run),
-            is_cautious=self._is_distributed and self._is_unshared(sections[0].run.batch),
+            is_cautious=self._is_cautious and self._is_unshared(sections[0].run.batch),
         )
 
     def _head(self, batch: Batch) -> Run | None:
@@ -247,8 +249,7 @@ class Schedule:
         """Return how many rows a statement that begins with this batch may have."""
         is_slow = self._is_unshared(batch) and self._is_slow[batch.caller]
         is_awaited = not _is_small(batch) and self._awaits_small
-        takes_few = (is_slow or is_awaited) and not self._is_distributed
-        return min(self._run_items, FEW_ITEMS) if takes_few else self._run_items
+        return self._few_items if is_slow or is_awaited else self._run_items
 
     def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
         key = run.keys[len(run.outcomes)]

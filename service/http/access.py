@@ -63,7 +63,7 @@ class Authenticator:
     def __init__(
         self,
         settings: Auth,
-        tuning: Tuning | None = None,
+        tuning: Tuning,
         before: Self | None = None,
     ) -> None:
         self._keys = [
@@ -76,7 +76,7 @@ class Authenticator:
             self._key_set = before._key_set
             self._key_set.stale_seconds = stale_seconds
         elif url:
-            self._key_set = KeySet(url, stale_seconds, tuning or Tuning())
+            self._key_set = KeySet(url, stale_seconds, tuning)
         self._key: Any = settings.jwt.secret
         self._verified: dict[str, tuple[float, Any, dict[str, Any]]] = {}
         if settings.jwt.public_key_file is not None:
@@ -122,7 +122,8 @@ class Authenticator:
         token = token.strip()
         now = time.time()
         verified_at, key, claims = self._verified.get(token, (0.0, None, {}))
-        is_fresh = now - verified_at < VERIFIED_SECONDS and self._is_in_use(key)
+        is_in_use = self._key_set is None or self._key_set.has(key)
+        is_fresh = now - verified_at < VERIFIED_SECONDS and is_in_use
         if is_fresh and now < int(claims["exp"]) + self._jwt.leeway_seconds:
             return claims
         try:
@@ -157,9 +158,6 @@ class Authenticator:
             self._verified.clear()
         self._verified[token] = (now, key, claims)
         return claims
-
-    def _is_in_use(self, key: Any) -> bool:
-        return self._key_set is None or self._key_set.has(key)
 
     async def _verification_key(self, token: str) -> Any:
         if self._key_set is None:

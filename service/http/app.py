@@ -192,24 +192,16 @@ async def _handled(request: web.Request, handler: Handler, activity_id: str) -> 
         raise Problem(500, detail, reason="internal") from None
 
 
-_DETAILS = {
-    404: "Nothing is served at this path.",
-    405: "This path does not answer this method.",
+_UNROUTED = {
+    404: ("path", "Nothing is served at this path."),
+    405: ("method", "This path does not answer this method."),
 }
-_REASONS = {404: "path", 405: "method"}
 
 
 def _problem_of(error: web.HTTPException) -> Problem:
-    headers: dict[str, str] = {}
-    if hdrs.ALLOW in error.headers:
-        headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-    detail = _DETAILS.get(error.status, error.reason)
-    return Problem(error.status, detail, headers, reason=_REASONS.get(error.status, "http"))
-
-
-def _activity_id(request: web.Request) -> str:
-    record = request.get(RECORD)
-    return record.activity_id if record else ""
+    reason, detail = _UNROUTED.get(error.status, ("http", error.reason))
+    headers = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
+    return Problem(error.status, detail, headers, reason=reason)
 
 
 def add_headers(response: web.StreamResponse, activity_id: str) -> None:
@@ -221,7 +213,7 @@ def add_headers(response: web.StreamResponse, activity_id: str) -> None:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop(hdrs.SERVER, None)
-    add_headers(response, _activity_id(request))
+    add_headers(response, request[RECORD].activity_id)
     response.headers.update(request.get(RATE_LIMIT, {}))
     if request.app[LIFECYCLE].is_stopping:
         response.force_close()

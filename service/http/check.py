@@ -114,7 +114,7 @@ def _certificate(server: Server) -> Iterator[Finding]:
 def _tokens(settings: Settings) -> Iterator[Finding]:
     rules = settings.auth.jwt
     try:
-        Authenticator(settings.auth)
+        Authenticator(settings.auth, Tuning())
     except ConfigurationError as error:
         subject, _, words = str(error).partition(": ")
         yield Finding("failed", subject, words)

@@ -13,7 +13,7 @@ from operator import attrgetter
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 
-from service.http.preferences import NO_PREFERENCES, Preferences
+from service.http.preferences import Preferences
 from service.telemetry.logs import RequestRecord
 from service.wire import (
     ENVELOPE_START,
@@ -196,7 +196,7 @@ class EnvelopeResponse:
     """
 
     def __init__(
-        self, request: web.Request, write_seconds: float, preferences: Preferences = NO_PREFERENCES
+        self, request: web.Request, write_seconds: float, preferences: Preferences
     ) -> None:
         self._request = request
         self._record = request[RECORD]

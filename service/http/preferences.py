@@ -38,15 +38,12 @@ class Preferences(NamedTuple):
 
 _MINIMAL = ("return", "minimal")
 _NEWEST = ("resolution", "newest")
-NO_PREFERENCES = Preferences()
 
 
 def preferences_of(request: web.Request) -> Preferences:
     """Return what the client prefers; several lines are one list, unknown ones are ignored."""
-    if PREFER_HEADER not in request.headers:
-        return NO_PREFERENCES
     preferred: dict[str, str] = {}
-    for element in _ELEMENT.findall(",".join(request.headers.getall(PREFER_HEADER))):
+    for element in _ELEMENT.findall(",".join(request.headers.getall(PREFER_HEADER, []))):
         if match := _PREFERENCE.match(element):
             name, value = match[1].lower(), match[2] or ""
             if value.startswith('"'):
