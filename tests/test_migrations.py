@@ -188,13 +188,14 @@ async def test_functions_of_another_release_are_replaced(make_database: MakeData
     connection = await asyncpg.connect(dsn)
     await connection.execute(
         "insert into care_case_clinical_trial_functions values ('of a later release');"
-        "create or replace function care_case_clinical_trial_commutes() returns boolean"
-        " language sql as 'select false'"
+        "create or replace function care_case_clinical_trial_kept_from_commuting()"
+        " returns setof text language sql as $$select 'another rule'$$"
     )
     # A service of this release goes on while a later one is being installed.
     assert await is_current(dsn)
 
     await migrate(dsn)
 
-    assert await connection.fetchval("select care_case_clinical_trial_commutes()")
+    reasons = "select * from care_case_clinical_trial_kept_from_commuting()"
+    assert await connection.fetch(reasons) == []
     await connection.close()

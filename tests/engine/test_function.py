@@ -216,7 +216,10 @@ async def test_at_another_isolation_level_it_does_not_run(
     assert raised.value.sqlstate == "CT001"
 
 
-COMMUTES = "select care_case_clinical_trial_commutes() as commutes"
+COMMUTES = """
+    select not exists (
+        select from care_case_clinical_trial_kept_from_commuting()
+    ) as commutes"""
 COUNTED = """
     create function few(text) returns boolean language sql as
     'select count(*) < 2 from public.care_case_clinical_trial where comment = $1';
