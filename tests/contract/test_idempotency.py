@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.engine.requests import request_id
 from service.statements import FORGET, in_schema
+from tests.engine.batches import make_batch
 from tests.harness.running import MakeService, StartProcess
 from tests.harness.service import KEY, ServiceUnderTest
 
@@ -168,8 +168,9 @@ async def test_while_another_process_works_on_the_request_nothing_of_it_is_creat
     service = await make_service()
     batch = [*({KEY: 5000 + n} for n in range(explicit)), {KEY: 0}]
     other = await service.connect()
-    name = str(request_id("loader", "acme", "k"))
-    await other.execute("select pg_advisory_lock(hashtextextended($1, 0))", name)
+    request = make_batch(key="k")
+    lock = "select pg_advisory_lock(hashtextextended($1, 0))"
+    await other.execute(lock, str(request.request_id))
 
     answer = await service.put(batch, headers=under("k"))
     await other.close()
