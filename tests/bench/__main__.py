@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="5 minutes instead of 25")
     parser.add_argument("--rounds", type=int, help="how often each contestant has its turn")
+    parser.add_argument("--seconds", type=float, help="how long a turn lasts")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", choices=names, default=names,
         help=f"of {', '.join(names)}; 10x4: batches of 10, 4 connections",
@@ -76,7 +77,7 @@ def main() -> None:
     chosen = arguments()
     # As Ctrl-C does, so that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    seconds = 1.0 if chosen.quick else 5.0
+    seconds = chosen.seconds or (1.0 if chosen.quick else 5.0)
     rounds = chosen.rounds or (1 if chosen.quick and not chosen.against else 3)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))

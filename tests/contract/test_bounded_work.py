@@ -45,6 +45,10 @@ async def cost_of(measure: Measure, body: bytes, runs: int) -> Cost:
     return Cost(*map(min, zip(*costs, strict=True)))
 
 
+def is_within(cost: Cost, limit: Cost) -> bool:
+    return all(spent <= allowed for spent, allowed in zip(cost, limit, strict=True))
+
+
 async def costliest_good(measure: Measure, size: int, runs: int) -> Cost:
     good = [await cost_of(measure, body(size), runs + 1) for body in GOOD.values()]
     return Cost(*map(max, zip(*good, strict=True)))
@@ -64,7 +68,7 @@ async def excesses(measure: Measure, kinds: dict[str, Body], size: int, runs: in
                 # A good body of which the memory is there already takes none.
                 AT_MOST * max(good.peak_bytes, len(body)) + UNNOTICED.peak_bytes,
             )
-            if all(spent <= allowed for spent, allowed in zip(cost, limit, strict=True)):
+            if is_within(cost, limit):
                 break
             # The machine may be slower now than it was for the last good body.
             good = await costliest_good(measure, size, runs)
@@ -94,12 +98,17 @@ async def test_no_kind_of_body_costs_three_times_a_good_one(
 async def test_compressed_bodies_hold_the_event_loop_as_little(
     measure: Measure, body: bytes, plain: int, status: int
 ) -> None:
-    answered, cost = await measure(body, "gzip")
+    limit = Cost(
+        0.01 * plain / 1_000_000 + 0.1, HELD_SECONDS, AT_MOST * plain + UNNOTICED.peak_bytes
+    )
+
+    for _ in range(ATTEMPTS):
+        answered, cost = await measure(body, "gzip")
+        if is_within(cost, limit):
+            break
 
     assert answered == status
-    assert cost.held <= HELD_SECONDS
-    assert cost.cpu <= 0.01 * plain / 1_000_000 + 0.1
-    assert cost.peak_bytes <= AT_MOST * plain + UNNOTICED.peak_bytes
+    assert is_within(cost, limit), f"{cost} beyond {limit}"
 
 
 NOTHING_IS_THERE = ("GET", "/nothing", "")

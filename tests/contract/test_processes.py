@@ -45,7 +45,7 @@ READ_AGAIN = "settings read again"
 @pytest.mark.parametrize(
     ("module", "delay"),
     [
-        *(("service.cli", delay) for delay in (0, 0.1, 0.3, 0.6)),
+        *(("service.cli", delay) for delay in (0, 0.1, 0.3)),
         # Imported when the configuration has been read.
         ("service.http.server", 0),
     ],

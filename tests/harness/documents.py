@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Piece(NamedTuple):
         return f"{self.document}:{self.line}"
 
 
+@cache
 def tokens(document: str) -> list[Token]:
     """Return a document's tokens."""
     return MarkdownIt("commonmark").enable("table").parse((ROOT / document).read_text())
