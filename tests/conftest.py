@@ -1,4 +1,4 @@
-"""What every test may ask for; ``tests/harness`` makes it."""
+"""What every test may ask for; ``tests/support`` makes it."""
 
 import json
 import os
@@ -9,14 +9,14 @@ import pytest
 
 from service.wire import SAMPLE
 
-pytest.register_assert_rewrite("tests.harness")
+pytest.register_assert_rewrite("tests.support")
 
 pytest_plugins = [
-    "tests.harness.citus",
-    "tests.harness.postgres",
-    "tests.harness.configuration",
-    "tests.harness.running",
-    "tests.harness.skips",
+    "tests.support.citus",
+    "tests.support.postgres",
+    "tests.support.configuration",
+    "tests.support.running",
+    "tests.support.skips",
 ]
 
 

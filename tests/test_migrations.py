@@ -13,10 +13,10 @@ import asyncpg
 import pytest
 
 from service.migrations import MigrationFailed, is_current, migrate, wait_until_current
-from tests.harness.embedded import EmbeddedPostgres
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
-from tests.harness.service import KEY
+from tests.support.embedded import EmbeddedPostgres
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService
+from tests.support.service import KEY
 
 
 async def test_migrating_twice_changes_nothing(make_database: MakeDatabase) -> None:

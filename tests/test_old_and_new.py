@@ -16,11 +16,11 @@ import asyncpg
 import pytest
 
 from service.config import Action
-from tests.harness.configuration import document
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import RunCommand, StartProcess
-from tests.harness.service import API_KEY, KEY, ServiceUnderTest
-from tests.harness.source import ROOT
+from tests.support.configuration import document
+from tests.support.postgres import MakeDatabase
+from tests.support.running import RunCommand, StartProcess
+from tests.support.service import API_KEY, KEY, ServiceUnderTest
+from tests.support.source import ROOT
 
 OLD_COMMIT = os.environ.get("OLD_COMMIT") or "HEAD~1"
 

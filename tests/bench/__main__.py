@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.harness.embedded import EmbeddedPostgres
+from tests.support.embedded import EmbeddedPostgres
 
 from . import report
 from .arena import Arena

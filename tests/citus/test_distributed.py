@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from service.migrations import migrate
-from tests.harness.citus import join
-from tests.harness.configuration import Configure, DatabaseSettings
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeRole, MakeService, RunCommand
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.citus import join
+from tests.support.configuration import Configure, DatabaseSettings
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeRole, MakeService, RunCommand
+from tests.support.service import KEY, ServiceUnderTest
 
 LARGE: DatabaseSettings = {"run_items": 5000, "distributed": True}
 CHECK = "alter table care_case_clinical_trial add constraint is_good check (comment <> 'bad')"

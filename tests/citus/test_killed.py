@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.harness.citus import URL, servers_to_kill
-from tests.harness.ledger import Ledger
-from tests.harness.running import MakeService
-from tests.harness.service import ServiceUnderTest
+from tests.support.citus import URL, servers_to_kill
+from tests.support.ledger import Ledger
+from tests.support.running import MakeService
+from tests.support.service import ServiceUnderTest
 
 FAULTS = 8
 """In each of three kinds of load."""

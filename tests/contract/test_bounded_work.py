@@ -15,9 +15,9 @@ import pytest
 from service.config import Auth, Jwt, Settings, Tuning
 from service.http import probes
 from service.http.app import build_app
-from tests.harness.observed import Cost, Measure, observed
-from tests.harness.postgres import MakeDatabase
 from tests.items.kinds import BAD, GOOD, Body, real
+from tests.support.observed import Cost, Measure, observed
+from tests.support.postgres import MakeDatabase
 
 AT_MOST = 3
 HELD_SECONDS = 0.05

@@ -14,14 +14,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.statements import MISSING_PRIVILEGES, in_schema
-from tests.harness.certificates import Authority
-from tests.harness.configuration import DatabaseSettings, JwtSettings, ServerSettings, document
-from tests.harness.documents import fenced
-from tests.harness.embedded import free_port
-from tests.harness.key_server import KeyServer, published, serving_keys
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService, RunCommand, StartProcess
-from tests.harness.service import SECRET
+from tests.support.certificates import Authority
+from tests.support.configuration import DatabaseSettings, JwtSettings, ServerSettings, document
+from tests.support.documents import fenced
+from tests.support.embedded import free_port
+from tests.support.key_server import KeyServer, published, serving_keys
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService, RunCommand, StartProcess
+from tests.support.service import SECRET
 
 STRONG: JwtSettings = {"algorithms": ["HS256"], "secret": SECRET, "issuer": "us"}
 

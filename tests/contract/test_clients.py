@@ -13,8 +13,8 @@ import pytest
 
 from service.config import Server
 from service.http import openapi
-from tests.harness.running import MakeService, StartProcess
-from tests.harness.service import API_KEY, KEY, ServiceUnderTest, token
+from tests.support.running import MakeService, StartProcess
+from tests.support.service import API_KEY, KEY, ServiceUnderTest, token
 
 pytestmark = pytest.mark.slow
 

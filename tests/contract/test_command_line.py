@@ -9,10 +9,10 @@ import jwt
 import pytest
 
 from service import __version__
-from tests.harness.configuration import ServerSettings, document
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import RunCommand
-from tests.harness.service import SECRET
+from tests.support.configuration import ServerSettings, document
+from tests.support.postgres import MakeDatabase
+from tests.support.running import RunCommand
+from tests.support.service import SECRET
 
 
 def test_new_key_prints_a_key_and_its_sha256_line(run_command: RunCommand) -> None:

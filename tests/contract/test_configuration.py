@@ -10,15 +10,15 @@ import msgspec
 import pytest
 
 from service.config import ConfigurationError, Database, Jwt, Server, Settings, load
-from tests.harness.configuration import (
+from tests.support.configuration import (
     DatabaseSettings,
     JwtSettings,
     ServerSettings,
     document,
     toml,
 )
-from tests.harness.running import MakeService
-from tests.harness.service import KEY
+from tests.support.running import MakeService
+from tests.support.service import KEY
 
 SECRET_MARKER = "marker-of-a-secret"
 

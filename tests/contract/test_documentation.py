@@ -27,8 +27,8 @@ from service.config import Server
 from service.engine import sqlstates
 from service.http import openapi
 from service.wire import Item
-from tests.harness.running import MakeService
-from tests.harness.service import API_KEY, KEY, PATH, RECORDS, token
+from tests.support.running import MakeService
+from tests.support.service import API_KEY, KEY, PATH, RECORDS, token
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")

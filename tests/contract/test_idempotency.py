@@ -8,8 +8,8 @@ import pytest
 
 from service.statements import FORGET, in_schema
 from tests.engine.batches import make_batch
-from tests.harness.running import MakeService, StartProcess
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.running import MakeService, StartProcess
+from tests.support.service import KEY, ServiceUnderTest
 
 BATCH = [{KEY: 0, "comment": "first"}, {KEY: 5000}, {KEY: 0, "case_Key": "x"}, {KEY: 0}]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import asyncpg
 
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, ServiceUnderTest
 from tests.model.twins import ODD_SETTINGS
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService
+from tests.support.service import KEY, ServiceUnderTest
 
 SLOW = """
     create function slow() returns trigger language plpgsql as $$ begin

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, token
+from tests.support.running import MakeService
+from tests.support.service import KEY, token
 
 TEXT_FIELDS = {
     "comment": "comment",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from service.config import Tuning
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
-from tests.harness.service import GUEST_KEY, KEY, ServiceUnderTest
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService
+from tests.support.service import GUEST_KEY, KEY, ServiceUnderTest
 
 MIB = 2**20
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from service.http.preferences import _ELEMENT, _PREFERENCE
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, Answer, ServiceUnderTest
+from tests.support.running import MakeService
+from tests.support.service import KEY, Answer, ServiceUnderTest
 
 EARLY, STORED, LATE = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
 

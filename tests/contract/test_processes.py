@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from service.migrations import migrate
-from tests.harness.certificates import Authority
-from tests.harness.configuration import ServerSettings, document
-from tests.harness.embedded import free_port
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import AtImport, RunCommand, StartProcess
-from tests.harness.service import KEY, PATH
+from tests.support.certificates import Authority
+from tests.support.configuration import ServerSettings, document
+from tests.support.embedded import free_port
+from tests.support.postgres import MakeDatabase
+from tests.support.running import AtImport, RunCommand, StartProcess
+from tests.support.service import KEY, PATH
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])

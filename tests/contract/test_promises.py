@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.running import MakeService
-from tests.harness.service import KEY
+from tests.support.running import MakeService
+from tests.support.service import KEY
 
 REJECTED: list[tuple[dict[str, Any], int]] = [
     ({"case_Key": "text"}, 400),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from service.wire import SAMPLE, Item
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeRole, MakeService
-from tests.harness.service import KEY, Answer, ServiceUnderTest
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeRole, MakeService
+from tests.support.service import KEY, Answer, ServiceUnderTest
 
 READS = ["batch", "read"]
 

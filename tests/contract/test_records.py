@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeRole, MakeService
-from tests.harness.service import KEY, PATH, RECORDS, ServiceUnderTest, credentials
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeRole, MakeService
+from tests.support.service import KEY, PATH, RECORDS, ServiceUnderTest, credentials
 
 ALL = ["batch", "read", "write", "delete"]
 FULL: dict[str, Any] = {

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.harness.certificates import Authority, presented_subject
-from tests.harness.configuration import JwtSettings, document, toml
-from tests.harness.embedded import free_port
-from tests.harness.key_server import KeyServer, bearer, published, serving_keys
-from tests.harness.ledger import Ledger
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import AtImport, Process, StartProcess
-from tests.harness.service import API_KEY, KEY, PATH, SECRET, Answer, token
+from tests.support.certificates import Authority, presented_subject
+from tests.support.configuration import JwtSettings, document, toml
+from tests.support.embedded import free_port
+from tests.support.key_server import KeyServer, bearer, published, serving_keys
+from tests.support.ledger import Ledger
+from tests.support.postgres import MakeDatabase
+from tests.support.running import AtImport, Process, StartProcess
+from tests.support.service import API_KEY, KEY, PATH, SECRET, Answer, token
 
 DONE = "settings read again"
 

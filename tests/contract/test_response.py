@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, PATH, credentials
+from tests.support.running import MakeService
+from tests.support.service import KEY, PATH, credentials
 
 PLAIN = "text/plain; charset=utf-8"
 

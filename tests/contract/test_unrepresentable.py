@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, RECORDS, ServiceUnderTest
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService
+from tests.support.service import KEY, RECORDS, ServiceUnderTest
 
 ALL = ["batch", "read", "write", "delete"]
 

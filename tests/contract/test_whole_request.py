@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.harness.running import MakeService
-from tests.harness.service import API_KEY, KEY, PATH, SECRET, token
+from tests.support.running import MakeService
+from tests.support.service import API_KEY, KEY, PATH, SECRET, token
 
 BATCH = [{KEY: 1, "comment": "first"}]
 

@@ -16,13 +16,13 @@ import asyncpg
 import pytest
 
 from service.demo.postgres import EmbeddedPostgresError, find_binaries
-from tests.harness.embedded import EmbeddedPostgres, free_port
+from tests.support.embedded import EmbeddedPostgres, free_port
 
 PARENT = """
 import sys, time
 from pathlib import Path
 from urllib.parse import unquote
-from tests.harness.embedded import EmbeddedPostgres
+from tests.support.embedded import EmbeddedPostgres
 postgres = EmbeddedPostgres(Path(sys.argv[1]), durable=False)
 postgres.start()
 print(postgres.dsn(), flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.running import RunCommand
+from tests.support.running import RunCommand
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from service.demo.postgres import find_binaries
 from service.migrations import migrate
 from service.statements import MISSING_PRIVILEGES, in_schema
 from tests.deploy.files import COMPOSE, COMPOSE_FOLDER, PROXY, ROOT, found, run, tool
-from tests.harness.postgres import MakeDatabase
+from tests.support.postgres import MakeDatabase
 
 SERVICES = COMPOSE["services"]
 CONFIGURATION = COMPOSE_FOLDER / "service.toml"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.files import FIRST_DAY, tool
-from tests.harness.documents import fenced
-from tests.harness.embedded import EmbeddedPostgres, free_port
+from tests.support.documents import fenced
+from tests.support.embedded import EmbeddedPostgres, free_port
 
 PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 MOST_SECONDS = 300

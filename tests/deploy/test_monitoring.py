@@ -16,10 +16,10 @@ from prometheus_client import REGISTRY
 
 from service.telemetry import metrics
 from tests.deploy.files import MONITORING_FOLDER, ROOT, run, tool
-from tests.harness.documents import tables
-from tests.harness.embedded import free_port
-from tests.harness.running import StartProcess
-from tests.harness.service import KEY
+from tests.support.documents import tables
+from tests.support.embedded import free_port
+from tests.support.running import StartProcess
+from tests.support.service import KEY
 
 ALERTS = MONITORING_FOLDER / "alerts.yaml"
 CASES = ROOT / "tests/deploy/alerts.test.yaml"

@@ -18,10 +18,10 @@ import pytest
 
 from service import __version__
 from tests.deploy.files import BUILD, ROOT, tool
-from tests.harness.configuration import Configure, toml
-from tests.harness.embedded import free_port
-from tests.harness.postgres import MakeDatabase
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.configuration import Configure, toml
+from tests.support.embedded import free_port
+from tests.support.postgres import MakeDatabase
+from tests.support.service import KEY, ServiceUnderTest
 
 USER = 10001
 

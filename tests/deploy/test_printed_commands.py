@@ -20,11 +20,11 @@ import pytest
 from service import __version__, config
 from service.wire import PREFER_HEADER, SAMPLE
 from tests.deploy.files import FIRST_DAY, ROOT, tool
-from tests.harness.configuration import Configure, toml
-from tests.harness.documents import Piece, fenced, inline_code
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
-from tests.harness.service import API_KEY, KEY, ServiceUnderTest, token
+from tests.support.configuration import Configure, toml
+from tests.support.documents import Piece, fenced, inline_code
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService
+from tests.support.service import API_KEY, KEY, ServiceUnderTest, token
 
 STAND_INS = """
 make() { command make --dry-run "$@"; }                  # else: whole environments, and this suite

@@ -9,10 +9,10 @@ import pytest
 
 from tests.bench.processes import listeners
 from tests.deploy.files import UNIT, found, run, tool
-from tests.harness.embedded import free_port
-from tests.harness.ledger import Ledger
-from tests.harness.running import StartProcess
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.embedded import free_port
+from tests.support.ledger import Ledger
+from tests.support.running import StartProcess
+from tests.support.service import KEY, ServiceUnderTest
 
 PROGRAM = "/opt/care-trials/bin/care-trials"
 

@@ -13,8 +13,8 @@ from service.engine.sqlstates import PASSING_ARRAY
 from service.engine.statement import Answer
 from service.statements import APPLY, KEPT_FROM_COMMUTING, in_schema
 from service.wire import Item
-from tests.harness import citus
-from tests.harness.postgres import MakeDatabase
+from tests.support import citus
+from tests.support.postgres import MakeDatabase
 
 TRIGGER = """
     create function body() returns trigger language plpgsql as $$ begin {} return new; end $$;

@@ -22,8 +22,8 @@ from service.engine.writer import Writer
 from service.statements import APPLY, in_schema
 from service.wire import Item, Outcome
 from tests.engine.batches import make_batch, whole
-from tests.harness import citus
-from tests.harness.postgres import MakeDatabase
+from tests.support import citus
+from tests.support.postgres import MakeDatabase
 
 MODES = list(Mode)
 EARLY, STORED, LATE = (datetime(year, 1, 1, tzinfo=UTC) for year in (2024, 2025, 2026))

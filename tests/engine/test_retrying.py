@@ -8,7 +8,7 @@ import pytest
 from service.config import Database
 from service.engine.databases import Pool, PooledConnection, open_pool
 from service.engine.retrying import with_connection
-from tests.harness.postgres import MakeDatabase
+from tests.support.postgres import MakeDatabase
 
 SECONDS = 1.0
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, token
+from tests.support.running import MakeService
+from tests.support.service import KEY, token
 
 
 async def test_small_batches_sent_at_once_fail_each_for_themselves(

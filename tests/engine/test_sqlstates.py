@@ -7,7 +7,7 @@ import pytest
 
 from service.engine import sqlstates
 from service.engine.sqlstates import BY_CLASS, BY_CODE, PASSING, Meaning, meaning_of
-from tests.harness.source import ROOT
+from tests.support.source import ROOT
 
 MEANINGS = {**BY_CODE, **BY_CLASS}
 

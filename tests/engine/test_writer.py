@@ -16,7 +16,7 @@ from service.engine.rows import Batch, Whole
 from service.engine.writer import Writer
 from service.wire import Item, Outcome
 from tests.engine.batches import make_batch
-from tests.harness.postgres import MakeDatabase
+from tests.support.postgres import MakeDatabase
 
 
 @pytest.fixture

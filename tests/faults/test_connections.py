@@ -9,11 +9,11 @@ import pytest
 
 from service.config import Database, Tuning
 from service.engine.databases import open_pool
-from tests.harness.ledger import Ledger
-from tests.harness.postgres import MakeDatabase
-from tests.harness.proxy import Fault, Link, Proxy
-from tests.harness.running import MakeService
-from tests.harness.service import KEY
+from tests.support.ledger import Ledger
+from tests.support.postgres import MakeDatabase
+from tests.support.proxy import Fault, Link, Proxy
+from tests.support.running import MakeService
+from tests.support.service import KEY
 
 MARK = b"the marked text"
 """Stands in the arguments of the statement."""

@@ -14,11 +14,11 @@ import asyncpg
 import pytest
 
 from service.migrations import migrate
-from tests.harness.embedded import EmbeddedPostgres
-from tests.harness.ledger import Ledger
-from tests.harness.postgres import MakeDatabase, MakePostgres
-from tests.harness.running import MakeRole, MakeService
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.embedded import EmbeddedPostgres
+from tests.support.ledger import Ledger
+from tests.support.postgres import MakeDatabase, MakePostgres
+from tests.support.running import MakeRole, MakeService
+from tests.support.service import KEY, ServiceUnderTest
 
 pytestmark = pytest.mark.usefixtures("short_retries")
 

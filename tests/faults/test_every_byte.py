@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.harness.postgres import MakeDatabase
-from tests.harness.proxy import Link, Proxy
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.postgres import MakeDatabase
+from tests.support.proxy import Link, Proxy
+from tests.support.running import MakeService
+from tests.support.service import KEY, ServiceUnderTest
 
 STRIDE = int(os.environ.get("CUT_STRIDE", "29"))
 """Every so many bytes; all of them take some minutes."""

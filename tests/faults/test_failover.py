@@ -12,11 +12,11 @@ import pytest
 
 from service.demo.postgres import find_binaries
 from service.wire import IDEMPOTENCY_HEADER
-from tests.harness.embedded import EmbeddedPostgres
-from tests.harness.ledger import Ledger
-from tests.harness.proxy import Proxy
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.embedded import EmbeddedPostgres
+from tests.support.ledger import Ledger
+from tests.support.proxy import Proxy
+from tests.support.running import MakeService
+from tests.support.service import KEY, ServiceUnderTest
 
 pytestmark = pytest.mark.slow
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.ledger import Ledger
-from tests.harness.pgbouncer import PROGRAM, pgbouncer
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.ledger import Ledger
+from tests.support.pgbouncer import PROGRAM, pgbouncer
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService
+from tests.support.service import KEY, ServiceUnderTest
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
 

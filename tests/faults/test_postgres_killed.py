@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from tests.harness.embedded import EmbeddedPostgres
-from tests.harness.ledger import Ledger
-from tests.harness.running import MakeService
+from tests.support.embedded import EmbeddedPostgres
+from tests.support.ledger import Ledger
+from tests.support.running import MakeService
 
 
 @pytest.mark.parametrize("seconds_down", [0, pytest.param(2, marks=pytest.mark.slow)])

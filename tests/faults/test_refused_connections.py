@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.harness.ledger import Ledger
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeRole, MakeService
-from tests.harness.service import KEY
+from tests.support.ledger import Ledger
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeRole, MakeService
+from tests.support.service import KEY
 
 pytestmark = pytest.mark.usefixtures("short_retries")
 

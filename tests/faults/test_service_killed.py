@@ -2,8 +2,8 @@
 
 import asyncio
 
-from tests.harness.ledger import Ledger
-from tests.harness.running import StartProcess
+from tests.support.ledger import Ledger
+from tests.support.running import StartProcess
 
 
 async def test_every_outcome_read_before_the_service_was_killed_is_true(

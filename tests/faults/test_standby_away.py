@@ -16,9 +16,9 @@ import pytest
 
 from service.wire import IDEMPOTENCY_HEADER
 from tests.faults.test_failover import promote, standby  # noqa: F401
-from tests.harness.embedded import EmbeddedPostgres
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, Answer, ServiceUnderTest
+from tests.support.embedded import EmbeddedPostgres
+from tests.support.running import MakeService
+from tests.support.service import KEY, Answer, ServiceUnderTest
 
 ROUNDS = int(os.environ.get("STANDBY_ROUNDS", "1"))
 SENDERS = 12

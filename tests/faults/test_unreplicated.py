@@ -11,9 +11,9 @@ import pytest
 
 from service.migrations import migrate
 from service.wire import IDEMPOTENCY_HEADER
-from tests.harness.embedded import EmbeddedPostgres
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, Answer, ServiceUnderTest
+from tests.support.embedded import EmbeddedPostgres
+from tests.support.running import MakeService
+from tests.support.service import KEY, Answer, ServiceUnderTest
 
 ALLOW = ["batch", "read", "write", "delete"]
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from service.items.decode import BatchDecoder, keys_of
 from service.items.split import TooManyItems, split_batch
 from service.items.walk import ItemTooLarge, MalformedBody
-from tests.harness.service import KEY
 from tests.items.kinds import BAD, many
+from tests.support.service import KEY
 
 DECODER = BatchDecoder(ignore_unknown_fields=False)
 MOST_ITEMS = 10_000

@@ -11,8 +11,8 @@ from service.items.decode import BatchDecoder
 from service.items.split import split_batch
 from service.items.walk import MalformedBody
 from service.wire import Item, Outcome
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.running import MakeService
+from tests.support.service import KEY, ServiceUnderTest
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -11,7 +11,7 @@ from service.items.dates import parse_date_time, parse_date_times
 from service.items.decode import BatchDecoder
 from service.items.split import Chunk
 from service.wire import SAMPLE
-from tests.harness.service import KEY
+from tests.support.service import KEY
 
 FORMS = [
     "2025-01-02 03:04:05.123456+00",

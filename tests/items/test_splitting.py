@@ -11,7 +11,7 @@ from service.items.decode import BatchDecoder, keys_of
 from service.items.split import Chunk, TooManyItems, split_batch
 from service.items.texts import unstorable_field
 from service.items.walk import ItemTooLarge, MalformedBody
-from tests.harness.service import KEY
+from tests.support.service import KEY
 
 ITEMS = [
     {KEY: 1},

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.running import MakeService
 from tests.load.batches import Batch, Mismatch, build, check
+from tests.support.running import MakeService
 
 KEYS = [1, 2, 3, 2, *range(10, 200)]
 

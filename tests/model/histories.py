@@ -12,12 +12,12 @@ from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 
-from tests.harness.pgbouncer import PROGRAM as PGBOUNCER
-from tests.harness.service import KEY
 from tests.model.history import KINDS, LATE_SECONDS, History, Violation, fields
 from tests.model.history_faults import FAULTS, Fault
 from tests.model.history_senders import HOT, Load, Sender
 from tests.model.history_world import World
+from tests.support.pgbouncer import PROGRAM as PGBOUNCER
+from tests.support.service import KEY
 
 HEALING_SECONDS = 30
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.harness.configuration import DatabaseSettings, document, toml
-from tests.harness.embedded import free_port
+from tests.support.configuration import DatabaseSettings, document, toml
+from tests.support.embedded import free_port
 
 CHECKOUT = Path(os.environ.get("HISTORY_CHECKOUT") or Path(__file__).parents[2])
 

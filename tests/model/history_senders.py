@@ -11,11 +11,11 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness.ledger import COMPLETE_OUTCOME
-from tests.harness.service import KEY, PATH, credentials
 from tests.model.history import AGAIN, History, Violation, Write, fields
 from tests.model.history_replica import Replica
 from tests.model.history_world import ABSENT, PRESENT, REFUSED_BY_CHECK, World
+from tests.support.ledger import COMPLETE_OUTCOME
+from tests.support.service import KEY, PATH, credentials
 
 WAITED_FOR = PRESENT[0]
 """A key for senders that a fault lets wait; it sorts before all others."""

@@ -11,11 +11,11 @@ from typing import Any
 
 import asyncpg
 
-from tests.harness.proxy import Fault as Harm
-from tests.harness.proxy import Link
 from tests.model.history import LATE_SECONDS, Write
 from tests.model.history_senders import HOT, WAITED_FOR
 from tests.model.history_world import ABSENT, PRESENT, SERVICES_SESSIONS, Held, World
+from tests.support.proxy import Fault as Harm
+from tests.support.proxy import Link
 
 Strike = Callable[[World], Awaitable[None]]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.harness.proxy import Link, Proxy
+from tests.support.proxy import Link, Proxy
 
 STATEMENT_MARK = b"the study of"
 """What is in the messages that carry items to the database."""

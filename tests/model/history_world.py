@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 import asyncpg
 
-from tests.harness.embedded import EmbeddedPostgres, free_port
-from tests.harness.pgbouncer import pgbouncer
 from tests.model.history import Change, History, Row, fields
 from tests.model.history_replica import STATEMENT_SECONDS, Replica, migrate
 from tests.model.history_way import Way
+from tests.support.embedded import EmbeddedPostgres, free_port
+from tests.support.pgbouncer import pgbouncer
 
 PRESENT = range(1, 501)
 """Keys of rows that are there before a history, so that the sequence meets them."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.harness import citus
 from tests.model.batches import item
 from tests.model.examples import Example, report, try_out
 from tests.model.reference import KEY, Item
@@ -23,6 +22,7 @@ from tests.model.tables import (
 )
 from tests.model.tenants import HELD_ROW, HELD_VALUE
 from tests.model.twins import Twins
+from tests.support import citus
 
 UNIQUE = f"create unique index the_unique on {TABLE} (protocol_number)"
 CHECK = f"alter table {TABLE} add check (study_length <> 'bad')"

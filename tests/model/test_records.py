@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from service.wire import Item
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.running import MakeService
+from tests.support.service import KEY, ServiceUnderTest
 
 STEPS = 60
 KEYS = range(1, 7)

@@ -24,12 +24,12 @@ import aiohttp
 import asyncpg
 
 from service.statements import DISTRIBUTE, in_schema
-from tests.harness import citus
-from tests.harness.embedded import free_port
-from tests.harness.proxy import Proxy
-from tests.harness.service import API_KEY, SECRET, Answer, ServiceUnderTest
 from tests.model.reference import Item, Reference
 from tests.model.tables import TABLE, Stranger, Table
+from tests.support import citus
+from tests.support.embedded import free_port
+from tests.support.proxy import Proxy
+from tests.support.service import API_KEY, SECRET, Answer, ServiceUnderTest
 
 Result = TypeVar("Result")
 

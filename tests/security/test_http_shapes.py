@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.running import MakeService
-from tests.harness.service import API_KEY, KEY, PATH, ServiceUnderTest, token
+from tests.support.running import MakeService
+from tests.support.service import API_KEY, KEY, PATH, ServiceUnderTest, token
 
 TARGET = PATH.encode()
 CREDENTIALS = (

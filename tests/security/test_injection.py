@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from service.wire import Item
-from tests.harness.running import MakeService
-from tests.harness.service import KEY, ServiceUnderTest, token
+from tests.support.running import MakeService
+from tests.support.service import KEY, ServiceUnderTest, token
 
 HOSTILE = [
     "x'); drop table care_case_clinical_trial; --",

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from service.config import Tuning
 from service.http.jwks import KeySet
-from tests.harness.key_server import FUTURE, KeyServer, bearer, published, serving_keys
-from tests.harness.running import MakeService
-from tests.harness.service import ServiceUnderTest
+from tests.support.key_server import FUTURE, KeyServer, bearer, published, serving_keys
+from tests.support.running import MakeService
+from tests.support.service import ServiceUnderTest
 
 SIGNER = rsa.generate_private_key(65537, 2048)
 OTHER = rsa.generate_private_key(65537, 2048)

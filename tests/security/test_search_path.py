@@ -14,10 +14,10 @@ import pytest
 
 from service.migrations import MigrationFailed, is_current, migrate
 from service.statements import FORGET, SQL_FOLDER, in_schema
-from tests.harness.configuration import document
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeRole, MakeService, RunCommand
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.configuration import document
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeRole, MakeService, RunCommand
+from tests.support.service import KEY, ServiceUnderTest
 
 TABLE = "care_case_clinical_trial"
 ALLOW = ["batch", "read", "write", "delete"]

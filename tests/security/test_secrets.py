@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from service import config
-from tests.harness.configuration import document, toml
-from tests.harness.running import MakeService, StartProcess
-from tests.harness.service import KEY, token
+from tests.support.configuration import document, toml
+from tests.support.running import MakeService, StartProcess
+from tests.support.service import KEY, token
 
 MARKER = "planted-marker"
 REFUSALS = """

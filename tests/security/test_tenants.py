@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService
-from tests.harness.service import GUEST_KEY, KEY
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService
+from tests.support.service import GUEST_KEY, KEY
 
 TENANTS = ("acme", "globex")
 AT_ONCE = 8

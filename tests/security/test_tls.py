@@ -10,10 +10,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from tests.harness.certificates import Authority, presented_subject
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService, StartProcess
-from tests.harness.service import KEY
+from tests.support.certificates import Authority, presented_subject
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService, StartProcess
+from tests.support.service import KEY
 
 
 async def test_the_listener_speaks_tls_and_reads_a_new_certificate_on_sighup(

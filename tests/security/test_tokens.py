@@ -17,9 +17,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService, StartProcess
-from tests.harness.service import (
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService, StartProcess
+from tests.support.service import (
     API_KEY,
     GUEST_KEY,
     KEY,

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from service.client import Client, CouldNotSend, Outcome
 from service.wire import Item
-from tests.harness.running import MakeService
-from tests.harness.senders import TOKEN, Front, bad_gateway, cut, outcomes, problem, serving
-from tests.harness.service import API_KEY, KEY
+from tests.support.running import MakeService
+from tests.support.senders import TOKEN, Front, bad_gateway, cut, outcomes, problem, serving
+from tests.support.service import API_KEY, KEY
 
 
 class Send(Protocol):

@@ -16,8 +16,8 @@ from service.send import display
 from service.send.display import Display
 from service.send.records import Records
 from service.wire import ENVELOPE_START, Debug, Outcome
-from tests.harness.senders import Command, Front, as_json, as_ndjson, serving
-from tests.harness.service import KEY
+from tests.support.senders import Command, Front, as_json, as_ndjson, serving
+from tests.support.service import KEY
 
 HARMFUL = "\x1b[2J\x07\r\n\x9b1m\u202e\u2028r"
 HARMLESS = r"\x1b[2J\x07\r\n\x9b1m\u202e\u2028r"

@@ -14,9 +14,9 @@ import pytest
 
 from service.send.records import DELIMITERS, Records, Unreadable, fault_of
 from service.wire import Item
-from tests.harness.running import MakeService
-from tests.harness.senders import Command, Front, as_ndjson, failures, serving
-from tests.harness.service import KEY
+from tests.support.running import MakeService
+from tests.support.senders import Command, Front, as_ndjson, failures, serving
+from tests.support.service import KEY
 
 Read = Callable[..., list[Any]]
 

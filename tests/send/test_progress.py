@@ -11,8 +11,8 @@ import pytest
 from service.client import Outcome
 from service.send.progress import Progress
 from service.send.records import Unreadable
-from tests.harness.senders import Command, Front, as_ndjson, failures, outcomes, problem, serving
-from tests.harness.service import KEY
+from tests.support.senders import Command, Front, as_ndjson, failures, outcomes, problem, serving
+from tests.support.service import KEY
 
 RECORDS: list[Any] = [{KEY: 1}, {KEY: 2}, ["cut"], "no JSON", {KEY: 5}]
 

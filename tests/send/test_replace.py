@@ -7,8 +7,8 @@ import pytest
 
 from service.send.records import Records, Unreadable
 from service.wire import Item
-from tests.harness.running import MakeService
-from tests.harness.senders import (
+from tests.support.running import MakeService
+from tests.support.senders import (
     Command,
     Front,
     as_csv,
@@ -18,7 +18,7 @@ from tests.harness.senders import (
     outcomes,
     serving,
 )
-from tests.harness.service import KEY
+from tests.support.service import KEY
 
 ERASABLE = [
     *("careCaseClinicalTrialArm_ID", "careCaseClinicalTrialReason_ID"),

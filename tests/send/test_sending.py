@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.running import MakeService
-from tests.harness.senders import (
+from tests.support.running import MakeService
+from tests.support.senders import (
     Command,
     Front,
     as_csv,
@@ -23,7 +23,7 @@ from tests.harness.senders import (
     problem,
     serving,
 )
-from tests.harness.service import KEY
+from tests.support.service import KEY
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.running import MakeService
-from tests.harness.senders import Command, Front, Run, as_ndjson, batches_of, failures, serving
-from tests.harness.service import KEY, ServiceUnderTest
+from tests.support.running import MakeService
+from tests.support.senders import Command, Front, Run, as_ndjson, batches_of, failures, serving
+from tests.support.service import KEY, ServiceUnderTest
 
 RECORDS = [
     {KEY: 0, "comment": str(number)}

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness.running import StartProcess
-from tests.harness.service import KEY, PATH, RECORDS, token
+from tests.support.running import StartProcess
+from tests.support.service import KEY, PATH, RECORDS, token
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -17,13 +17,13 @@ from service.config import Database
 from service.engine.databases import open_pool
 from service.engine.requests import Requests
 from service.telemetry import metrics
-from tests.harness.certificates import Authority
-from tests.harness.configuration import JwtSettings
-from tests.harness.key_server import KeyServer, bearer, published, serving_keys
-from tests.harness.postgres import MakeDatabase
-from tests.harness.running import MakeService, StartProcess
-from tests.harness.service import GUEST_KEY, KEY, ServiceUnderTest
-from tests.harness.source import ROOT, modules
+from tests.support.certificates import Authority
+from tests.support.configuration import JwtSettings
+from tests.support.key_server import KeyServer, bearer, published, serving_keys
+from tests.support.postgres import MakeDatabase
+from tests.support.running import MakeService, StartProcess
+from tests.support.service import GUEST_KEY, KEY, ServiceUnderTest
+from tests.support.source import ROOT, modules
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -13,8 +13,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.harness.running import StartProcess
-from tests.harness.service import KEY
+from tests.support.running import StartProcess
+from tests.support.service import KEY
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness.service import KEY, PATH, ServiceUnderTest, credentials
+from tests.support.service import KEY, PATH, ServiceUnderTest, credentials
 
 STORED = (200, 201)
 COMPLETE_OUTCOME = re.compile(

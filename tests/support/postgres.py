@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 
 from service.migrations import migrate
-from tests.harness import citus
-from tests.harness.embedded import EmbeddedPostgres
+from tests.support import citus
+from tests.support.embedded import EmbeddedPostgres
 
 _MEMORY = "/dev/shm"  # noqa: S108
 # For three workers: 256 MB of write-ahead log each, databases, and the servers of single tests.

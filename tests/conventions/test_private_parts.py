@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import RequestHandler
 
-from tests.harness.source import modules
+from tests.support.source import modules
 
 
 class Part(NamedTuple):

@@ -21,16 +21,16 @@ from pytest_aiohttp.plugin import AiohttpClient
 from service.config import Settings, Tuning
 from service.engine import retrying, writer
 from service.http.server import make_runner
-from tests.harness.configuration import (
+from tests.support.configuration import (
     Configure,
     DatabaseSettings,
     JwtSettings,
     ServerSettings,
     toml,
 )
-from tests.harness.embedded import free_port
-from tests.harness.postgres import MakeDatabase
-from tests.harness.service import ServiceUnderTest
+from tests.support.embedded import free_port
+from tests.support.postgres import MakeDatabase
+from tests.support.service import ServiceUnderTest
 
 Process = subprocess.Popen[bytes]
 

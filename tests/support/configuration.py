@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 import pytest
 
-from tests.harness.pgbouncer import pgbouncer
-from tests.harness.service import API_KEY, GUEST_KEY, SECOND_API_KEY, SECRET
+from tests.support.pgbouncer import pgbouncer
+from tests.support.service import API_KEY, GUEST_KEY, SECOND_API_KEY, SECRET
 
 
 class ServerSettings(TypedDict, total=False):

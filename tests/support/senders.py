@@ -17,7 +17,7 @@ from aiohttp import web
 
 from service.http.envelope import encode_outcomes, envelope_end
 from service.wire import ENVELOPE_START, IDEMPOTENCY_HEADER, Debug, Outcome
-from tests.harness.service import API_KEY, KEY, PATH, ServiceUnderTest, token
+from tests.support.service import API_KEY, KEY, PATH, ServiceUnderTest, token
 
 TOKEN = token()
 

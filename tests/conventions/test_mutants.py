@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.harness.source import ROOT
 from tests.mutants.mutants import MUTANTS, Mutant
+from tests.support.source import ROOT
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -1,4 +1,4 @@
-"""A service that tells what its work costs: ``python -m tests.harness.observed CONFIG``.
+"""A service that tells what its work costs: ``python -m tests.support.observed CONFIG``.
 
 On SIGUSR1 it prints, as a line of JSON, what has been since the last one.
 """
@@ -19,9 +19,9 @@ import aiohttp
 
 from service.config import load
 from service.http.server import serve
-from tests.harness.configuration import document, toml
-from tests.harness.embedded import free_port
-from tests.harness.service import ServiceUnderTest
+from tests.support.configuration import document, toml
+from tests.support.embedded import free_port
+from tests.support.service import ServiceUnderTest
 
 
 class Cost(NamedTuple):
@@ -98,7 +98,7 @@ async def observed(databases: Mapping[str, str], folder: Path) -> AsyncIterator[
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.harness.observed",
+        "tests.support.observed",
         str(config),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

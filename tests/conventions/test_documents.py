@@ -21,8 +21,8 @@ import yaml
 from service import config
 from service.cli import main
 from service.config import ApiKey, Database, Jwt, Server
-from tests.harness.configuration import toml
-from tests.harness.documents import (
+from tests.support.configuration import toml
+from tests.support.documents import (
     DOCUMENTS,
     Piece,
     anchors,
@@ -32,7 +32,7 @@ from tests.harness.documents import (
     tables,
     tokens,
 )
-from tests.harness.source import ROOT, modules
+from tests.support.source import ROOT, modules
 
 LANGUAGES = {"sh", "python", "toml", "sql", "json", "yaml", "nginx", ""}
 """What a fenced block may hold; "" is a drawing."""

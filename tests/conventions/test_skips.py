@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.skips import LIST, Allowed, allowed_skips
-from tests.harness.source import ROOT
+from tests.support.skips import LIST, Allowed, allowed_skips
+from tests.support.source import ROOT
 
 TEST = """
 import pytest
@@ -56,7 +56,7 @@ def test_a_skip_that_is_not_listed_fails_a_strict_run(
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(tmp_path)]
 
     result = subprocess.run(
-        [*command, "-p", "tests.harness.skips"],
+        [*command, "-p", "tests.support.skips"],
         capture_output=True,
         text=True,
         check=False,

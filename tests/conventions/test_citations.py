@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from tests.harness.source import ROOT
+from tests.support.source import ROOT
 
 CITATION = re.compile(
     r'contract,? sections? (\d(?:(?:,| and) \d)*)((?:,? (?:and )?"[^"]+")*)', re.IGNORECASE

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tests.harness.source import ROOT
+from tests.support.source import ROOT
 
 DOCUMENTS = ["README.md", "CHANGELOG.md"]
 DOCUMENTS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]

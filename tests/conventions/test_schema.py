@@ -12,8 +12,8 @@ from msgspec import inspect
 
 from service.statements import RECORD_COLUMNS
 from service.wire import Item
-from tests.harness.postgres import MakeDatabase
-from tests.harness.source import ROOT
+from tests.support.postgres import MakeDatabase
+from tests.support.source import ROOT
 
 TABLE = "care_case_clinical_trial"
 SET_ONCE = {f"{TABLE}_key", "entry_date", "entry_user"}
