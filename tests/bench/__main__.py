@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 from tests.support.embedded import EmbeddedPostgres
 
 from . import report
-from .arena import Arena
-from .contestants import CannotRun, Contestants
+from .competitors import CannotRun, Contestants
 from .database import SETTINGS, Trials
 from .figures import Results, Run
+from .measure import Arena
 from .scenarios import ONE, OTHER, SCENARIOS
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.model.twins import ODD_SETTINGS
+from tests.model.checkout import ODD_SETTINGS
 from tests.support.postgres import MakeDatabase
 from tests.support.running import MakeService
 from tests.support.service import KEY, ServiceUnderTest

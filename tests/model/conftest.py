@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.twins import Twins, make_twins
+from tests.model.checkout import Twins, make_twins
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ import aiohttp
 from hypothesis import strategies as st
 
 from tests.model.batches import DATES, batches
+from tests.model.checkout import HASTY, Twins
 from tests.model.reference import KEY, Item, Outcome
 from tests.model.tables import KEY_COLUMN, REWRITTEN_FROM, Table
 from tests.model.tenants import tables
-from tests.model.twins import HASTY, Twins
 
 RESTORED = "restored schema"
 NEWEST = "resolution=newest"

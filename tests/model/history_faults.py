@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from tests.model import history_strikes as strikes
+from tests.model import history_events as strikes
 from tests.model.history import Write
 from tests.model.history_senders import Load
 from tests.model.history_world import World

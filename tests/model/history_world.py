@@ -15,8 +15,8 @@ import aiohttp
 import asyncpg
 
 from tests.model.history import Change, History, Row, fields
+from tests.model.history_proxy import Way
 from tests.model.history_replica import STATEMENT_SECONDS, Replica, migrate
-from tests.model.history_way import Way
 from tests.support.embedded import EmbeddedPostgres, free_port
 from tests.support.pgbouncer import pgbouncer
 

@@ -15,8 +15,8 @@ from time import monotonic
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from tests.model.checkout import CHECKOUT, Twins, make_twins
 from tests.model.examples import Example, differences, examples, report, shrink, symptom_of
-from tests.model.twins import CHECKOUT, Twins, make_twins
 from tests.support.embedded import EmbeddedPostgres
 
 EXAMPLES_OF_A_SEED = 100

@@ -12,9 +12,9 @@ import pytest
 
 from tests.model.histories import Verdict, run, run_all, summary, world
 from tests.model.history import LATE_SECONDS, Row, fields
+from tests.model.history_events import LOCK_ROW
 from tests.model.history_faults import FAULTS
 from tests.model.history_senders import Load, Sender
-from tests.model.history_strikes import LOCK_ROW
 from tests.model.history_world import World
 from tests.support.pgbouncer import PROGRAM as PGBOUNCER
 from tests.support.service import KEY

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.model.batches import item
+from tests.model.checkout import Twins
 from tests.model.examples import Example, report, try_out
 from tests.model.reference import KEY, Item
 from tests.model.tables import (
@@ -21,7 +22,6 @@ from tests.model.tables import (
     trigger,
 )
 from tests.model.tenants import HELD_ROW, HELD_VALUE
-from tests.model.twins import Twins
 from tests.support import citus
 
 UNIQUE = f"create unique index the_unique on {TABLE} (protocol_number)"

@@ -6,9 +6,9 @@ from time import monotonic
 import asyncpg
 from hypothesis import HealthCheck, Phase, given, settings
 
+from tests.model.checkout import Twins
 from tests.model.examples import Example, differences, examples, report, shrink
 from tests.model.search import search
-from tests.model.twins import Twins
 from tests.support import citus
 
 EXAMPLES = 50

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from . import limit, load
-from .contestants import Contestant, Contestants
+from .competitors import Contestant, Contestants
 from .database import Trials
 from .figures import Figures
 from .load import NEW_KEYS_FROM, LoadSpec
