@@ -11,11 +11,11 @@ from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
 from service.engine.retrying import TimedOut, Unavailable, Unserved
-from service.http import page, probes
+from service.http import docs_page, probes
 from service.http.access import RATE_LIMIT
+from service.http.app_state import Generation, Generations
 from service.http.envelope import RECORD, Problem, problem_response
-from service.http.expectation import Router
-from service.http.generation import Generation, Generations
+from service.http.expect_continue import Router
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.http.probes import Probes
 from service.telemetry import metrics, tracing
@@ -44,7 +44,7 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     app.cleanup_ctx.append(_watch_and_close)
 
     _add_api(app, server.base_path, generations)
-    page.add_routes(app, lambda: generations.current.openapi)
+    docs_page.add_routes(app, lambda: generations.current.openapi)
     probed = app
     if server.management_port is not None:
         probed = app[MANAGEMENT] = _surrounded(lifecycle, tuning)

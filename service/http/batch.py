@@ -20,8 +20,8 @@ from service.http.envelope import EnvelopeResponse, Problem
 from service.http.idempotency import check_body, idempotency_key, new_batch, still_running
 from service.http.preferences import preferences_of
 from service.items.decode import BatchDecoder, DecodedChunk, keys_of
+from service.items.json_scanner import ItemTooLarge
 from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
-from service.items.walk import ItemTooLarge
 from service.wire import Outcome
 
 RUNS_AHEAD = 2

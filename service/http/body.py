@@ -11,9 +11,9 @@ from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 from service.config import Tuning
 from service.http.admission import BodyBytes
 from service.http.envelope import RECORD, Problem
-from service.http.expectation import ask_for_body
+from service.http.expect_continue import ask_for_body
+from service.items.json_scanner import MalformedBody
 from service.items.split import Chunk, split_batch
-from service.items.walk import MalformedBody
 from service.telemetry import metrics
 
 SHORT_BODY_BYTES = 16 * 1024

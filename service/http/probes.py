@@ -4,8 +4,8 @@ import ipaddress
 
 from aiohttp import hdrs, web
 
+from service.http.app_state import Generations
 from service.http.envelope import Problem
-from service.http.generation import Generations
 from service.http.lifecycle import LIFECYCLE
 from service.telemetry import metrics
 from service.wire import LIVE_PATH

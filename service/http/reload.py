@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from service.config import ConfigurationError, Server, Settings
 from service.http import certificate, check
-from service.http.generation import Generations
+from service.http.app_state import Generations
 
 logger = logging.getLogger(__name__)
 

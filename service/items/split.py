@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw
 
-from service.items.walk import (
+from service.items.json_scanner import (
     NESTED_TOO_DEEP,
     Cut,
     MalformedBody,

@@ -14,7 +14,7 @@ import click
 from service.client import Client, CouldNotSend
 from service.send.display import printable, report, tell
 from service.send.records import DELIMITERS, Records, Unreadable
-from service.send.run import STORED, Run
+from service.send.transfer import STORED, Run
 
 ALL_STORED, SOME_FAILED, UNREADABLE, NOT_SENT, INTERRUPTED = 0, 1, 2, 3, 130
 

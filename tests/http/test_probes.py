@@ -6,8 +6,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from service.config import Auth, Jwt, Settings, Tuning
+from service.http.app_state import Generations
 from service.http.envelope import Problem
-from service.http.generation import Generations
 from service.http.probes import Probes, is_loopback
 
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from service.items.decode import BatchDecoder, keys_of
+from service.items.json_scanner import ItemTooLarge, MalformedBody
 from service.items.split import TooManyItems, split_batch
-from service.items.walk import ItemTooLarge, MalformedBody
 from tests.items.kinds import BAD, many
 from tests.support.service import KEY
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.items.decode import BatchDecoder
+from service.items.json_scanner import MalformedBody
 from service.items.split import split_batch
-from service.items.walk import MalformedBody
 from service.wire import Item, Outcome
 from tests.support.running import MakeService
 from tests.support.service import KEY, ServiceUnderTest

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.items.decode import BatchDecoder, keys_of
+from service.items.json_scanner import ItemTooLarge, MalformedBody
 from service.items.split import Chunk, TooManyItems, split_batch
 from service.items.texts import unstorable_field
-from service.items.walk import ItemTooLarge, MalformedBody
 from tests.support.service import KEY
 
 ITEMS = [

@@ -289,7 +289,7 @@ MUTANTS = [
     ),
     Mutant(
         "a run goes on without the place it ended at",
-        "service/send/run.py",
+        "service/send/transfer.py",
         "self.client.batches(self._file, NAME, place=self.counts.total())",
         "self.client.batches(self._file, NAME)",
         (STORED_ONCE + "test_after_an_interrupt_the_next_run_goes_on_where_it_ended",),

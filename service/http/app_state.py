@@ -16,8 +16,8 @@ from service.http import openapi
 from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
 from service.http.batch import BatchHandler
+from service.http.docs_page import Document
 from service.http.lifecycle import InFlight
-from service.http.page import Document
 from service.http.records import RecordHandler
 from service.telemetry import metrics
 
