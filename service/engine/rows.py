@@ -75,7 +75,7 @@ class Batch:
     is_acquired: bool = False
     is_still_running: bool = False
     is_preparing: bool = False
-    runs: deque["Run"] = field(default_factory=deque)
+    chunks: deque["RowChunk"] = field(default_factory=deque)
     refused_keys: set[int] = field(default_factory=set)
     refused_in_a_row: int = 0
     given_up: str | None = None
@@ -113,7 +113,7 @@ class Batch:
         return Outcome(key, 500, f"Internal error, activityID {self.activity_id}")
 
 
-class Run:
+class RowChunk:
     """Consecutive items of a batch that were handed over at once.
 
     ``places`` are those of the items in the request. Of the rows, the first ``len(outcomes)``

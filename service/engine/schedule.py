@@ -13,11 +13,11 @@ from collections.abc import Set as AbstractSet
 from itertools import dropwhile, islice, takewhile
 
 from service.engine.reserved import NO_WINDOW, Window
-from service.engine.rows import Batch, Run
+from service.engine.rows import Batch, RowChunk
 from service.engine.statement import (
     MOST_PLACES,
     SHORT_PATIENCE,
-    Section,
+    RowSlice,
     Statement,
 )
 
@@ -98,30 +98,30 @@ class Schedule:
         if statement is not None:
             self._at_work.add(statement)
             self._lone += statement.is_lone
-            for run, start, end in statement.sections:
-                run.at_work = end - start
+            for chunk, start, end in statement.slices:
+                chunk.at_work = end - start
                 # To the end of the queue: the others have their turn first.
-                self._queue.remove(run.batch)
-                self._queue.append(run.batch)
-                self._note_lone(run.batch)
+                self._queue.remove(chunk.batch)
+                self._queue.append(chunk.batch)
+                self._note_lone(chunk.batch)
         return statement
 
     def end(self, statement: Statement) -> None:
         """Let go of the statement's keys; what it has not dealt with waits again."""
         self._at_work.discard(statement)
         self._lone -= statement.is_lone
-        for run, _, _ in statement.sections:
-            run.at_work = 0
-            self._note_lone(run.batch)
+        for chunk, _, _ in statement.slices:
+            chunk.at_work = 0
+            self._note_lone(chunk.batch)
 
     def _note_lone(self, batch: Batch) -> None:
         """Another run of the batch may be its next now, and one that goes alone."""
-        self._has_lone |= any(run.alone for run in batch.runs)
+        self._has_lone |= any(chunk.alone for chunk in batch.chunks)
 
     @property
-    def waiting_runs(self) -> int:
+    def waiting_chunks(self) -> int:
         """How many runs wait for their turn."""
-        return sum(run.is_waiting for batch in self._queue for run in batch.runs)
+        return sum(chunk.is_waiting for batch in self._queue for chunk in batch.chunks)
 
     @property
     def slots_in_use(self) -> int:
@@ -150,96 +150,102 @@ class Schedule:
 
     def _next(self, *, has_slot: bool, may_be_large: bool) -> Statement | None:
         self._has_lone = False
-        sections: list[Section] = []
+        slices: list[RowSlice] = []
         # What is at work, and what those who came earlier wait for.
         taken: list[AbstractSet[int]] = [statement.named_keys for statement in self._at_work]
         room = self._run_items
         for batch in self._queue:
-            run = self._head(batch)
-            if run is None:
+            chunk = self._head(batch)
+            if chunk is None:
                 continue
             has_turn = has_slot and (may_be_large or _is_small(batch))
             may_start = has_turn and room > 0 and not batch.is_preparing
-            if run.alone:
+            if chunk.alone:
                 self._has_lone = True
-                if not sections and self._may_run_alone(run, taken):
-                    return self._lone_statement(run)
-            elif may_start and (not sections or self._may_share(sections, run, room)):
-                if not sections:
-                    room = self._room(run.batch)
-                section = self._section(run, taken, room)
-                if section is not None:
-                    for each in [section, *self._following(section, taken, room)]:
-                        sections.append(each)
-                        taken.append(each.run.named_keys_between(each.start, each.end))
+                if not slices and self._may_run_alone(chunk, taken):
+                    return self._lone_statement(chunk)
+            elif may_start and (not slices or self._may_share(slices, chunk, room)):
+                if not slices:
+                    room = self._room(chunk.batch)
+                row_slice = self._next_slice(chunk, taken, room)
+                if row_slice is not None:
+                    for each in [row_slice, *self._following_slices(row_slice, taken, room)]:
+                        slices.append(each)
+                        taken.append(each.chunk.named_keys_between(each.start, each.end))
                         room -= each.end - each.start
-                    if not self._is_shareable(run):
+                    if not self._is_shareable(chunk):
                         room = 0
                     continue
-            taken.append({run.keys[len(run.outcomes)]} - {0})
-        if not sections:
+            taken.append({chunk.keys[len(chunk.outcomes)]} - {0})
+        if not slices:
             return None
         return Statement(
-            sections,
-            must_commute=self.commutes and any(s.run.batch.has_more for s in sections),
-            window=self._window(sections[0].run),
-            is_cautious=self._is_cautious and self._is_unshared(sections[0].run.batch),
+            slices,
+            must_commute=self.commutes and any(s.chunk.batch.has_more for s in slices),
+            window=self._window(slices[0].chunk),
+            is_cautious=self._is_cautious and self._is_unshared(slices[0].chunk.batch),
         )
 
-    def _head(self, batch: Batch) -> Run | None:
+    def _head(self, batch: Batch) -> RowChunk | None:
         """Return the batch's first run that may start before those in front of it have ended."""
-        for run in batch.runs:
-            if run.is_waiting:
-                return run
+        for chunk in batch.chunks:
+            if chunk.is_waiting:
+                return chunk
             # One with receipts waits for the others of its request, which share them.
-            is_whole = run.at_work == len(run.rows) - len(run.outcomes)
-            if not self.commutes or not is_whole or run.has_receipts:
+            is_whole = chunk.at_work == len(chunk.rows) - len(chunk.outcomes)
+            if not self.commutes or not is_whole or chunk.has_receipts:
                 return None
         return None
 
-    def _section(self, run: Run, taken: list[AbstractSet[int]], room: int) -> Section | None:
+    def _next_slice(
+        self, chunk: RowChunk, taken: list[AbstractSet[int]], room: int
+    ) -> RowSlice | None:
         """Return the first rows of the run whose keys are free, None where the first is not."""
-        start = len(run.outcomes)
-        end = min(len(run.rows), start + room)
-        if run.has_receipts:
-            first = run.places[start]
-            while run.places[end - 1] - first >= MOST_PLACES:
+        start = len(chunk.outcomes)
+        end = min(len(chunk.rows), start + room)
+        if chunk.has_receipts:
+            first = chunk.places[start]
+            while chunk.places[end - 1] - first >= MOST_PLACES:
                 end -= 1
-        earlier = takewhile(lambda other: other is not run, run.batch.runs)
-        forbidden = [*taken, run.batch.refused_keys, *(other.named_keys for other in earlier)]
-        if not all(run.named_keys.isdisjoint(keys) for keys in forbidden):
+        earlier = takewhile(lambda other: other is not chunk, chunk.batch.chunks)
+        forbidden = [*taken, chunk.batch.refused_keys, *(other.named_keys for other in earlier)]
+        if not all(chunk.named_keys.isdisjoint(keys) for keys in forbidden):
             for position in range(start, end):
-                if any(run.keys[position] in keys for keys in forbidden):
+                if any(chunk.keys[position] in keys for keys in forbidden):
                     end = position
                     break
-        return Section(run, start, end) if end > start else None
+        return RowSlice(chunk, start, end) if end > start else None
 
-    def _following(
-        self, section: Section, taken: list[AbstractSet[int]], room: int
-    ) -> Iterator[Section]:
+    def _following_slices(
+        self, row_slice: RowSlice, taken: list[AbstractSet[int]], room: int
+    ) -> Iterator[RowSlice]:
         """Yield the next runs of the batch behind a section, as long as they fit in as a whole."""
-        behind = dropwhile(lambda other: other is not section.run, section.run.batch.runs)
-        for run in islice(behind, 1, None):
-            room -= section.end - section.start
-            ends_its_run = section.end == len(section.run.rows)
-            is_next = ends_its_run and self.commutes and run.is_waiting and not run.alone
-            if not is_next or not self._is_shareable(section.run) or not self._is_shareable(run):
+        behind = dropwhile(lambda other: other is not row_slice.chunk, row_slice.chunk.batch.chunks)
+        for chunk in islice(behind, 1, None):
+            room -= row_slice.end - row_slice.start
+            ends_its_run = row_slice.end == len(row_slice.chunk.rows)
+            is_next = ends_its_run and self.commutes and chunk.is_waiting and not chunk.alone
+            if (
+                not is_next
+                or not self._is_shareable(row_slice.chunk)
+                or not self._is_shareable(chunk)
+            ):
                 return
-            following = self._section(run, taken, room)
-            if following is None or following.end < len(run.rows):
+            following = self._next_slice(chunk, taken, room)
+            if following is None or following.end < len(chunk.rows):
                 return
             yield following
-            section = following
+            row_slice = following
 
-    def _may_share(self, sections: list[Section], run: Run, room: int) -> bool:
+    def _may_share(self, slices: list[RowSlice], chunk: RowChunk, room: int) -> bool:
         # Not a few rows of a large run, which would then be two.
-        fits = len(run.rows) - len(run.outcomes) <= room
-        batch, first = run.batch, sections[0].run.batch
+        fits = len(chunk.rows) - len(chunk.outcomes) <= room
+        batch, first = chunk.batch, slices[0].chunk.batch
         is_alike = batch.user == first.user and batch.mode is first.mode
-        return fits and is_alike and self._is_shareable(run)
+        return fits and is_alike and self._is_shareable(chunk)
 
-    def _is_shareable(self, run: Run) -> bool:
-        return not run.has_receipts and not self._is_unshared(run.batch)
+    def _is_shareable(self, chunk: RowChunk) -> bool:
+        return not chunk.has_receipts and not self._is_unshared(chunk.batch)
 
     def _is_unshared(self, batch: Batch) -> bool:
         until = self._unshared_until.get(batch.caller)
@@ -251,45 +257,45 @@ class Schedule:
         is_awaited = not _is_small(batch) and self._awaits_small
         return self._few_items if is_slow or is_awaited else self._run_items
 
-    def _may_run_alone(self, run: Run, taken: list[AbstractSet[int]]) -> bool:
-        key = run.keys[len(run.outcomes)]
+    def _may_run_alone(self, chunk: RowChunk, taken: list[AbstractSet[int]]) -> bool:
+        key = chunk.keys[len(chunk.outcomes)]
         return self._lone < self._most_lone and not any(key in keys for keys in taken)
 
-    def _lone_statement(self, run: Run) -> Statement:
-        start = len(run.outcomes)
-        is_patient = run.batch.refused_in_a_row < PATIENT_REFUSALS
+    def _lone_statement(self, chunk: RowChunk) -> Statement:
+        start = len(chunk.outcomes)
+        is_patient = chunk.batch.refused_in_a_row < PATIENT_REFUSALS
         return Statement(
-            [Section(run, start, start + 1)],
-            must_commute=self.commutes and run.batch.has_more,
+            [RowSlice(chunk, start, start + 1)],
+            must_commute=self.commutes and chunk.batch.has_more,
             is_lone=True,
             patience=self._long_patience if is_patient else SHORT_PATIENCE,
-            window=self._window(run),
+            window=self._window(chunk),
         )
 
-    def _window(self, run: Run) -> Window:
-        if run.batch.reserved is None:
+    def _window(self, chunk: RowChunk) -> Window:
+        if chunk.batch.reserved is None:
             return NO_WINDOW
-        return run.batch.reserved.around(self.last_drawn)
+        return chunk.batch.reserved.around(self.last_drawn)
 
     def _forget_the_done(self) -> None:
         """Answer what is not to be tried, and let go of batches that do not wait."""
         for batch in list(self._queue):
             if batch.is_gone():
                 batch.give_up("The client hung up")
-            for run in batch.runs:
-                if batch.given_up is not None and run.is_waiting:
-                    run.refuse_rest(batch.given_up)
-            while batch.runs:
-                run = batch.runs[0]
-                if run.is_waiting and run.keys[len(run.outcomes)] in batch.refused_keys:
-                    run.refuse_next("An item of the same key before this one got 503")
-                elif len(run.outcomes) < len(run.rows):
+            for chunk in batch.chunks:
+                if batch.given_up is not None and chunk.is_waiting:
+                    chunk.refuse_rest(batch.given_up)
+            while batch.chunks:
+                chunk = batch.chunks[0]
+                if chunk.is_waiting and chunk.keys[len(chunk.outcomes)] in batch.refused_keys:
+                    chunk.refuse_next("An item of the same key before this one got 503")
+                elif len(chunk.outcomes) < len(chunk.rows):
                     break
                 else:
-                    batch.runs.popleft()
-            if not batch.runs:
+                    batch.chunks.popleft()
+            if not batch.chunks:
                 self._queue.remove(batch)
 
 
 def _is_small(batch: Batch) -> bool:
-    return not batch.has_more and len(batch.runs[0].rows) <= SMALL_ITEMS
+    return not batch.has_more and len(batch.chunks[0].rows) <= SMALL_ITEMS

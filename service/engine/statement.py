@@ -9,7 +9,7 @@ import asyncpg
 from service.engine.databases import PooledConnection
 from service.engine.reserved import NO_WINDOW, Window
 from service.engine.retrying import CONNECTION_LOST
-from service.engine.rows import Mode, Row, Run
+from service.engine.rows import Mode, Row, RowChunk
 from service.engine.sqlstates import PASSING_ARRAY
 from service.wire import IDEMPOTENCY_HEADER, INT32, Outcome
 
@@ -72,20 +72,20 @@ class Applied(NamedTuple):
     has_failures: bool
 
 
-class Section(NamedTuple):
-    """Rows of one run that go with a statement: ``run.rows[start:end]``."""
+class RowSlice(NamedTuple):
+    """Rows of one run that go with a statement: ``row_slice.chunk.rows[start:end]``."""
 
-    run: Run
+    chunk: RowChunk
     start: int
     end: int
 
 
 class Statement:
-    """Sections of runs of one caller's batches of one mode; of one batch alone with receipts."""
+    """Row slices of one caller's batches of one mode; of one batch alone with receipts."""
 
     def __init__(
         self,
-        sections: Sequence[Section],
+        slices: Sequence[RowSlice],
         *,
         must_commute: bool,
         is_lone: bool = False,
@@ -94,22 +94,22 @@ class Statement:
         is_cautious: bool = False,
     ) -> None:
         """``is_cautious``: one after another from the start, for an item will fail."""
-        self.sections = sections
+        self.slices = slices
         self.is_lone = is_lone
         self._must_commute = must_commute
         self._patience = patience
         self._window = window
-        if len(sections) == 1:
-            ((run, start, end),) = sections
-            self.keys: list[int] = run.keys[start:end]
-            self._rows: list[Row] = run.rows[start:end]
-            self.named_keys = run.named_keys_between(start, end)
+        if len(slices) == 1:
+            ((chunk, start, end),) = slices
+            self.keys: list[int] = chunk.keys[start:end]
+            self._rows: list[Row] = chunk.rows[start:end]
+            self.named_keys = chunk.named_keys_between(start, end)
         else:
-            self.keys = list(chain.from_iterable(run.keys[a:b] for run, a, b in sections))
-            self._rows = list(chain.from_iterable(run.rows[a:b] for run, a, b in sections))
+            self.keys = list(chain.from_iterable(chunk.keys[a:b] for chunk, a, b in slices))
+            self._rows = list(chain.from_iterable(chunk.rows[a:b] for chunk, a, b in slices))
             self.named_keys = set(self.keys)
         self._is_cautious = is_cautious
-        self.batch = sections[0].run.batch
+        self.batch = slices[0].chunk.batch
         repeated = len(self.keys) - len(self.named_keys)
         keyless = self.keys.count(0) if repeated else 0
         self._has_receipts = keyless > 0 or self.batch.mode is Mode.CREATE
@@ -137,8 +137,8 @@ class Statement:
         keys = self.keys
         rows, sequence, ranges = self._rows, None, None
         if self._has_receipts:
-            ((run, start, end),) = self.sections
-            places = run.places[start:end]
+            ((chunk, start, end),) = self.slices
+            places = chunk.places[start:end]
             if self.named_keys and self.batch.mode is not Mode.CREATE:
                 places = [place for place, key in zip(places, keys, strict=True) if not key]
                 # Those without a key come first.
@@ -169,8 +169,8 @@ class Statement:
                 timeout=seconds,
             )
         except CONNECTION_LOST:
-            for run, _, end in self.sections:
-                run.in_doubt = end
+            for chunk, _, end in self.slices:
+                chunk.in_doubt = end
             raise
         answer = Answer.of(record)
         return self._read(answer, order if sequence and answer.is_by_key else None)
@@ -197,10 +197,10 @@ class Statement:
         drawn = iter(answer.drawn)
         errors = zip(answer.sqlstates, answer.messages, answer.columns, strict=True)
         owners = chain.from_iterable(
-            zip(repeat(run), range(start, end), strict=False) for run, start, end in self.sections
+            zip(repeat(chunk), range(start, end), strict=False) for chunk, start, end in self.slices
         )
         outcomes = []
-        for state, key, (run, position) in zip(states, self.keys, owners, strict=False):
+        for state, key, (chunk, position) in zip(states, self.keys, owners, strict=False):
             match state:
                 case "u" | "e":
                     outcomes.append(Outcome(key, 200, UPDATED))
@@ -210,7 +210,7 @@ class Statement:
                     outcomes.append(Outcome(next(drawn), 201, CREATED))
                 case "d":
                     outcomes.append(Outcome(key, 204, DELETED))
-                case "a" if run.batch.mode is Mode.DELETE and position < run.in_doubt:
+                case "a" if chunk.batch.mode is Mode.DELETE and position < chunk.in_doubt:
                     # An attempt whose answer was lost may have deleted it; gone is gone.
                     outcomes.append(Outcome(key, 204, DELETED))
                 case "a":
@@ -222,10 +222,10 @@ class Statement:
                 case "n":
                     outcomes.append(Outcome(key, 409, NEWER))
                 case "s":
-                    is_kept = run.batch.mode is Mode.DELETE
+                    is_kept = chunk.batch.mode is Mode.DELETE
                     outcomes.append(Outcome(key, 409, KEPT if is_kept else KEPT_OUT))
                 case _:
-                    outcomes.append(run.batch.failed(key, *next(errors)))
+                    outcomes.append(chunk.batch.failed(key, *next(errors)))
         return outcomes
 
 

@@ -17,7 +17,7 @@ from service.engine.databases import Pool
 from service.engine.requests import Requests, StillRunning
 from service.engine.reserved import ReservedKeys
 from service.engine.retrying import NotEncodable, TimedOut, Unavailable, with_connection
-from service.engine.rows import Batch, Row, Run
+from service.engine.rows import Batch, Row, RowChunk
 from service.engine.schedule import SLOTS, Schedule
 from service.engine.sqlstates import (
     LOCK_NOT_AVAILABLE,
@@ -80,7 +80,7 @@ class Writer:
         """Update the metrics of what waits and what is at work."""
         self.pool.sample()
         schedule, name = self._schedule, self.pool.name
-        metrics.WAITING_RUNS.labels(name).set(schedule.waiting_runs)
+        metrics.WAITING_RUNS.labels(name).set(schedule.waiting_chunks)
         metrics.SLOTS_IN_USE.labels(name).set(schedule.slots_in_use)
         metrics.LONE_IN_USE.labels(name).set(schedule.lone_at_work)
 
@@ -98,17 +98,17 @@ class Writer:
         if not rows:
             return []
         started_at = time.monotonic()
-        run = Run(batch, rows, places)
+        chunk = RowChunk(batch, rows, places)
         # Before anything is waited for, so that runs stand in the order of their calls.
-        batch.runs.append(run)
-        if run.has_receipts and batch.reserved is None:
+        batch.chunks.append(chunk)
+        if chunk.has_receipts and batch.reserved is None:
             await self._prepare(batch)
         if not batch.is_preparing:
             self._schedule.add(batch)
-        statement = self._wake(run)
+        statement = self._wake(chunk)
         if statement is not None:
             await self._execute(statement)
-        outcomes = await run.result
+        outcomes = await chunk.result
         seconds = time.monotonic() - started_at
         metrics.CHUNK_SECONDS.labels(self.pool.name).observe(seconds)
         return outcomes
@@ -132,7 +132,7 @@ class Writer:
         finally:
             batch.is_preparing = False
 
-    def _wake(self, run: Run | None = None) -> Statement | None:
+    def _wake(self, chunk: RowChunk | None = None) -> Statement | None:
         """Start what can be started, but for the statement that holds the run: it is returned.
 
         Who waits for the run executes that itself; a task, and the ways there and back, cost
@@ -140,7 +140,7 @@ class Writer:
         """
         mine = None
         while (statement := self._schedule.begin()) is not None:
-            if mine is None and any(section.run is run for section in statement.sections):
+            if mine is None and any(row_slice.chunk is chunk for row_slice in statement.slices):
                 mine = statement
                 continue
             task = asyncio.create_task(self._execute(statement))
@@ -201,39 +201,39 @@ class Writer:
         if cause is not None:
             metrics.SEQUENTIAL_STATEMENTS.labels(cause, self.pool.name).inc()
         outcomes = applied.outcomes
-        for run, start, end in statement.sections:
+        for chunk, start, end in statement.slices:
             # An answer that was read also settles what became of an attempt before it.
-            run.in_doubt = 0
+            chunk.in_doubt = 0
             mine, outcomes = outcomes[: end - start], outcomes[end - start :]
             if mine:
-                run.batch.refused_in_a_row = 0
-                run.alone = max(0, run.alone - len(mine))
+                chunk.batch.refused_in_a_row = 0
+                chunk.alone = max(0, chunk.alone - len(mine))
                 failed = applied.has_failures and sum(outcome.status >= 400 for outcome in mine)
                 if failed:
-                    self._schedule.unshare(run.batch, failed / len(mine))
-                run.add(mine)
+                    self._schedule.unshare(chunk.batch, failed / len(mine))
+                chunk.add(mine)
             if len(mine) < end - start:
                 # Those that follow in the statement were not tried.
                 if applied.stopped is not None and statement.is_lone:
-                    self._refuse_item(run, applied.stopped)
+                    self._refuse_item(chunk, applied.stopped)
                 elif applied.stopped is not None:
-                    run.alone = 1
+                    chunk.alone = 1
                 break
 
     def _time_out(self, statement: Statement, *, is_in_doubt: bool) -> None:
         """After a statement that took too long: its items one by one."""
-        for run, start, end in statement.sections:
+        for chunk, start, end in statement.slices:
             if statement.is_lone:
-                self._refuse_item(run, TIMED_OUT, is_in_doubt=is_in_doubt)
+                self._refuse_item(chunk, TIMED_OUT, is_in_doubt=is_in_doubt)
             else:
-                run.alone = end - start
+                chunk.alone = end - start
 
-    def _refuse_item(self, run: Run, sqlstate: str, *, is_in_doubt: bool = False) -> None:
+    def _refuse_item(self, chunk: RowChunk, sqlstate: str, *, is_in_doubt: bool = False) -> None:
         """Answer an item that ran alone, and was refused by the database for itself."""
-        batch = run.batch
+        batch = chunk.batch
         meaning = meaning_of(sqlstate)
         if meaning.status != 503:
-            run.add([batch.failed(run.keys[len(run.outcomes)], sqlstate, "", None)])
+            chunk.add([batch.failed(chunk.keys[len(chunk.outcomes)], sqlstate, "", None)])
             return
         metrics.RETRIES.labels(sqlstate[:2], self.pool.name).inc()
         logger.warning(
@@ -242,7 +242,7 @@ class Writer:
         )
         if sqlstate == STILL_RUNNING:
             batch.block()
-        run.refuse_next(meaning.words, is_in_doubt=is_in_doubt)
+        chunk.refuse_next(meaning.words, is_in_doubt=is_in_doubt)
         batch.refused_in_a_row += 1
         if batch.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
             batch.give_up(meaning.words)
@@ -250,10 +250,10 @@ class Writer:
 
 def _refuse(statement: Statement, words: str, *, is_in_doubt: bool) -> None:
     """The database cannot be reached or is ill: the rest of the batches gets 503 untried."""
-    for run, start, end in statement.sections:
-        run.batch.give_up(words)
+    for chunk, start, end in statement.slices:
+        chunk.batch.give_up(words)
         for _ in range(start, end):
-            run.refuse_next(words, is_in_doubt=is_in_doubt)
+            chunk.refuse_next(words, is_in_doubt=is_in_doubt)
 
 
 def _fail(statement: Statement, error: Exception) -> None:
@@ -267,9 +267,11 @@ def _fail(statement: Statement, error: Exception) -> None:
         sqlstate = NO_RECEIPTS
     message = str(error) if isinstance(error, asyncpg.PostgresError) else ""
     column = getattr(error, "column_name", None)
-    for run, start, end in statement.sections:
+    for chunk, start, end in statement.slices:
         if is_of_all:
-            run.alone = max(0, run.alone - (end - start))
-            run.add([run.batch.failed(k, sqlstate, message, column) for k in run.keys[start:end]])
+            chunk.alone = max(0, chunk.alone - (end - start))
+            chunk.add(
+                [chunk.batch.failed(k, sqlstate, message, column) for k in chunk.keys[start:end]]
+            )
         else:
-            run.alone = end - start
+            chunk.alone = end - start

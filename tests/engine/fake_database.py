@@ -19,14 +19,14 @@ FIRST_DRAWN = 1_000_000
 
 
 class Place(NamedTuple):
-    """Where an item stands: in which batch, run of it, and place in that."""
+    """Where an item stands: in which batch, chunk of it, and place in that."""
 
     batch: int
-    run: int
+    chunk: int
     position: int
 
     def __str__(self) -> str:
-        return f"{self.batch}:{self.run}:{self.position}"
+        return f"{self.batch}:{self.chunk}:{self.position}"
 
 
 def row(key: int, place: Place) -> Row:

@@ -1,6 +1,6 @@
 """Once an item got 503, the later ones of its key in the batch get 503, too."""
 
-from service.engine.rows import Run
+from service.engine.rows import RowChunk
 from service.engine.schedule import Schedule
 from service.wire import Outcome
 from tests.engine.batches import make_batch
@@ -9,7 +9,7 @@ from tests.engine.batches import make_batch
 async def test_a_statement_takes_as_many_rows_as_are_configured() -> None:
     schedule = Schedule(run_items=2, most_lone=1, long_patience=1000)
     batch = make_batch()
-    batch.runs.append(Run(batch, [(1,), (2,), (3,)], range(3)))
+    batch.chunks.append(RowChunk(batch, [(1,), (2,), (3,)], range(3)))
     schedule.add(batch)
 
     statement = schedule.begin()
@@ -22,7 +22,7 @@ async def test_a_statement_takes_several_runs_of_a_batch_where_more_rows_are_con
     schedule = Schedule(run_items=5, most_lone=1, long_patience=1000)
     batch = make_batch()
     for rows in [(1,), (2,)], [(3,), (4,)], [(5,), (6,)]:
-        batch.runs.append(Run(batch, rows, range(2)))
+        batch.chunks.append(RowChunk(batch, rows, range(2)))
     schedule.add(batch)
 
     statements = [schedule.begin(), schedule.begin(), schedule.begin()]
@@ -34,7 +34,7 @@ async def test_a_run_that_names_a_key_of_the_one_before_it_waits_for_that_one() 
     schedule = Schedule(run_items=5, most_lone=1, long_patience=1000)
     batch = make_batch()
     for rows in [(1,), (2,)], [(3,), (1,)]:
-        batch.runs.append(Run(batch, rows, range(2)))
+        batch.chunks.append(RowChunk(batch, rows, range(2)))
     schedule.add(batch)
 
     statements = [schedule.begin(), schedule.begin()]
@@ -45,20 +45,20 @@ async def test_a_run_that_names_a_key_of_the_one_before_it_waits_for_that_one() 
 async def test_later_items_of_a_refused_key_are_not_tried() -> None:
     schedule = Schedule(run_items=500, most_lone=1, long_patience=1000)
     batch = make_batch()
-    run = Run(batch, [(1,), (2,), (1,), (3,)], range(4))
-    batch.runs.append(run)
+    chunk = RowChunk(batch, [(1,), (2,), (1,), (3,)], range(4))
+    batch.chunks.append(chunk)
     schedule.add(batch)
 
     first = schedule.begin()
     assert first is not None
-    run.refuse_next("Somebody else holds a lock")
+    chunk.refuse_next("Somebody else holds a lock")
     schedule.end(first)
     second = schedule.begin()
     assert second is not None
-    run.add([Outcome(2, 200, "Updated")])
+    chunk.add([Outcome(2, 200, "Updated")])
     schedule.end(second)
     third = schedule.begin()
     assert third is not None
 
     assert [first.keys, second.keys, third.keys] == [[1, 2, 1, 3], [2], [3]]
-    assert [outcome.status for outcome in run.outcomes] == [503, 200, 503]
+    assert [outcome.status for outcome in chunk.outcomes] == [503, 200, 503]

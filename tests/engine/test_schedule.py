@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from service.engine.databases import Pool
-from service.engine.rows import Batch, Mode, Run, Whole
+from service.engine.rows import Batch, Mode, RowChunk, Whole
 from service.engine.schedule import (
     FEW_ITEMS,
     KEPT_SECONDS,
@@ -68,16 +68,16 @@ ERRORS = {
 }
 
 
-class Runs(deque[Run]):
+class Chunks(deque[RowChunk]):
     """The runs of a batch that are not dealt with, and all that ever were among them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.all: list[Run] = []
+        self.all: list[RowChunk] = []
 
-    def append(self, run: Run) -> None:
-        super().append(run)
-        self.all.append(run)
+    def append(self, chunk: RowChunk) -> None:
+        super().append(chunk)
+        self.all.append(chunk)
 
 
 @dataclass(eq=False)
@@ -96,30 +96,30 @@ class Sender:
     """Statements of others that began since it last had one at work."""
 
     def __post_init__(self) -> None:
-        self.batch.runs = Runs()
+        self.batch.chunks = Chunks()
 
     def __repr__(self) -> str:
         return f"sender {self.number}"
 
     @property
-    def runs(self) -> list[Run]:
-        assert isinstance(self.batch.runs, Runs)
-        return self.batch.runs.all
+    def chunks(self) -> list[RowChunk]:
+        assert isinstance(self.batch.chunks, Chunks)
+        return self.batch.chunks.all
 
     @property
     def is_waiting(self) -> bool:
         return not all(task.done() for task in self.tasks)
 
-    def undealt(self, run: Run) -> list[int]:
-        return run.keys[len(run.outcomes) :]
+    def undealt(self, chunk: RowChunk) -> list[int]:
+        return chunk.keys[len(chunk.outcomes) :]
 
-    def head(self, *, commutes: bool) -> Run | None:
+    def head(self, *, commutes: bool) -> RowChunk | None:
         """Return the run that may start next."""
-        for run in self.batch.runs:
-            undealt = self.undealt(run)
-            if undealt and not run.at_work:
-                return run
-            if not commutes or run.at_work < len(undealt) or run.has_receipts:
+        for chunk in self.batch.chunks:
+            undealt = self.undealt(chunk)
+            if undealt and not chunk.at_work:
+                return chunk
+            if not commutes or chunk.at_work < len(undealt) or chunk.has_receipts:
                 return None
         return None
 
@@ -179,7 +179,7 @@ class Senders(RuleBasedStateMachine):
     @rule(
         user=st.sampled_from(["ann", "bob"]),
         caller=st.sampled_from(["x", "y"]),
-        runs=st.lists(run_keys, min_size=1, max_size=4),
+        chunks=st.lists(run_keys, min_size=1, max_size=4),
         handed=st.integers(1, 3),
         mode=st.sampled_from(Mode),
     )
@@ -187,12 +187,12 @@ class Senders(RuleBasedStateMachine):
         self,
         user: str,
         caller: str,
-        runs: list[list[int]],
+        chunks: list[list[int]],
         handed: int,
         mode: Mode = Mode.UPSERT,
     ) -> None:
         async def look_whole() -> Whole:
-            return Whole([key for keys in runs for key in keys if key], uuid.uuid4())
+            return Whole([key for keys in chunks for key in keys if key], uuid.uuid4())
 
         number = len(self.senders)
         batch = Batch(
@@ -204,11 +204,11 @@ class Senders(RuleBasedStateMachine):
             look_whole=look_whole,
             is_gone=lambda: sender.is_gone,
             mode=mode,
-            has_more=len(runs) > 1,
+            has_more=len(chunks) > 1,
         )
-        sender = Sender(number, batch, list(runs))
+        sender = Sender(number, batch, list(chunks))
         self.senders.append(sender)
-        for _ in range(min(handed, len(runs))):
+        for _ in range(min(handed, len(chunks))):
             self.hand(sender)
 
     def hand(self, sender: Sender) -> None:
@@ -304,17 +304,19 @@ class Senders(RuleBasedStateMachine):
         twice = self.applied.intersection(places) - self.sent_twice
         self.violations += [f"{place} is applied twice" for place in twice]
         self.applied.update(places)
-        for run, group in groupby(places, lambda place: place[:2]):
-            sender = self.senders[run[0]]
+        for chunk, group in groupby(places, lambda place: place[:2]):
+            sender = self.senders[chunk[0]]
             positions = [place.position for place in group]
-            first = len(sender.runs[run[1]].outcomes)
+            first = len(sender.chunks[chunk[1]].outcomes)
             if positions != list(range(first, first + len(positions))):
                 self.violations.append(f"{positions} are applied where {first} is next")
-            keys = set(sender.runs[run[1]].keys[first : first + len(positions)]) - {0}
-            for earlier in sender.runs[: run[1]]:
+            keys = set(sender.chunks[chunk[1]].keys[first : first + len(positions)]) - {0}
+            for earlier in sender.chunks[: chunk[1]]:
                 undealt = set(sender.undealt(earlier))
                 if not keys.isdisjoint(undealt) or (undealt and not self.database.commutes):
-                    self.violations.append(f"run {run} is applied before another of its batch")
+                    self.violations.append(
+                        f"chunk {chunk} is applied before another of its batch"
+                    )
 
     # What must hold when a statement begins
 
@@ -326,7 +328,7 @@ class Senders(RuleBasedStateMachine):
         # One that waits out a retry may hold a key that others wait for.
         counts = not self.some_are_away
         for sender in self.senders:
-            is_at_work = any(run.at_work for run in sender.runs)
+            is_at_work = any(chunk.at_work for chunk in sender.chunks)
             sender.passed_by = 0 if is_at_work else sender.passed_by + counts
         over = {s.number for s in self.senders if s.is_gone or s.batch.given_up}
         refused = [frozenset(sender.batch.refused_keys) for sender in self.senders]
@@ -338,9 +340,9 @@ class Senders(RuleBasedStateMachine):
             return
         self.looked_at.add(sent.task)
         beginning = self.begun[sent.task]
-        runs = {place[:2]: self.senders[place.batch].runs[place.run] for place in sent.places}
-        senders = [self.senders[number] for number in dict.fromkeys(b for b, _ in runs)]
-        self.violations += self.broken_rules(sent, beginning, senders, list(runs.values()))
+        chunks = {place[:2]: self.senders[place.batch].chunks[place.chunk] for place in sent.places}
+        senders = [self.senders[number] for number in dict.fromkeys(b for b, _ in chunks)]
+        self.violations += self.broken_rules(sent, beginning, senders, list(chunks.values()))
         for at, sender in enumerate(senders):
             sender.waits_since = beginning.turn + at / len(self.senders)
 
@@ -351,22 +353,22 @@ class Senders(RuleBasedStateMachine):
         return not (self.begun.keys() & self.writer.executing) <= seen
 
     def broken_rules(
-        self, sent: Sent, beginning: Beginning, senders: list[Sender], runs: list[Run]
+        self, sent: Sent, beginning: Beginning, senders: list[Sender], chunks: list[RowChunk]
     ) -> Iterator[str]:
         """Yield what is wrong with a statement that begins."""
         if len(sent.rows) > self.database.run_items:
             yield f"{len(sent.rows)} rows in one statement"
-        if len(senders) != len(runs) and not beginning.believed:
+        if len(senders) != len(chunks) and not beginning.believed:
             yield "two runs of a batch in one statement where rows do not commute"
         if {sender.batch.user for sender in senders} != {sent.user}:
             yield "users share a statement"
         if {sender.batch.mode for sender in senders} != {sent.mode}:
             yield "modes share a statement"
         if 0 in sent.keys or sent.mode is Mode.CREATE:
-            if len(runs) > 1:
+            if len(chunks) > 1:
                 yield "a batch with receipts shares a statement"
             created = [
-                senders[0].runs[place.run].places[place.position]
+                senders[0].chunks[place.chunk].places[place.position]
                 for place, key in zip(sent.places, sent.keys, strict=True)
                 if key == 0 or sent.mode is Mode.CREATE
             ]
@@ -374,7 +376,7 @@ class Senders(RuleBasedStateMachine):
                 yield f"receipts of {sent.request_places} for {created}"
             if sent.request_places[-1] - sent.request_places[0] >= MOST_PLACES:
                 yield "places too far apart for receipts"
-            if sum(run.at_work > 0 and run.has_receipts for run in senders[0].runs) > 1:
+            if sum(chunk.at_work > 0 and chunk.has_receipts for chunk in senders[0].chunks) > 1:
                 yield "receipts beside another run of its batch that has some"
         if sent.must_commute != (
             beginning.believed and any(sender.batch.has_more for sender in senders)
@@ -383,17 +385,17 @@ class Senders(RuleBasedStateMachine):
         for sender in senders:
             if sender.number in beginning.over:
                 yield "a batch that is over goes on"
-            first = next(run for run in sender.runs if sender.undealt(run))
-            if not beginning.believed and first not in runs:
+            first = next(chunk for chunk in sender.chunks if sender.undealt(chunk))
+            if not beginning.believed and first not in chunks:
                 yield "a run starts before those in front where rows do not commute"
         for place, key in zip(sent.places, sent.keys, strict=True):
             if key in beginning.refused[place.batch]:
                 yield f"{place} goes on, though its key {key} got 503"
-        for run in runs:
-            alone = run.alone > 0
+        for chunk in chunks:
+            alone = chunk.alone > 0
             if alone and len(sent.rows) > 1:
                 yield "one that goes alone does not"
-            is_patient = alone and run.batch.refused_in_a_row < PATIENT_REFUSALS
+            is_patient = alone and chunk.batch.refused_in_a_row < PATIENT_REFUSALS
             if (sent.patience != SHORT_PATIENCE) != is_patient:
                 yield f"patience of {sent.patience}"
 
@@ -407,8 +409,8 @@ class Senders(RuleBasedStateMachine):
     def no_key_is_in_two_statements_at_work(self) -> None:
         taken: set[int] = set()
         for sender in self.senders:
-            for run in sender.runs:
-                keys = set(sender.undealt(run)[: run.at_work]) - {0}
+            for chunk in sender.chunks:
+                keys = set(sender.undealt(chunk)[: chunk.at_work]) - {0}
                 assert taken.isdisjoint(keys)
                 taken |= keys
 
@@ -434,8 +436,8 @@ class Senders(RuleBasedStateMachine):
                 continue
             key = head.keys[len(head.outcomes)]
             # A run waits for all keys of those before it, as long as the first is not done.
-            runs = list(sender.batch.runs)
-            before = [run.named_keys for run in runs[: runs.index(head)]]
+            chunks = list(sender.batch.chunks)
+            before = [chunk.named_keys for chunk in chunks[: chunks.index(head)]]
             is_free = not any(key in keys for keys in (taken, sender.batch.refused_keys, *before))
             has_room = lone < MOST_LONE if head.alone else len(self.database.at_work) - lone < slots
             # One slot may be kept for small batches.
@@ -450,7 +452,7 @@ class Senders(RuleBasedStateMachine):
 
     def is_lone(self, sent: Sent) -> bool:
         place = sent.places[0]
-        return self.senders[place.batch].runs[place.run].alone > 0
+        return self.senders[place.batch].chunks[place.chunk].alone > 0
 
     # What must hold in the end
 
@@ -467,7 +469,7 @@ class Senders(RuleBasedStateMachine):
 
     def end_well(self) -> None:
         """Let everything succeed, the oldest statement first; nobody waits for long."""
-        waiting = sum(len(s.undealt(run)) for s in self.senders for run in s.runs)
+        waiting = sum(len(s.undealt(chunk)) for s in self.senders for chunk in s.chunks)
         for _ in range(waiting + 2 * len(self.senders) + 10):
             # Before more begins, so that nobody waits out a retry while the others have turns.
             if self.some_are_away or not self.database.at_work:
@@ -483,10 +485,10 @@ class Senders(RuleBasedStateMachine):
 
     def check_answers(self, sender: Sender) -> None:
         refused: set[int] = set()
-        for number, (run, task) in enumerate(zip(sender.runs, sender.tasks, strict=True)):
+        for number, (chunk, task) in enumerate(zip(sender.chunks, sender.tasks, strict=True)):
             outcomes = task.result()
-            assert len(outcomes) == len(run.keys)
-            for position, (key, outcome) in enumerate(zip(run.keys, outcomes, strict=True)):
+            assert len(outcomes) == len(chunk.keys)
+            for position, (key, outcome) in enumerate(zip(chunk.keys, outcomes, strict=True)):
                 place = Place(sender.number, number, position)
                 assert outcome.key == key or (key == 0 and outcome.status == 201)
                 assert (outcome.status == 503) or key not in refused
@@ -595,12 +597,12 @@ async def test_large_batches_leave_room_for_small_ones_while_some_come() -> None
 
     def send(*keys: int) -> None:
         batch = make_batch()
-        batch.runs.append(Run(batch, [(key,) for key in keys], range(len(keys))))
+        batch.chunks.append(RowChunk(batch, [(key,) for key in keys], range(len(keys))))
         schedule.add(batch)
 
     def end(statement: Statement) -> None:
-        for run, start, stop in statement.sections:
-            run.add([Outcome(key, 200, "Updated") for key in run.keys[start:stop]])
+        for chunk, start, stop in statement.slices:
+            chunk.add([Outcome(key, 200, "Updated") for key in chunk.keys[start:stop]])
         schedule.end(statement)
 
     def begin() -> Statement:
