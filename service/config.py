@@ -62,7 +62,7 @@ class Server(_Settings, frozen=True):
     max_batch_items: PositiveInt = BATCH_ITEMS
     max_batches_in_flight: PositiveInt = 256
     max_bytes_in_flight: PositiveInt = 536_870_912
-    max_queue_seconds: PositiveInt = 10
+    idempotency_wait_seconds: PositiveInt = 10
     ignore_unknown_fields: bool = False
     shutdown_grace_seconds: Annotated[int, Meta(ge=0)] = 30
     tls_certificate: str | None = None

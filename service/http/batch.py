@@ -57,7 +57,7 @@ class BatchHandler:
             batch = new_batch(
                 *(request, caller, key, body, preferences.mode, items.named_keys),
                 has_more=len(chunks) > 1,
-                wait_seconds=self.settings.max_queue_seconds,
+                wait_seconds=self.settings.idempotency_wait_seconds,
             )
             if key is not None:
                 await check_body(writer.requests, batch, body)

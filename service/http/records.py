@@ -119,7 +119,7 @@ class RecordHandler:
         with self.admission.batch(caller.name, database) as counted:
             body, item = await self._item(request, counted)
             writer = await self.writers.of(database)
-            wait_seconds = self.settings.max_queue_seconds
+            wait_seconds = self.settings.idempotency_wait_seconds
             batch = new_batch(request, caller, key, body, Mode.CREATE, wait_seconds=wait_seconds)
             if key is not None:
                 await check_body(writer.requests, batch, body)

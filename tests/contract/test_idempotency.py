@@ -122,7 +122,7 @@ async def test_a_key_that_is_none_is_400(make_service: MakeService, key: str) ->
 async def test_while_the_first_request_runs_the_second_waits_then_is_409(
     make_service: MakeService,
 ) -> None:
-    service = await make_service(max_queue_seconds=1)
+    service = await make_service(idempotency_wait_seconds=1)
     await service.put([{KEY: 7}])
     blocker = await service.connect()
     await blocker.execute(

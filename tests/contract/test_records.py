@@ -138,7 +138,7 @@ async def test_a_key_that_came_with_another_body_is_422(service: ServiceUnderTes
 async def test_a_post_of_a_key_that_is_still_at_work_is_409_with_retry_after(
     make_service: MakeService,
 ) -> None:
-    service = await make_service(allow=ALL, max_queue_seconds=1)
+    service = await make_service(allow=ALL, idempotency_wait_seconds=1)
     headers: dict[str, str | None] = {"Idempotency-Key": "one"}
 
     async with service.locked_table():

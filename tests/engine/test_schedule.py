@@ -314,9 +314,7 @@ class Senders(RuleBasedStateMachine):
             for earlier in sender.chunks[: chunk[1]]:
                 undealt = set(sender.undealt(earlier))
                 if not keys.isdisjoint(undealt) or (undealt and not self.database.commutes):
-                    self.violations.append(
-                        f"chunk {chunk} is applied before another of its batch"
-                    )
+                    self.violations.append(f"chunk {chunk} is applied before another of its batch")
 
     # What must hold when a statement begins
 

@@ -26,7 +26,7 @@ class ServerSettings(TypedDict, total=False):
     max_batch_items: int
     max_batches_in_flight: int
     max_bytes_in_flight: int
-    max_queue_seconds: int
+    idempotency_wait_seconds: int
     ignore_unknown_fields: bool
     shutdown_grace_seconds: int
     tls_certificate: str | None
