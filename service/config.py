@@ -180,7 +180,7 @@ class Database(_Settings, frozen=True):
     statement_timeout_seconds: PositiveInt = 30
     transaction_pooling: bool = False
     idempotency_days: PositiveInt = 7
-    run_items: PositiveInt = 500
+    statement_rows: PositiveInt = 500
     distributed: bool = False
     search_path: Annotated[
         list[SchemaName], Meta(min_length=1, description='a list of schemas, as in ["public"]')

@@ -97,7 +97,7 @@ class Pool:
         self.statement_seconds = database.statement_timeout_seconds
         self.is_shared_by_transaction = database.transaction_pooling
         self.idempotency_days = database.idempotency_days
-        self.run_items = database.run_items
+        self.statement_rows = database.statement_rows
         self.is_distributed = database.distributed
         self.schema = database.search_path[0]
         self._connections = connections

@@ -46,7 +46,7 @@ FEW_ITEMS = 100
 class Schedule:
     """The batches that wait for one database, and the statements at work.
 
-    ``run_items``: rows of one statement at most; ``most_lone``: how many items may run alone at
+    ``statement_rows``: rows of one statement at most; ``most_lone``: how many items may run alone at
     once, beside the slots; ``long_patience``: how long such an item waits for a lock, in
     milliseconds. ``commutes`` is a guess that costs nothing when wrong: a statement that relies on
     it makes sure. ``is_distributed``: on Citus.
@@ -54,17 +54,17 @@ class Schedule:
 
     def __init__(
         self,
-        run_items: int,
+        statement_rows: int,
         most_lone: int,
         long_patience: int,
         now: Callable[[], float] = time.monotonic,
         *,
         is_distributed: bool = False,
     ) -> None:
-        self._run_items = run_items
+        self._statement_rows = statement_rows
         # A statement goes to many servers: fewer rows would save nothing, and one that fails costs
         # more than to apply its rows one after another.
-        self._few_items = run_items if is_distributed else min(run_items, FEW_ITEMS)
+        self._few_items = statement_rows if is_distributed else min(statement_rows, FEW_ITEMS)
         self._is_cautious = is_distributed
         self.commutes = True
         self.last_drawn = 0
@@ -153,7 +153,7 @@ class Schedule:
         slices: list[RowSlice] = []
         # What is at work, and what those who came earlier wait for.
         taken: list[AbstractSet[int]] = [statement.named_keys for statement in self._at_work]
-        room = self._run_items
+        room = self._statement_rows
         for batch in self._queue:
             chunk = self._head(batch)
             if chunk is None:
@@ -255,7 +255,7 @@ class Schedule:
         """Return how many rows a statement that begins with this batch may have."""
         is_slow = self._is_unshared(batch) and self._is_slow[batch.caller]
         is_awaited = not _is_small(batch) and self._awaits_small
-        return self._few_items if is_slow or is_awaited else self._run_items
+        return self._few_items if is_slow or is_awaited else self._statement_rows
 
     def _may_run_alone(self, chunk: RowChunk, taken: list[AbstractSet[int]]) -> bool:
         key = chunk.keys[len(chunk.outcomes)]

@@ -63,7 +63,7 @@ class Writer:
         self._lock_attempts = math.ceil(LOCK_SECONDS / patience)
         most_lone = max(1, pool.max_size - SLOTS)
         self._schedule = Schedule(
-            pool.run_items,
+            pool.statement_rows,
             most_lone,
             int(1000 * patience),
             is_distributed=pool.is_distributed,

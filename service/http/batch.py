@@ -154,7 +154,7 @@ async def _outcomes(
     While the writer works on some chunks, the next one is decoded.
     """
     at_work: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
-    runs_ahead = max(RUNS_AHEAD, 2 * writer.pool.run_items // CHUNK_ITEMS)
+    runs_ahead = max(RUNS_AHEAD, 2 * writer.pool.statement_rows // CHUNK_ITEMS)
     place = 0
     try:
         for decoded in items:

@@ -15,7 +15,7 @@ from tests.support.postgres import MakeDatabase
 from tests.support.running import MakeRole, MakeService, RunCommand
 from tests.support.service import KEY, ServiceUnderTest
 
-LARGE: DatabaseSettings = {"run_items": 5000, "distributed": True}
+LARGE: DatabaseSettings = {"statement_rows": 5000, "distributed": True}
 CHECK = "alter table care_case_clinical_trial add constraint is_good check (comment <> 'bad')"
 
 

@@ -19,7 +19,7 @@ RECOVER_SECONDS = 60
 @pytest.fixture
 async def service(make_service: MakeService) -> AsyncIterator[ServiceUnderTest]:
     """One whose coordinator looks each second for what a crash left prepared, not each minute."""
-    service = await make_service(database={"run_items": 5000})
+    service = await make_service(database={"statement_rows": 5000})
     await service.execute("alter system set citus.recover_2pc_interval = '1s'")
     await service.execute("select pg_reload_conf()")
     yield service

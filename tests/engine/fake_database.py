@@ -111,7 +111,7 @@ class FakeDatabase(Pool):
     statement_seconds = 30
     is_shared_by_transaction = False
     is_exhausted = False
-    run_items = 500
+    statement_rows = 500
     is_distributed = False
     schema = "public"
 

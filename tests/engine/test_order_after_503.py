@@ -7,7 +7,7 @@ from tests.engine.batches import make_batch
 
 
 async def test_a_statement_takes_as_many_rows_as_are_configured() -> None:
-    schedule = Schedule(run_items=2, most_lone=1, long_patience=1000)
+    schedule = Schedule(statement_rows=2, most_lone=1, long_patience=1000)
     batch = make_batch()
     batch.chunks.append(RowChunk(batch, [(1,), (2,), (3,)], range(3)))
     schedule.add(batch)
@@ -19,7 +19,7 @@ async def test_a_statement_takes_as_many_rows_as_are_configured() -> None:
 
 
 async def test_a_statement_takes_several_runs_of_a_batch_where_more_rows_are_configured() -> None:
-    schedule = Schedule(run_items=5, most_lone=1, long_patience=1000)
+    schedule = Schedule(statement_rows=5, most_lone=1, long_patience=1000)
     batch = make_batch()
     for rows in [(1,), (2,)], [(3,), (4,)], [(5,), (6,)]:
         batch.chunks.append(RowChunk(batch, rows, range(2)))
@@ -31,7 +31,7 @@ async def test_a_statement_takes_several_runs_of_a_batch_where_more_rows_are_con
 
 
 async def test_a_run_that_names_a_key_of_the_one_before_it_waits_for_that_one() -> None:
-    schedule = Schedule(run_items=5, most_lone=1, long_patience=1000)
+    schedule = Schedule(statement_rows=5, most_lone=1, long_patience=1000)
     batch = make_batch()
     for rows in [(1,), (2,)], [(3,), (1,)]:
         batch.chunks.append(RowChunk(batch, rows, range(2)))
@@ -43,7 +43,7 @@ async def test_a_run_that_names_a_key_of_the_one_before_it_waits_for_that_one() 
 
 
 async def test_later_items_of_a_refused_key_are_not_tried() -> None:
-    schedule = Schedule(run_items=500, most_lone=1, long_patience=1000)
+    schedule = Schedule(statement_rows=500, most_lone=1, long_patience=1000)
     batch = make_batch()
     chunk = RowChunk(batch, [(1,), (2,), (1,), (3,)], range(4))
     batch.chunks.append(chunk)

@@ -354,7 +354,7 @@ class Senders(RuleBasedStateMachine):
         self, sent: Sent, beginning: Beginning, senders: list[Sender], chunks: list[RowChunk]
     ) -> Iterator[str]:
         """Yield what is wrong with a statement that begins."""
-        if len(sent.rows) > self.database.run_items:
+        if len(sent.rows) > self.database.statement_rows:
             yield f"{len(sent.rows)} rows in one statement"
         if len(senders) != len(chunks) and not beginning.believed:
             yield "two runs of a batch in one statement where rows do not commute"

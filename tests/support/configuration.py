@@ -55,7 +55,7 @@ class DatabaseSettings(TypedDict, total=False):
     statement_timeout_seconds: int
     transaction_pooling: bool
     idempotency_days: int
-    run_items: int
+    statement_rows: int
     distributed: bool
     search_path: list[str]
 
