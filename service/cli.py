@@ -81,10 +81,10 @@ def serve_command(path: Path | None, settings: Settings) -> None:
 
 def _cannot_serve(error: OSError, hint: str, server: Server) -> str:
     """Return why the service cannot listen, and the hint where the port is taken."""
-    from service.http.check import why_not_listening
+    from service.http.check import listen_error
 
-    words = f"cannot serve: {why_not_listening(error, server)}"
-    return words + hint if error.errno == errno.EADDRINUSE else words
+    message = f"cannot serve: {listen_error(error, server)}"
+    return message + hint if error.errno == errno.EADDRINUSE else message
 
 
 @main.command("migrate")
@@ -128,9 +128,9 @@ def migrate_command(
 @_with_settings
 def healthcheck_command(settings: Settings) -> None:
     """Ask the configured listener whether it is alive; exit status 0 or 1."""
-    from service.http.health import why_not_alive
+    from service.http.health import liveness_error
 
-    reason = why_not_alive(settings.server)
+    reason = liveness_error(settings.server)
     if reason is not None:
         raise click.ClickException(f"not alive: {reason}")
 
@@ -201,7 +201,7 @@ def check_config_command(settings: Settings) -> None:
         failed = False
         async for finding in check(settings):
             level = "" if finding.level == "ok" else f"{finding.level}: "
-            click.echo(f"{level}{finding.subject}: {finding.words}")
+            click.echo(f"{level}{finding.subject}: {finding.message}")
             failed |= finding.level == "failed"
         return failed
 

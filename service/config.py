@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from service import sources
-from service.postgres import MOST_PORT, SEARCH_PATH, check_dsn
-from service.sources import Problems, Wrong
+from service.postgres import MAX_PORT, SEARCH_PATH, check_dsn
+from service.sources import ConfigErrors, Wrong
 from service.wire import BATCH_ITEMS
 
 OWN_BYTES = 1_048_576
 """Bytes of bodies that each database can have in memory, whatever other databases have."""
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-Port = Annotated[int, Meta(ge=0, le=MOST_PORT)]
+Port = Annotated[int, Meta(ge=0, le=MAX_PORT)]
 _HEX_DIGITS = 64
 _DIGEST = f"{_HEX_DIGITS} hex digits (run: care-trials new-key)"
 BasePath = Annotated[
@@ -227,7 +227,7 @@ class Tuning(Struct, frozen=True):
     header_seconds: float = 30
     """How long a connection may take for its first request's headers."""
 
-    silence_seconds: float = 30
+    body_idle_seconds: float = 30
     """How long a client may pause in the middle of its body."""
 
     body_bytes_per_second: float = 16_384
@@ -236,7 +236,7 @@ class Tuning(Struct, frozen=True):
     write_seconds: float = 60
     """How long a client may keep an outcome waiting before it counts as gone."""
 
-    hold_seconds: float = 2
+    rejected_body_pause_seconds: float = 2
     """How long the body of a request that was turned away is not taken in."""
 
     key_set_refresh_seconds: float = 300
@@ -256,7 +256,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
     mistyped setting, a missing variable or secret file, settings that contradict each other.
     """
     environment = os.environ if environment is None else environment
-    problems = Problems()
+    problems = ConfigErrors()
     document = {} if path is None else sources.from_file(path, problems)
     settings = None
     if not problems:
@@ -276,12 +276,12 @@ def is_in_environment() -> bool:
     return any(map(sources.is_setting, os.environ))
 
 
-def _check_api_keys(document: dict[str, Any], problems: Problems) -> None:
+def _check_api_keys(document: dict[str, Any], problems: ConfigErrors) -> None:
     """Note unprintable names, digests given twice, and unknown databases."""
     auth, databases = document.get("auth"), document.get("databases")
     if not isinstance(auth, dict) or not isinstance(databases, dict):
         return
-    keys = sources.read(dict[str, ApiKey], auth.get("api_keys", {}), Problems()) or {}
+    keys = sources.read(dict[str, ApiKey], auth.get("api_keys", {}), ConfigErrors()) or {}
     first: dict[bytes, str] = {}
     for key_name, key in keys.items():
         setting = f"auth.api_keys.{key_name}"

@@ -18,7 +18,7 @@ from service.postgres import (
     CANNOT_CONNECT,
     SEARCH_PATH,
     connect_arguments,
-    in_words,
+    describe_error,
     schema_is_current,
     unsafe_schemas,
 )
@@ -58,7 +58,7 @@ async def is_current(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> bool
             **connect_arguments(dsn, CONNECT_SECONDS), statement_cache_size=0
         )
     except CANNOT_CONNECT as error:
-        raise Unreachable(in_words(error, dsn)) from None
+        raise Unreachable(describe_error(error, dsn)) from None
     try:
         if not await schema_is_current(connection, search_path[0]):
             return False
@@ -66,7 +66,7 @@ async def is_current(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> bool
         (state,) = await connection.fetch(query, FUNCTIONS_DIGEST)
         return bool(state["search_path"] == path_setting(search_path))
     except asyncpg.PostgresError as error:
-        raise MigrationFailed(in_words(error, dsn)) from None
+        raise MigrationFailed(describe_error(error, dsn)) from None
     finally:
         await connection.close()
 
@@ -212,7 +212,7 @@ async def _connect_to_primary(
                 server_settings={"search_path": path_setting(search_path)},
             )
         except CANNOT_CONNECT as error:
-            failure = in_words(error, single.geturl())
+            failure = describe_error(error, single.geturl())
             continue
         ((is_encrypted, is_standby),) = await connection.fetch(CONNECTION_STATE)
         if not is_standby:

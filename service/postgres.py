@@ -25,7 +25,7 @@ CANNOT_CONNECT = (
 )
 """All that connecting raises where a server is away, refuses, or is not what the DSN says."""
 
-MOST_PORT = 65535
+MAX_PORT = 65535
 
 _IGNORED = {
     # The service sets its own, see engine/databases.
@@ -61,8 +61,8 @@ def check_dsn(dsn: str) -> None:
     parts = urlsplit(dsn)
     for host in parts.netloc.rpartition("@")[2].split(","):
         port = host.rpartition("]")[2].partition(":")[2]
-        if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
-            raise ValueError(f"the port is expected to be a number from 1 to {MOST_PORT}")
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT):
+            raise ValueError(f"the port is expected to be a number from 1 to {MAX_PORT}")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         allowed = _SETTLED.get(name)
         if name in _REFUSED or (allowed is not None and value not in allowed):
@@ -85,7 +85,7 @@ def connect_arguments(dsn: str, connect_seconds: float) -> dict[str, Any]:
     }
 
 
-def why_not_connected(error: BaseException) -> str:
+def connect_error(error: BaseException) -> str:
     """Return the cause of a failed connection by its SQLSTATE or kind, never with a value."""
     return getattr(error, "sqlstate", None) or type(error).__name__
 
@@ -97,13 +97,13 @@ def address(dsn: str) -> str:
     return f"{hosts or 'localhost'}{parts.path}"
 
 
-def in_words(error: BaseException, dsn: str) -> str:
+def describe_error(error: BaseException, dsn: str) -> str:
     """Return why there is no connection, for a person; the words hold no password."""
     parts = urlsplit(dsn)
     parameters = dict(parse_qsl(parts.query))
     where, _, database = address(dsn).rpartition("/")
     user = unquote(parts.netloc.rpartition("@")[0].partition(":")[0]) or parameters.get("user", "")
-    words: dict[type[BaseException], str] = {
+    message: dict[type[BaseException], str] = {
         socket.gaierror: f"the host name of {where} is not known",
         ConnectionRefusedError: f"nothing listens at {where}",
         FileNotFoundError: f"there is no server's socket in {where}",
@@ -119,9 +119,9 @@ def in_words(error: BaseException, dsn: str) -> str:
         asyncpg.CannotConnectNowError: f"{where} is starting or shutting down",
     }
     for kind in type(error).__mro__:
-        if kind in words:
-            return words[kind]
-    return f"cannot connect to {where} ({why_not_connected(error)})"
+        if kind in message:
+            return message[kind]
+    return f"cannot connect to {where} ({connect_error(error)})"
 
 
 async def schema_is_current(connection: Any, schema: str) -> bool:

@@ -32,7 +32,7 @@ class Wrong(ValueError):
         self.reason = reason
 
 
-class Problems(list[str]):
+class ConfigErrors(list[str]):
     """What is wrong, each in one line that names the setting."""
 
     def add(self, setting: str, reason: str) -> None:
@@ -42,7 +42,7 @@ class Problems(list[str]):
         self.append(line if line.isprintable() else ascii(line)[1:-1])
 
 
-def from_file(path: Path, problems: Problems) -> dict[str, Any]:
+def from_file(path: Path, problems: ConfigErrors) -> dict[str, Any]:
     """Return the document in a TOML file."""
     try:
         return tomllib.loads(path.read_text())
@@ -76,7 +76,9 @@ def overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
 
 
-def expand(node: Any, environment: Mapping[str, str], problems: Problems, name: str = "") -> Any:
+def expand(
+    node: Any, environment: Mapping[str, str], problems: ConfigErrors, name: str = ""
+) -> Any:
     """Return the document with its references replaced by what they lead to."""
     if isinstance(node, dict):
         return {
@@ -91,7 +93,7 @@ def expand(node: Any, environment: Mapping[str, str], problems: Problems, name: 
     if not isinstance(node, str) or not _REFERENCE.search(node):
         return node
 
-    def value_of(reference: re.Match[str]) -> str:
+    def get_value(reference: re.Match[str]) -> str:
         is_file, source = reference.groups()
         if not is_file:
             if source not in environment:
@@ -104,10 +106,10 @@ def expand(node: Any, environment: Mapping[str, str], problems: Problems, name: 
             problems.add(name, f"cannot read {source}: {reason}")
             return ""
 
-    return Text(_REFERENCE.sub(value_of, node))
+    return Text(_REFERENCE.sub(get_value, node))
 
 
-def read(kind: Any, node: Any, problems: Problems, name: str = "") -> Any:
+def read(kind: Any, node: Any, problems: ConfigErrors, name: str = "") -> Any:
     """Return the node as the kind of a setting; None, and a problem, where it is none."""
     kind_of_table = _plain(kind)
     if _is_struct(kind_of_table):
@@ -121,7 +123,7 @@ def read(kind: Any, node: Any, problems: Problems, name: str = "") -> Any:
     return _read_value(kind, node, problems, name)
 
 
-def _read_struct(kind: type[Struct], node: Any, problems: Problems, name: str) -> Any:
+def _read_struct(kind: type[Struct], node: Any, problems: ConfigErrors, name: str) -> Any:
     if not isinstance(node, dict):
         problems.add(name, f"expected a table, {_got(node)}")
         return None
@@ -154,7 +156,7 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Struct)
 
 
-def _read_value(kind: Any, node: Any, problems: Problems, name: str) -> Any:
+def _read_value(kind: Any, node: Any, problems: ConfigErrors, name: str) -> Any:
     value = str(node) if isinstance(node, Text) else node
     plain = _plain(kind)
     try:
@@ -189,17 +191,17 @@ def _expected(kind: Any) -> str:
         if limit.description:
             return limit.description
     plain = _plain(kind)
-    words = _WORDS.get(plain, "a table")
+    message = _WORDS.get(plain, "a table")
     if get_origin(plain) is list:
-        words = "a list of texts"
+        message = "a list of texts"
     for limit in limits:
         if limit.ge is not None:
-            words += f" from {limit.ge}"
+            message += f" from {limit.ge}"
         if limit.le is not None:
-            words += f" to {limit.le}"
+            message += f" to {limit.le}"
         if limit.min_length is not None:
-            words += ", not empty"
-    return words
+            message += ", not empty"
+    return message
 
 
 def _got(node: Any) -> str:

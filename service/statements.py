@@ -19,10 +19,10 @@ def _read(name: str) -> str:
 
 
 APPLY = _read("engine/apply")
-END_SESSION = _read("engine/end_session")
-FORGET = _read("engine/forget")
+TERMINATE_BACKEND = _read("engine/terminate_backend")
+DELETE_EXPIRED = _read("engine/delete_expired")
 OTHER_BODIES = _read("engine/other_bodies")
-RECEIPTS_KEPT = _read("engine/receipts_kept")
+RECEIPT_COUNT_ESTIMATE = _read("engine/receipt_count_estimate")
 SESSION = _read("engine/session")
 
 RECORD_COLUMNS = _read("reading/columns")
@@ -34,7 +34,7 @@ DISTRIBUTE = _read("operations/distribute")
 FUNCTIONS_STATE = _read("operations/functions_state")
 IS_DISTRIBUTED = _read("operations/is_distributed")
 CONNECTION_STATE = _read("operations/connection_state")
-KEPT_FROM_COMMUTING = _read("operations/kept_from_commuting")
+COMMUTE_BLOCKERS = _read("operations/commute_blockers")
 LOCK_FUNCTIONS = _read("operations/lock_functions")
 MISSING_PRIVILEGES = _read("operations/missing_privileges")
 PATHLESS_TRIGGERS = _read("operations/pathless_triggers")

@@ -29,7 +29,7 @@ BATCH_ITEMS = 100_000
 """Of a batch at most, unless a service is configured otherwise."""
 
 PAGE_ITEMS = 100
-MOST_PAGE_ITEMS = 1_000
+MAX_PAGE_ITEMS = 1_000
 """Of a page, unless the caller asks for another number, and at most."""
 
 USER_NAME_LENGTH = 20

@@ -188,7 +188,7 @@ async def test_functions_of_another_release_are_replaced(make_database: MakeData
     connection = await asyncpg.connect(dsn)
     await connection.execute(
         "insert into care_case_clinical_trial_functions values ('of a later release');"
-        "create or replace function care_case_clinical_trial_kept_from_commuting()"
+        "create or replace function care_case_clinical_trial_commute_blockers()"
         " returns setof text language sql as $$select 'another rule'$$"
     )
     # A service of this release goes on while a later one is being installed.
@@ -196,6 +196,6 @@ async def test_functions_of_another_release_are_replaced(make_database: MakeData
 
     await migrate(dsn)
 
-    reasons = "select * from care_case_clinical_trial_kept_from_commuting()"
+    reasons = "select * from care_case_clinical_trial_commute_blockers()"
     assert await connection.fetch(reasons) == []
     await connection.close()

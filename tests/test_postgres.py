@@ -6,7 +6,7 @@ import time
 import asyncpg
 import pytest
 
-from service.postgres import check_dsn, connect_arguments, why_not_connected
+from service.postgres import check_dsn, connect_arguments, connect_error
 
 DSN = "postgresql://u:p@h:5432/acme"
 
@@ -101,4 +101,4 @@ async def test_a_server_that_says_nothing_is_given_up_after_connect_timeout() ->
 
         assert 0.9 < time.monotonic() - started_at < 10
         await hung_up.wait()
-    assert why_not_connected(raised.value) == "TimeoutError"
+    assert connect_error(raised.value) == "TimeoutError"

@@ -77,7 +77,7 @@ class _ServerConnection(asyncpg.Connection):
         )
 
 
-def session_of(connection: PooledConnection) -> Session:
+def get_session(connection: PooledConnection) -> Session:
     """Return the session of a connection."""
     session: Session = connection.session  # type: ignore[attr-defined]
     return session

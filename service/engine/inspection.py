@@ -11,16 +11,16 @@ from service.postgres import (
     CANNOT_CONNECT,
     address,
     connect_arguments,
-    in_words,
+    describe_error,
     schema_is_current,
     unsafe_schemas,
 )
 from service.statements import (
     CLEAN_PATH,
+    COMMUTE_BLOCKERS,
     FUNCTIONS_DIGEST,
     FUNCTIONS_STATE,
     IS_DISTRIBUTED,
-    KEPT_FROM_COMMUTING,
     MISSING_PRIVILEGES,
     PATHLESS_TRIGGERS,
     SERVER_STATE,
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
     level: Level
     subject: str
-    words: str
+    message: str
 
 
 async def inspect(name: str, database: Database, connect_seconds: float) -> list[Finding]:
@@ -52,13 +52,13 @@ async def inspect(name: str, database: Database, connect_seconds: float) -> list
             server_settings={} if database.transaction_pooling else {"search_path": CLEAN_PATH},
         )
     except CANNOT_CONNECT as error:
-        return [Finding("failed", subject, in_words(error, database.dsn))]
+        return [Finding("failed", subject, describe_error(error, database.dsn))]
     found: list[Finding] = []
     try:
-        async for level, words in _look(connection, database):
-            found.append(Finding(level, subject, words))
+        async for level, message in _look(connection, database):
+            found.append(Finding(level, subject, message))
     except CANNOT_CONNECT as error:
-        found.append(Finding("failed", subject, in_words(error, database.dsn)))
+        found.append(Finding("failed", subject, describe_error(error, database.dsn)))
     finally:
         with suppress(*CANNOT_CONNECT):
             await connection.close(timeout=connect_seconds)
@@ -76,7 +76,7 @@ async def inspect_owner(name: str, dsn: str, connect_seconds: float) -> Finding:
         )
         await connection.close(timeout=connect_seconds)
     except CANNOT_CONNECT as error:
-        return Finding("failed", subject, in_words(error, dsn))
+        return Finding("failed", subject, describe_error(error, dsn))
     return Finding("ok", subject, f"reached at {address(dsn)}")
 
 
@@ -130,8 +130,6 @@ async def _look(connection: Any, database: Database) -> AsyncIterator[tuple[Leve
             f"the trigger function {function} has no search_path of its own and runs with {path};"
             f" to change that: alter function {function} set search_path = …",
         )
-    reasons = [
-        reason for (reason,) in await connection.fetch(in_schema(KEPT_FROM_COMMUTING, schema))
-    ]
+    reasons = [reason for (reason,) in await connection.fetch(in_schema(COMMUTE_BLOCKERS, schema))]
     if reasons:
         yield "ok", f"records are applied one by one, more slowly, because of {', '.join(reasons)}"

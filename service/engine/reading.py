@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from service.engine.databases import Pool, PooledConnection
-from service.engine.retrying import Unavailable, served
+from service.engine.retrying import Unavailable, run_system_statement
 from service.statements import PAGE, RECORD, with_columns
 from service.wire import Item
 
@@ -54,7 +54,7 @@ async def page(
     *,
     offset: int,
     limit: int,
-    most_bytes: int,
+    max_bytes: int,
     activity_id: str,
 ) -> Page:
     """Return at most ``limit`` records behind the first ``offset`` of all, in this order.
@@ -64,10 +64,10 @@ async def page(
     Raises KeyError for a field that records do not have, PageTooLarge, and what served() does.
     """
     statement = PAGE.replace("{order}", _order(sorting))
-    most_bytes = most_bytes if limit > 1 else sys.maxsize
-    rows = await _read(pool, statement, (limit, offset, most_bytes), activity_id)
+    max_bytes = max_bytes if limit > 1 else sys.maxsize
+    rows = await _read(pool, statement, (limit, offset, max_bytes), activity_id)
     total, size = rows[0][:2]
-    if size > most_bytes:
+    if size > max_bytes:
         raise PageTooLarge
     records = [Item(*row[2:]) for row in rows if row[2] is not None]
     return Page(records, size, total)
@@ -99,7 +99,7 @@ async def _read(
             )
         else:
             return usual
-        codec = _codec_of(connection.get_settings().server_encoding)
+        codec = _get_codec(connection.get_settings().server_encoding)
         return [
             [str(value, codec, "replace") if isinstance(value, bytes) else value for value in row]
             for row in rows
@@ -112,12 +112,14 @@ async def _read(
         raise Unavailable("Too many records of this database are being read") from None
     try:
         seconds = float(pool.statement_seconds)
-        return await served(pool, work, seconds, activity_id, failure="records cannot be read")
+        return await run_system_statement(
+            pool, work, seconds, activity_id, failure="records cannot be read"
+        )
     finally:
         pool.reads.release()
 
 
-def _codec_of(server_encoding: str) -> str:
+def _get_codec(server_encoding: str) -> str:
     """Return Python's name of an encoding; UTF-8 for SQL_ASCII and others without a codec."""
     name = server_encoding.replace("WIN", "cp")
     try:

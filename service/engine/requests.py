@@ -12,9 +12,9 @@ from uuid import UUID
 import asyncpg
 
 from service.engine.databases import Pool, PooledConnection
-from service.engine.retrying import TimedOut, Unavailable, served, with_connection
+from service.engine.retrying import TimedOut, Unavailable, run_system_statement, with_connection
 from service.engine.rows import Batch
-from service.statements import FORGET, OTHER_BODIES, RECEIPTS_KEPT
+from service.statements import DELETE_EXPIRED, OTHER_BODIES, RECEIPT_COUNT_ESTIMATE
 from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 5
 """How long a look at receipts, or a round of deleting expired ones, may take."""
 
-FORGET_SECONDS = 600
+CLEANUP_SECONDS = 600
 """How often a process deletes expired requests, with jitter."""
 
-FORGET_AT_ONCE = 200
-FORGET_PAUSE_SECONDS = 0.1
+CLEANUP_REQUESTS = 200
+CLEANUP_PAUSE_SECONDS = 0.1
 
 
 class StillRunning(Exception):
@@ -37,7 +37,7 @@ class AnotherBody(Exception):
     """The same request created records with another body (422)."""
 
 
-class Requests:
+class RequestRegistry:
     """The requests for one database that create records in this process."""
 
     def __init__(self, pool: Pool) -> None:
@@ -76,7 +76,7 @@ class Requests:
                 return {place for (place,) in rows}
 
             try:
-                others = await served(
+                others = await run_system_statement(
                     self._pool, work, CHECK_SECONDS, "", failure="receipts cannot be read"
                 )
             except Exception as error:
@@ -114,31 +114,36 @@ class Requests:
         if batch.is_acquired:
             self._ended.pop(batch.request_id).set()
 
-    async def forget(self) -> int:
+    async def delete_expired(self) -> int:
         """Delete some expired requests; return their number.
 
         Raises what with_connection() does.
         """
 
         async def work(connection: PooledConnection, _deadline: float, seconds: float) -> int:
-            forgotten: int = await connection.fetchval(
-                self._pool.sql(FORGET), self._pool.idempotency_days, FORGET_AT_ONCE, timeout=seconds
+            deleted: int = await connection.fetchval(
+                self._pool.sql(DELETE_EXPIRED),
+                self._pool.idempotency_days,
+                CLEANUP_REQUESTS,
+                timeout=seconds,
             )
-            kept = await connection.fetchval(self._pool.sql(RECEIPTS_KEPT), timeout=seconds)
+            kept = await connection.fetchval(
+                self._pool.sql(RECEIPT_COUNT_ESTIMATE), timeout=seconds
+            )
             metrics.RECEIPTS.labels(self._pool.name).set(kept or 0)
-            return forgotten
+            return deleted
 
         return await with_connection(self._pool, work, CHECK_SECONDS, "")
 
-    async def forget_expired(self) -> None:
+    async def delete_expired_forever(self) -> None:
         """Delete expired requests as long as the process runs."""
         while True:
-            await asyncio.sleep(FORGET_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(CLEANUP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             try:
-                forgotten = FORGET_AT_ONCE
-                while forgotten >= FORGET_AT_ONCE:
-                    forgotten = await self.forget()
-                    await asyncio.sleep(FORGET_PAUSE_SECONDS)
+                deleted = CLEANUP_REQUESTS
+                while deleted >= CLEANUP_REQUESTS:
+                    deleted = await self.delete_expired()
+                    await asyncio.sleep(CLEANUP_PAUSE_SECONDS)
             except (Unavailable, TimedOut, asyncpg.PostgresError) as error:
                 cause = getattr(error, "sqlstate", None) or type(error).__name__
                 logger.warning(

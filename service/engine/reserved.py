@@ -29,11 +29,11 @@ class ReservedKeys:
     def __init__(self, keys: Iterable[int]) -> None:
         self._keys = array("i", sorted({key for key in keys if key in INT32}))
 
-    def around(self, drawn: int) -> Window:
-        """Return those that the next drawn keys may meet, when ``drawn`` was the last."""
+    def around(self, assigned: int) -> Window:
+        """Return those that the next drawn keys may meet, when ``assigned`` was the last."""
         if len(self._keys) <= 2 * WINDOW_KEYS:
             return Window(self._keys.tolist() or None, None, None)
-        middle = bisect_left(self._keys, drawn)
+        middle = bisect_left(self._keys, assigned)
         first = max(0, middle - WINDOW_KEYS)
         last = min(len(self._keys), middle + WINDOW_KEYS)
         return Window(

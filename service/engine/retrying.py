@@ -15,11 +15,11 @@ from service.engine.databases import (
     Pool,
     PooledConnection,
     UnsafeSearchPath,
-    session_of,
+    get_session,
 )
-from service.engine.sqlstates import READ_ONLY, TIMED_OUT, meaning_of, sqlstate_of
-from service.postgres import CANNOT_CONNECT, why_not_connected
-from service.statements import END_SESSION
+from service.engine.sqlstates import READ_ONLY, TIMED_OUT, get_meaning, get_sqlstate
+from service.postgres import CANNOT_CONNECT, connect_error
+from service.statements import TERMINATE_BACKEND
 from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class TimedOut(Exception):
         self.is_in_doubt = is_in_doubt
 
 
-class Unserved(Exception):
+class DatabaseNotReady(Exception):
     """The database lacks what a statement needs: a migration or a privilege; the log says which."""
 
 
@@ -91,7 +91,7 @@ CONNECTION_LOST = (
 """All that a statement raises whose connection is of no more use."""
 
 
-class _Lost(Exception):
+class _ConnectionLost(Exception):
     """The connection broke when the statement had been sent; it may run on until its deadline.
 
     ``server_process`` is where, ``deadline`` until when by ``time.monotonic()``.
@@ -104,7 +104,7 @@ class _Lost(Exception):
         self.deadline = deadline
 
 
-class _Refused(Exception):
+class _NoConnection(Exception):
     """No connection was to be had."""
 
     def __init__(self, cause: Exception) -> None:
@@ -132,7 +132,7 @@ async def with_connection(
     """
     attempt = 0
     started_at = sent_at = time.monotonic()
-    lost: _Lost | None = None
+    lost: _ConnectionLost | None = None
     is_in_doubt = False
     while True:
         attempt += 1
@@ -144,25 +144,25 @@ async def with_connection(
                 return await _run(work, connection, seconds)
             finally:
                 await pool.release(connection)
-        except _Refused as refused:
-            cause = why_not_connected(refused.cause)
-            kind, words = "connection", _words_of(refused.cause, pool)
-        except _Lost as error:
+        except _NoConnection as refused:
+            cause = connect_error(refused.cause)
+            kind, message = "connection", _describe_refusal(refused.cause, pool)
+        except _ConnectionLost as error:
             lost = error
             if isinstance(error.cause, TimeoutError):
-                await _outlive(pool, lost)
+                await _wait_until_ended(pool, lost)
                 raise TimedOut(is_in_doubt=True) from None
             is_in_doubt = True
-            cause, kind = why_not_connected(error.cause), "connection"
-            words = NOT_REPLICATED if isinstance(error.cause, NotReplicated) else UNREACHABLE
+            cause, kind = connect_error(error.cause), "connection"
+            message = NOT_REPLICATED if isinstance(error.cause, NotReplicated) else UNREACHABLE
         except asyncpg.PostgresError as error:
-            cause = sqlstate_of(error)
+            cause = get_sqlstate(error)
             kind = cause[:2]
             # Sooner than it may: the server's clock has been set, or this process stood still.
             is_early = time.monotonic() - sent_at < seconds / 2
             if cause == TIMED_OUT and not (is_early and attempt == 1):
                 raise TimedOut(is_in_doubt=is_in_doubt) from None
-            meaning = meaning_of(cause)
+            meaning = get_meaning(cause)
             is_stale = (meaning.is_stale or cause == TIMED_OUT) and attempt == 1
             if cause == READ_ONLY or is_stale:
                 # It leads to a server that was demoted, knows what was dropped since, or has its
@@ -170,7 +170,7 @@ async def with_connection(
                 await pool.expire_connections()
             if meaning.status != 503 and not is_stale:
                 raise
-            words = meaning.words
+            message = meaning.message
         metrics.RETRIES.labels(kind, pool.name).inc()
         logger.warning(
             "database attempt failed",
@@ -183,14 +183,14 @@ async def with_connection(
         )
         if attempt >= ATTEMPTS or time.monotonic() - started_at > RETRY_SECONDS:
             if lost is not None:
-                await _outlive(pool, lost)
+                await _wait_until_ended(pool, lost)
             is_outage = kind == "connection"
-            raise Unavailable(words, is_in_doubt=is_in_doubt, is_outage=is_outage)
+            raise Unavailable(message, is_in_doubt=is_in_doubt, is_outage=is_outage)
         jitter = random.uniform(0.5, 1)  # noqa: S311
         await asyncio.sleep(FIRST_DELAY_SECONDS * 2 ** (attempt - 1) * jitter)
 
 
-async def served(
+async def run_system_statement(
     pool: Pool, work: Work[Result], seconds: float, activity_id: str, *, failure: str
 ) -> Result:
     """Return what with_connection() does, for a statement that no caller's values can make fail.
@@ -201,28 +201,28 @@ async def served(
     try:
         return await with_connection(pool, work, seconds, activity_id)
     except asyncpg.PostgresError as error:
-        fields = {"activityID": activity_id, "database": pool.name, "sqlstate": sqlstate_of(error)}
+        fields = {"activityID": activity_id, "database": pool.name, "sqlstate": get_sqlstate(error)}
         logger.error(failure, extra=fields)
-        raise Unserved from None
+        raise DatabaseNotReady from None
 
 
-def _words_of(cause: Exception, pool: Pool) -> str:
+def _describe_refusal(cause: Exception, pool: Pool) -> str:
     """Return why there is no connection, in words."""
     if isinstance(cause, UnsafeSearchPath):
         return "The database is not safe to use; run: care-trials check-config"
     if isinstance(cause, TimeoutError) and pool.is_exhausted:
         return "The service's connections to the database are all at work"
-    meaning = meaning_of(getattr(cause, "sqlstate", None) or "")
-    return meaning.words if meaning.status == 503 else UNREACHABLE
+    meaning = get_meaning(getattr(cause, "sqlstate", None) or "")
+    return meaning.message if meaning.status == 503 else UNREACHABLE
 
 
-async def _connected(pool: Pool, lost: _Lost | None) -> PooledConnection:
+async def _connected(pool: Pool, lost: _ConnectionLost | None) -> PooledConnection:
     """Lend a connection, as soon as what a lost one left running has ended. Raises _Refused."""
     started_at = time.monotonic()
     try:
         connection = await pool.acquire(ACQUIRE_SECONDS)
     except CANNOT_CONNECT as error:
-        raise _Refused(error) from error
+        raise _NoConnection(error) from error
     metrics.POOL_WAIT_SECONDS.labels(pool.name).observe(time.monotonic() - started_at)
     if lost is not None:
         try:
@@ -234,38 +234,38 @@ async def _connected(pool: Pool, lost: _Lost | None) -> PooledConnection:
     return connection
 
 
-async def _wait_for_deadline(lost: _Lost) -> None:
+async def _wait_for_deadline(lost: _ConnectionLost) -> None:
     await asyncio.sleep(max(0.0, lost.deadline - time.monotonic()))
 
 
-async def _has_ended(pool: Pool, connection: PooledConnection, lost: _Lost) -> bool:
+async def _has_ended(pool: Pool, connection: PooledConnection, lost: _ConnectionLost) -> bool:
     """End a lost session; tell whether its end was seen."""
     if pool.is_shared_by_transaction:
         return False
     try:
-        ended = await connection.fetch(END_SESSION, lost.server_process, timeout=END_SECONDS)
+        ended = await connection.fetch(TERMINATE_BACKEND, lost.server_process, timeout=END_SECONDS)
     except CANNOT_CONNECT as error:
         with suppress(asyncpg.InterfaceError):
             connection.terminate()
-        raise _Refused(error) from error
+        raise _NoConnection(error) from error
     return all(session["has_ended"] for session in ended)
 
 
-async def _outlive(pool: Pool, lost: _Lost) -> None:
+async def _wait_until_ended(pool: Pool, lost: _ConnectionLost) -> None:
     """Wait until what was lost has ended, or until its deadline has passed."""
     try:
         async with asyncio.timeout(lost.deadline - time.monotonic()):
             await pool.release(await _connected(pool, lost))
-    except (_Refused, TimeoutError):
+    except (_NoConnection, TimeoutError):
         await _wait_for_deadline(lost)
 
 
 async def _run(work: Work[Result], connection: PooledConnection, seconds: float) -> Result:
     try:
-        server_process, session = connection.get_server_pid(), session_of(connection)
+        server_process, session = connection.get_server_pid(), get_session(connection)
     except asyncpg.InterfaceError as error:
         # Lost before anything was sent.
-        raise _Refused(error) from error
+        raise _NoConnection(error) from error
     deadline = time.monotonic() + seconds
     try:
         return await work(connection, deadline + session.clock_offset, seconds + CANCEL_SECONDS)
@@ -284,4 +284,4 @@ async def _run(work: Work[Result], connection: PooledConnection, seconds: float)
         with suppress(asyncpg.InterfaceError):
             connection.terminate()
         cause = NotReplicated() if session.is_unreplicated else error
-        raise _Lost(cause, server_process, deadline) from error
+        raise _ConnectionLost(cause, server_process, deadline) from error

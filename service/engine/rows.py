@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from service.engine.reserved import ReservedKeys
-from service.engine.sqlstates import STILL_RUNNING, meaning_of, message_of
+from service.engine.sqlstates import STILL_RUNNING, format_message, get_meaning
 from service.wire import IDEMPOTENCY_HEADER, Outcome
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Mode(StrEnum):
         return self in {Mode.UPSERT, Mode.NEWEST}
 
 
-class Whole(NamedTuple):
+class BatchKeys(NamedTuple):
     """What is known of a batch as a whole: the keys that its items name, a digest of its bytes."""
 
     named_keys: Sequence[int]
@@ -53,7 +53,7 @@ class Batch:
 
     Under ``key`` it can be resent; ``request_id`` identifies it in its receipts: of its key-0
     records, and of all that it creates in the mode ``create``. Only if there are such,
-    ``look_whole`` is called, and the batch acquires its request, for which it waits up to
+    ``read_keys_and_digest`` is called, and the batch acquires its request, for which it waits up to
     ``wait_seconds``. ``is_gone`` tells whether nobody waits for its outcomes any more, so that
     nothing further of it is to start; ``has_more``, whether it has more than one run. After a
     503, later items with a key in ``refused_keys`` get 503 as well.
@@ -64,7 +64,7 @@ class Batch:
     user: str
     activity_id: str
     key: str
-    look_whole: Callable[[], Awaitable[Whole]]
+    read_keys_and_digest: Callable[[], Awaitable[BatchKeys]]
     mode: Mode = Mode.UPSERT
     is_gone: Callable[[], bool] = bool
     has_more: bool = False
@@ -77,7 +77,7 @@ class Batch:
     is_preparing: bool = False
     chunks: deque["RowChunk"] = field(default_factory=deque)
     refused_keys: set[int] = field(default_factory=set)
-    refused_in_a_row: int = 0
+    consecutive_rejections: int = 0
     given_up: str | None = None
     reported: set[str] = field(default_factory=set)
 
@@ -88,20 +88,20 @@ class Batch:
         name = f"{len(caller)} {caller} {len(database)} {database} {self.key}"
         return UUID(bytes=hashlib.sha256(name.encode()).digest()[:16])
 
-    def give_up(self, words: str) -> None:
+    def give_up(self, message: str) -> None:
         """Let nothing further of it start; the items that wait get 503 for this reason."""
-        self.given_up = self.given_up or words
+        self.given_up = self.given_up or message
 
     def block(self) -> None:
         """Start nothing further of it: another attempt of the same request is in progress."""
         self.is_still_running = True
-        self.give_up(meaning_of(STILL_RUNNING).words)
+        self.give_up(get_meaning(STILL_RUNNING).message)
 
     def failed(self, key: int, sqlstate: str, message: str, column: str | None) -> Outcome:
         """Return the outcome of an item with this SQLSTATE; the log tells of a 500, once."""
-        meaning = meaning_of(sqlstate)
+        meaning = get_meaning(sqlstate)
         if meaning.status != 500:
-            return Outcome(key, meaning.status, message_of(message, column))
+            return Outcome(key, meaning.status, format_message(message, column))
         if sqlstate not in self.reported:
             self.reported.add(sqlstate)
             fields = {
@@ -109,7 +109,7 @@ class Batch:
                 "database": self.database,
                 "sqlstate": sqlstate,
             }
-            logger.error(meaning.words, extra=fields)
+            logger.error(meaning.message, extra=fields)
         return Outcome(key, 500, f"Internal error, activityID {self.activity_id}")
 
 
@@ -117,7 +117,7 @@ class RowChunk:
     """Consecutive items of a batch that were handed over at once.
 
     ``places`` are those of the items in the request. Of the rows, the first ``len(outcomes)``
-    are dealt with; the next ``alone`` go one by one; some may be at work in a statement. Those
+    are dealt with; the next ``solo_rows`` go one by one; some may be at work in a statement. Those
     before ``in_doubt`` may be done already: the answer of a statement that had them was lost.
     """
 
@@ -130,8 +130,8 @@ class RowChunk:
         self.named_keys = keys - {0} if 0 in keys else keys
         self.has_receipts = 0 in keys or batch.mode is Mode.CREATE
         self.outcomes: list[Outcome] = []
-        self.alone = 0
-        self.at_work = 0
+        self.solo_rows = 0
+        self.running_rows = 0
         self.in_doubt = 0
         self.result: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
 
@@ -144,7 +144,7 @@ class RowChunk:
     @property
     def is_waiting(self) -> bool:
         """Whether it has rows that are to be applied, and none at work."""
-        return not self.at_work and len(self.outcomes) < len(self.rows)
+        return not self.running_rows and len(self.outcomes) < len(self.rows)
 
     def add(self, outcomes: list[Outcome]) -> None:
         """Note what became of the next rows; hand out the outcomes after the last."""
@@ -152,12 +152,12 @@ class RowChunk:
         if len(self.outcomes) >= len(self.rows) and not self.result.done():
             self.result.set_result(self.outcomes)
 
-    def refuse_next(self, words: str, *, is_in_doubt: bool = False) -> None:
+    def refuse_next(self, message: str, *, is_in_doubt: bool = False) -> None:
         """Answer 503 for the next item, and so for later ones of its key."""
         key = self.keys[len(self.outcomes)]
         if key != 0:
             self.batch.refused_keys.add(key)
-        self.alone = max(0, self.alone - 1)
+        self.solo_rows = max(0, self.solo_rows - 1)
         is_in_doubt |= self.batch.is_still_running or len(self.outcomes) < self.in_doubt
         advice = "send the item again"
         if is_in_doubt and (key == 0 or self.batch.mode is Mode.CREATE):
@@ -165,9 +165,9 @@ class RowChunk:
                 "it may have been created anyway; resend the whole batch with"
                 f" {IDEMPOTENCY_HEADER}: {self.batch.key}"
             )
-        self.add([Outcome(key, 503, f"{words}; {advice}.")])
+        self.add([Outcome(key, 503, f"{message}; {advice}.")])
 
-    def refuse_rest(self, words: str) -> None:
+    def refuse_rest(self, message: str) -> None:
         """Answer 503 for all items that are not dealt with."""
         for _ in range(len(self.outcomes), len(self.rows)):
-            self.refuse_next(words)
+            self.refuse_next(message)

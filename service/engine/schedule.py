@@ -15,8 +15,8 @@ from itertools import dropwhile, islice, takewhile
 from service.engine.reserved import NO_WINDOW, Window
 from service.engine.rows import Batch, RowChunk
 from service.engine.statement import (
-    MOST_PLACES,
-    SHORT_PATIENCE,
+    MAX_PLACE_SPAN,
+    SHORT_LOCK_TIMEOUT,
     RowSlice,
     Statement,
 )
@@ -25,11 +25,11 @@ SLOTS = 2
 """Statements at once, each on a connection of its own; more gained nothing on two cores."""
 
 SMALL_ITEMS = 50
-KEPT_SECONDS = 0.05
+RESERVED_SLOT_SECONDS = 0.05
 """For so long after a batch of so few items came, statements of more leave one slot free, and take
 fewer rows."""
 
-PATIENT_REFUSALS = 3
+MAX_LONG_LOCK_WAITS = 3
 """After so many items of a batch that waited for a lock in vain, its others wait less long."""
 
 UNSHARED_SECONDS = 1
@@ -39,15 +39,15 @@ MANY_FAILURES = 0.1
 """Where such a share of a caller's items failed, its statements take fewer rows meanwhile: one that
 fails may take ten times as long."""
 
-FEW_ITEMS = 100
+REDUCED_ROWS = 100
 """Rows of a statement for whose end others wait."""
 
 
-class Schedule:
+class Scheduler:
     """The batches that wait for one database, and the statements at work.
 
-    ``statement_rows``: rows of one statement at most; ``most_lone``: how many items may run alone at
-    once, beside the slots; ``long_patience``: how long such an item waits for a lock, in
+    ``statement_rows``: rows of one statement at most; ``max_solo``: how many items may run alone at
+    once, beside the slots; ``long_lock_timeout``: how long such an item waits for a lock, in
     milliseconds. ``commutes`` is a guess that costs nothing when wrong: a statement that relies on
     it makes sure. ``is_distributed``: on Citus.
     """
@@ -55,8 +55,8 @@ class Schedule:
     def __init__(
         self,
         statement_rows: int,
-        most_lone: int,
-        long_patience: int,
+        max_solo: int,
+        long_lock_timeout: int,
         now: Callable[[], float] = time.monotonic,
         *,
         is_distributed: bool = False,
@@ -64,59 +64,59 @@ class Schedule:
         self._statement_rows = statement_rows
         # A statement goes to many servers: fewer rows would save nothing, and one that fails costs
         # more than to apply its rows one after another.
-        self._few_items = statement_rows if is_distributed else min(statement_rows, FEW_ITEMS)
+        self._reduced_rows = statement_rows if is_distributed else min(statement_rows, REDUCED_ROWS)
         self._is_cautious = is_distributed
         self.commutes = True
-        self.last_drawn = 0
-        self._most_lone = most_lone
-        self._long_patience = f"{long_patience}ms"
+        self.last_assigned = 0
+        self._max_solo = max_solo
+        self._long_lock_timeout = f"{long_lock_timeout}ms"
         self._now = now
         self._queue: deque[Batch] = deque()
-        self._at_work: set[Statement] = set()
-        self._lone = 0
-        self._has_lone = False
+        self._running: set[Statement] = set()
+        self._solo = 0
+        self._has_solo = False
         self._unshared_until: dict[str, float] = {}
         self._is_slow: dict[str, bool] = {}
-        self._kept_until = 0.0
+        self._slot_reserved_until = 0.0
 
     def add(self, batch: Batch) -> None:
         """Let a batch wait for its turn; some of its runs are not dealt with."""
         if batch not in self._queue:
             self._queue.append(batch)
         if _is_small(batch):
-            self._kept_until = self._now() + KEPT_SECONDS
+            self._slot_reserved_until = self._now() + RESERVED_SLOT_SECONDS
 
-    def begin(self) -> Statement | None:
+    def next_statement(self) -> Statement | None:
         """Return the next statement that may start now, if there is one; it counts as at work."""
         has_slot = self.slots_in_use < (SLOTS if self.commutes else 1)
-        if not has_slot and not self._has_lone:
+        if not has_slot and not self._has_solo:
             return None
         self._forget_the_done()
-        large = sum(len(statement.keys) > SMALL_ITEMS for statement in self._at_work)
-        is_kept = large > 0 and self._awaits_small
-        statement = self._next(has_slot=has_slot, may_be_large=not is_kept)
+        large = sum(len(statement.keys) > SMALL_ITEMS for statement in self._running)
+        is_slot_reserved = large > 0 and self._awaits_small
+        statement = self._next(has_slot=has_slot, may_be_large=not is_slot_reserved)
         if statement is not None:
-            self._at_work.add(statement)
-            self._lone += statement.is_lone
+            self._running.add(statement)
+            self._solo += statement.is_solo
             for chunk, start, end in statement.slices:
-                chunk.at_work = end - start
+                chunk.running_rows = end - start
                 # To the end of the queue: the others have their turn first.
                 self._queue.remove(chunk.batch)
                 self._queue.append(chunk.batch)
-                self._note_lone(chunk.batch)
+                self._update_solo(chunk.batch)
         return statement
 
-    def end(self, statement: Statement) -> None:
+    def finish(self, statement: Statement) -> None:
         """Let go of the statement's keys; what it has not dealt with waits again."""
-        self._at_work.discard(statement)
-        self._lone -= statement.is_lone
+        self._running.discard(statement)
+        self._solo -= statement.is_solo
         for chunk, _, _ in statement.slices:
-            chunk.at_work = 0
-            self._note_lone(chunk.batch)
+            chunk.running_rows = 0
+            self._update_solo(chunk.batch)
 
-    def _note_lone(self, batch: Batch) -> None:
+    def _update_solo(self, batch: Batch) -> None:
         """Another run of the batch may be its next now, and one that goes alone."""
-        self._has_lone |= any(chunk.alone for chunk in batch.chunks)
+        self._has_solo |= any(chunk.solo_rows for chunk in batch.chunks)
 
     @property
     def waiting_chunks(self) -> int:
@@ -126,22 +126,22 @@ class Schedule:
     @property
     def slots_in_use(self) -> int:
         """How many statements are at work, but for items that run alone."""
-        return len(self._at_work) - self._lone
+        return len(self._running) - self._solo
 
     @property
-    def lone_at_work(self) -> int:
+    def solo_running(self) -> int:
         """How many items run alone."""
-        return self._lone
+        return self._solo
 
     @property
     def _awaits_small(self) -> bool:
         """Whether more small batches are to be expected."""
-        return self._now() < self._kept_until
+        return self._now() < self._slot_reserved_until
 
-    def give_up(self, words: str) -> None:
+    def give_up(self, message: str) -> None:
         """Let nothing of the batches that wait start: they have waited through an outage."""
         for batch in self._queue:
-            batch.give_up(words)
+            batch.give_up(message)
 
     def unshare(self, batch: Batch, failures: float) -> None:
         """Let the batch's caller run by itself for a while: such a share of its items failed."""
@@ -149,10 +149,10 @@ class Schedule:
         self._is_slow[batch.caller] = failures >= MANY_FAILURES
 
     def _next(self, *, has_slot: bool, may_be_large: bool) -> Statement | None:
-        self._has_lone = False
+        self._has_solo = False
         slices: list[RowSlice] = []
         # What is at work, and what those who came earlier wait for.
-        taken: list[AbstractSet[int]] = [statement.named_keys for statement in self._at_work]
+        taken: list[AbstractSet[int]] = [statement.named_keys for statement in self._running]
         room = self._statement_rows
         for batch in self._queue:
             chunk = self._head(batch)
@@ -160,10 +160,10 @@ class Schedule:
                 continue
             has_turn = has_slot and (may_be_large or _is_small(batch))
             may_start = has_turn and room > 0 and not batch.is_preparing
-            if chunk.alone:
-                self._has_lone = True
+            if chunk.solo_rows:
+                self._has_solo = True
                 if not slices and self._may_run_alone(chunk, taken):
-                    return self._lone_statement(chunk)
+                    return self._solo_statement(chunk)
             elif may_start and (not slices or self._may_share(slices, chunk, room)):
                 if not slices:
                     room = self._room(chunk.batch)
@@ -192,7 +192,7 @@ class Schedule:
             if chunk.is_waiting:
                 return chunk
             # One with receipts waits for the others of its request, which share them.
-            is_whole = chunk.at_work == len(chunk.rows) - len(chunk.outcomes)
+            is_whole = chunk.running_rows == len(chunk.rows) - len(chunk.outcomes)
             if not self.commutes or not is_whole or chunk.has_receipts:
                 return None
         return None
@@ -205,7 +205,7 @@ class Schedule:
         end = min(len(chunk.rows), start + room)
         if chunk.has_receipts:
             first = chunk.places[start]
-            while chunk.places[end - 1] - first >= MOST_PLACES:
+            while chunk.places[end - 1] - first >= MAX_PLACE_SPAN:
                 end -= 1
         earlier = takewhile(lambda other: other is not chunk, chunk.batch.chunks)
         forbidden = [*taken, chunk.batch.refused_keys, *(other.named_keys for other in earlier)]
@@ -224,7 +224,7 @@ class Schedule:
         for chunk in islice(behind, 1, None):
             room -= row_slice.end - row_slice.start
             ends_its_run = row_slice.end == len(row_slice.chunk.rows)
-            is_next = ends_its_run and self.commutes and chunk.is_waiting and not chunk.alone
+            is_next = ends_its_run and self.commutes and chunk.is_waiting and not chunk.solo_rows
             if (
                 not is_next
                 or not self._is_shareable(row_slice.chunk)
@@ -255,27 +255,27 @@ class Schedule:
         """Return how many rows a statement that begins with this batch may have."""
         is_slow = self._is_unshared(batch) and self._is_slow[batch.caller]
         is_awaited = not _is_small(batch) and self._awaits_small
-        return self._few_items if is_slow or is_awaited else self._statement_rows
+        return self._reduced_rows if is_slow or is_awaited else self._statement_rows
 
     def _may_run_alone(self, chunk: RowChunk, taken: list[AbstractSet[int]]) -> bool:
         key = chunk.keys[len(chunk.outcomes)]
-        return self._lone < self._most_lone and not any(key in keys for keys in taken)
+        return self._solo < self._max_solo and not any(key in keys for keys in taken)
 
-    def _lone_statement(self, chunk: RowChunk) -> Statement:
+    def _solo_statement(self, chunk: RowChunk) -> Statement:
         start = len(chunk.outcomes)
-        is_patient = chunk.batch.refused_in_a_row < PATIENT_REFUSALS
+        waits_long = chunk.batch.consecutive_rejections < MAX_LONG_LOCK_WAITS
         return Statement(
             [RowSlice(chunk, start, start + 1)],
             must_commute=self.commutes and chunk.batch.has_more,
-            is_lone=True,
-            patience=self._long_patience if is_patient else SHORT_PATIENCE,
+            is_solo=True,
+            lock_timeout=self._long_lock_timeout if waits_long else SHORT_LOCK_TIMEOUT,
             window=self._window(chunk),
         )
 
     def _window(self, chunk: RowChunk) -> Window:
         if chunk.batch.reserved is None:
             return NO_WINDOW
-        return chunk.batch.reserved.around(self.last_drawn)
+        return chunk.batch.reserved.around(self.last_assigned)
 
     def _forget_the_done(self) -> None:
         """Answer what is not to be tried, and let go of batches that do not wait."""

@@ -11,28 +11,28 @@ from service.wire import Item, shortened
 class Meaning(NamedTuple):
     """What an error means: the status of its item, and what is done and said about it.
 
-    ``passes``: it does not lie in an item, so the item is left for another statement.
+    ``is_transient``: it does not lie in an item, so the item is left for another statement.
     ``is_retried``: the same may succeed a moment later, so it is tried before anybody is told.
     ``is_stale``: a connection raises it that knows what was dropped and made anew since, such as
     a type after a restore; another may not.
-    ``words``: why, for the caller of a 503 and for the operator of a 500.
+    ``message``: why, for the caller of a 503 and for the operator of a 500.
     """
 
     status: int
-    words: str = "item failed"
-    passes: bool = False
+    message: str = "item failed"
+    is_transient: bool = False
     is_retried: bool = False
     is_stale: bool = False
 
 
-def _passing(words: str = "The database is overloaded or not ready") -> Meaning:
-    return Meaning(503, words, passes=True, is_retried=True)
+def _transient(message: str = "The database is overloaded or not ready") -> Meaning:
+    return Meaning(503, message, is_transient=True, is_retried=True)
 
 
 _BAD_VALUE = Meaning(400)
 _REFUSED = Meaning(403)
 _CONFLICT = Meaning(409)
-_CONTENTION = _passing("The item met others' changes to the same records again and again")
+_CONTENTION = _transient("The item met others' changes to the same records again and again")
 _SCHEMA = Meaning(
     500, "item failed: the schema is not current; run: care-trials migrate", is_stale=True
 )
@@ -47,21 +47,21 @@ BY_CODE = {
     "23505": _CONFLICT,  # unique violation
     "23514": _BAD_VALUE,  # check violation
     "23P01": _CONFLICT,  # exclusion violation
-    "25006": _passing("The database is read-only: a standby, or a primary that was demoted"),
-    "3D000": _passing("The database does not exist at its server"),
+    "25006": _transient("The database is read-only: a standby, or a primary that was demoted"),
+    "3D000": _transient("The database does not exist at its server"),
     "42501": _REFUSED,  # insufficient privilege, row-level security
     "42703": _SCHEMA,  # undefined column
     "42704": _SCHEMA,  # undefined object: a type
     "42883": _SCHEMA,  # undefined function
     "42P01": _SCHEMA,  # undefined table
     "44000": _BAD_VALUE,  # with check option violation
-    "53100": _passing("The database's disk is full"),
-    "53300": _passing("The database has too many connections"),
+    "53100": _transient("The database's disk is full"),
+    "53300": _transient("The database has too many connections"),
     "55000": _CONFLICT,  # object not in prerequisite state: what triggers raise for "closed"
-    "55P03": _passing("Somebody else holds a lock for too long"),  # lock not available
+    "55P03": _transient("Somebody else holds a lock for too long"),  # lock not available
     # It has waited long enough, and so has the caller.
-    "57014": Meaning(503, "The statement took longer than the database allows", passes=True),
-    "57P03": _passing("The database is starting up or shutting down"),
+    "57014": Meaning(503, "The statement took longer than the database allows", is_transient=True),
+    "57P03": _transient("The database is starting up or shutting down"),
     # Our own: care_case_clinical_trial_apply() does not run at another isolation level.
     "CT001": Meaning(
         500,
@@ -73,23 +73,23 @@ BY_CODE = {
         " service's role",
     ),
     # Our own: another statement of the same request is running.
-    "CT003": _passing("A request with the same Idempotency-Key is still in progress"),
+    "CT003": _transient("A request with the same Idempotency-Key is still in progress"),
     "P0001": _BAD_VALUE,  # raise exception
 }
 
 BY_CLASS = {
-    "08": _passing(),  # connection exception
+    "08": _transient(),  # connection exception
     "22": _BAD_VALUE,  # data exception
-    "25": _passing(),  # invalid transaction state
-    "28": _passing("The database refused the service's own credentials"),
-    "3D": _passing(),  # invalid catalog name
+    "25": _transient(),  # invalid transaction state
+    "28": _transient("The database refused the service's own credentials"),
+    "3D": _transient(),  # invalid catalog name
     "40": _CONTENTION,  # transaction rollback: deadlock, serialization failure
-    "53": _passing(),  # insufficient resources
-    "55": _passing(),  # object not in prerequisite state: in use
-    "57": _passing(),  # operator intervention: shutdown
-    "58": _passing(),  # system error: I/O
+    "53": _transient(),  # insufficient resources
+    "55": _transient(),  # object not in prerequisite state: in use
+    "57": _transient(),  # operator intervention: shutdown
+    "58": _transient(),  # system error: I/O
     # Internal error: "cache lookup failed for type" among others.
-    "XX": Meaning(500, passes=True, is_retried=True, is_stale=True),
+    "XX": Meaning(500, is_transient=True, is_retried=True, is_stale=True),
 }
 
 LOCK_NOT_AVAILABLE = "55P03"
@@ -100,7 +100,7 @@ UNKNOWN = "XX000"
 """Stands for an error to which the server gave no code."""
 
 _WORKER_LOST = "08006"
-_OF_A_LOST_WORKER = "connection marked as essential"
+_WORKER_ERRORS = "connection marked as essential"
 """How Citus tells, as an internal error, that a worker was lost in the middle of a statement."""
 
 NOT_RUNNABLE = ("42", "CT")
@@ -117,29 +117,29 @@ NO_RECEIPTS = "CT002"
 _JSON_NAMES = dict(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
 
 
-def meaning_of(sqlstate: str) -> Meaning:
+def get_meaning(sqlstate: str) -> Meaning:
     """Return what is known of this SQLSTATE, 500 where nothing is."""
     return BY_CODE.get(sqlstate) or BY_CLASS.get(sqlstate[:2], _INTERNAL)
 
 
-PASSING = sorted(
-    {code for code, meaning in BY_CODE.items() if meaning.passes}
-    | {name for name, meaning in BY_CLASS.items() if meaning.passes and name != "55"}
+TRANSIENT = sorted(
+    {code for code, meaning in BY_CODE.items() if meaning.is_transient}
+    | {name for name, meaning in BY_CLASS.items() if meaning.is_transient and name != "55"}
     | {"55006", "55P02", "55P04"}
 )
 """Codes and classes for which a statement leaves the item; of class 55 all codes but 55000."""
 
-PASSING_ARRAY = f"{{{','.join(PASSING)}}}"
+TRANSIENT_ARRAY = f"{{{','.join(TRANSIENT)}}}"
 """The same as PostgreSQL writes an array."""
 
 
-def sqlstate_of(error: Exception) -> str:
+def get_sqlstate(error: Exception) -> str:
     """Return the error's SQLSTATE, where the server sent one."""
     sqlstate = getattr(error, "sqlstate", None) or UNKNOWN
-    return _WORKER_LOST if sqlstate == UNKNOWN and _OF_A_LOST_WORKER in str(error) else sqlstate
+    return _WORKER_LOST if sqlstate == UNKNOWN and _WORKER_ERRORS in str(error) else sqlstate
 
 
-def message_of(message: str, column: str | None) -> str:
+def format_message(message: str, column: str | None) -> str:
     """Return an outcome's message: the JSON field, where PostgreSQL names it, and the reason."""
     if column in _JSON_NAMES:
         message = f"{_JSON_NAMES[column]}: {message}"

@@ -10,24 +10,24 @@ from service.engine.databases import PooledConnection
 from service.engine.reserved import NO_WINDOW, Window
 from service.engine.retrying import CONNECTION_LOST
 from service.engine.rows import Mode, Row, RowChunk
-from service.engine.sqlstates import PASSING_ARRAY
+from service.engine.sqlstates import TRANSIENT_ARRAY
 from service.wire import IDEMPOTENCY_HEADER, INT32, Outcome
 
-MOST_PLACES = 2048
+MAX_PLACE_SPAN = 2048
 """How far apart in the request the items of one statement are at most; the look for receipts
 relies on it (sql/functions/care_case_clinical_trial_apply.sql)."""
 
-SHORT_PATIENCE = "80ms"
+SHORT_LOCK_TIMEOUT = "80ms"
 """Whoever holds others' rows waits no longer for a lock: less than deadlock_timeout, so that
 waiting in a circle ends before PostgreSQL kills one of them."""
 
 CREATED, UPDATED, DELETED = "Created", "Updated", "Deleted"
-KEPT_OUT = "A trigger of the database kept the record out."
-KEPT = "A trigger of the database kept the record."
-NEWER = "A newer record is stored: its update_Date is later."
+SUPPRESSED = "A trigger of the database kept the record out."
+DELETE_SUPPRESSED = "A trigger of the database kept the record."
+NEWER_STORED = "A newer record is stored: its update_Date is later."
 EXISTS = "A record of this key exists."
 OTHER_BODY = f"This {IDEMPOTENCY_HEADER} was already used with a different body."
-ABSENT = "There is no record of this key."
+NOT_FOUND = "There is no record of this key."
 
 
 RECEIPTS = "care_case_clinical_trial_receipt"
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     states: str
     commutes: bool
     is_by_key: bool
-    drawn: Sequence[int]
+    assigned: Sequence[int]
     sqlstates: Sequence[str]
     messages: Sequence[str]
     columns: Sequence[str]
@@ -48,12 +48,14 @@ class Answer(NamedTuple):
     beyond: int | None
 
     @classmethod
-    def of(cls, record: asyncpg.Record) -> Self:
+    def from_record(cls, record: asyncpg.Record) -> Self:
         """Read what it returned, where an array of nothing may be null."""
-        states, commutes, is_by_key, drawn, sqlstates, messages, columns, stopped, beyond = record
+        states, commutes, is_by_key, assigned, sqlstates, messages, columns, stopped, beyond = (
+            record
+        )
         return cls(
             states, commutes, is_by_key,
-            drawn or (), sqlstates or (), messages or (), columns or (),
+            assigned or (), sqlstates or (), messages or (), columns or (),
             stopped, beyond,
         )  # fmt: skip
 
@@ -62,13 +64,13 @@ class Applied(NamedTuple):
     """What a statement did: outcomes of the first items, and why it stopped before the others.
 
     ``stopped``: the SQLSTATE for which it left the next item; ``commutes``: whether rows of
-    different keys do; ``drawn``: the last key that it drew.
+    different keys do; ``assigned``: the last key that it drew.
     """
 
     outcomes: list[Outcome]
     stopped: str | None
     commutes: bool
-    drawn: int | None
+    assigned: int | None
     has_failures: bool
 
 
@@ -88,16 +90,16 @@ class Statement:
         slices: Sequence[RowSlice],
         *,
         must_commute: bool,
-        is_lone: bool = False,
-        patience: str = SHORT_PATIENCE,
+        is_solo: bool = False,
+        lock_timeout: str = SHORT_LOCK_TIMEOUT,
         window: Window = NO_WINDOW,
         is_cautious: bool = False,
     ) -> None:
         """``is_cautious``: one after another from the start, for an item will fail."""
         self.slices = slices
-        self.is_lone = is_lone
+        self.is_solo = is_solo
         self._must_commute = must_commute
-        self._patience = patience
+        self._lock_timeout = lock_timeout
         self._window = window
         if len(slices) == 1:
             ((chunk, start, end),) = slices
@@ -111,13 +113,13 @@ class Statement:
         self._is_cautious = is_cautious
         self.batch = slices[0].chunk.batch
         repeated = len(self.keys) - len(self.named_keys)
-        keyless = self.keys.count(0) if repeated else 0
-        self._has_receipts = keyless > 0 or self.batch.mode is Mode.CREATE
-        self._is_distinct = repeated == keyless and not is_cautious
+        key_zero = self.keys.count(0) if repeated else 0
+        self._has_receipts = key_zero > 0 or self.batch.mode is Mode.CREATE
+        self._is_distinct = repeated == key_zero and not is_cautious
 
-    def why_sequential(self, applied: Applied) -> str | None:
+    def sequential_cause(self, applied: Applied) -> str | None:
         """Return why its items were tried one after another, None where they were not."""
-        if self.is_lone:
+        if self.is_solo:
             return "alone"
         if applied.has_failures or applied.stopped is not None or self._is_cautious:
             return "failure"
@@ -162,8 +164,8 @@ class Statement:
                 ranges,
                 *self._window,
                 deadline,
-                self._patience,
-                PASSING_ARRAY,
+                self._lock_timeout,
+                TRANSIENT_ARRAY,
                 self._must_commute,
                 self.batch.mode,
                 timeout=seconds,
@@ -172,7 +174,7 @@ class Statement:
             for chunk, _, end in self.slices:
                 chunk.in_doubt = end
             raise
-        answer = Answer.of(record)
+        answer = Answer.from_record(record)
         return self._read(answer, order if sequence and answer.is_by_key else None)
 
     def _read(self, answer: Answer, order: list[int] | None) -> Applied:
@@ -183,18 +185,18 @@ class Statement:
         elif not states.strip("c"):
             outcomes = list(map(Outcome, keys[: len(states)], repeat(201), repeat(CREATED)))
         elif not states.strip("k"):
-            outcomes = list(map(Outcome, answer.drawn, repeat(201), repeat(CREATED)))
+            outcomes = list(map(Outcome, answer.assigned, repeat(201), repeat(CREATED)))
         else:
             if order is not None:
                 by_position = dict(zip(order, states, strict=True))
                 states = "".join(by_position[at] for at in range(len(order)))
             outcomes = self._outcomes(states, answer)
-        drawn = answer.beyond or (answer.drawn[-1] if answer.drawn else None)
+        assigned = answer.beyond or (answer.assigned[-1] if answer.assigned else None)
         has_failures = "f" in states
-        return Applied(outcomes, answer.stopped, answer.commutes, drawn, has_failures)
+        return Applied(outcomes, answer.stopped, answer.commutes, assigned, has_failures)
 
     def _outcomes(self, states: str, answer: Answer) -> list[Outcome]:
-        drawn = iter(answer.drawn)
+        assigned = iter(answer.assigned)
         errors = zip(answer.sqlstates, answer.messages, answer.columns, strict=True)
         owners = chain.from_iterable(
             zip(repeat(chunk), range(start, end), strict=False) for chunk, start, end in self.slices
@@ -207,23 +209,25 @@ class Statement:
                 case "c":
                     outcomes.append(Outcome(key, 201, CREATED))
                 case "k":
-                    outcomes.append(Outcome(next(drawn), 201, CREATED))
+                    outcomes.append(Outcome(next(assigned), 201, CREATED))
                 case "d":
                     outcomes.append(Outcome(key, 204, DELETED))
                 case "a" if chunk.batch.mode is Mode.DELETE and position < chunk.in_doubt:
                     # An attempt whose answer was lost may have deleted it; gone is gone.
                     outcomes.append(Outcome(key, 204, DELETED))
                 case "a":
-                    outcomes.append(Outcome(key, 404, ABSENT))
+                    outcomes.append(Outcome(key, 404, NOT_FOUND))
                 case "x":
                     outcomes.append(Outcome(key, 409, EXISTS))
                 case "o":
                     outcomes.append(Outcome(key, 422, OTHER_BODY))
                 case "n":
-                    outcomes.append(Outcome(key, 409, NEWER))
+                    outcomes.append(Outcome(key, 409, NEWER_STORED))
                 case "s":
-                    is_kept = chunk.batch.mode is Mode.DELETE
-                    outcomes.append(Outcome(key, 409, KEPT if is_kept else KEPT_OUT))
+                    is_delete = chunk.batch.mode is Mode.DELETE
+                    outcomes.append(
+                        Outcome(key, 409, DELETE_SUPPRESSED if is_delete else SUPPRESSED)
+                    )
                 case _:
                     outcomes.append(chunk.batch.failed(key, *next(errors)))
         return outcomes

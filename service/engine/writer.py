@@ -14,11 +14,11 @@ from functools import partial
 import asyncpg
 
 from service.engine.databases import Pool
-from service.engine.requests import Requests, StillRunning
+from service.engine.requests import RequestRegistry, StillRunning
 from service.engine.reserved import ReservedKeys
 from service.engine.retrying import NotEncodable, TimedOut, Unavailable, with_connection
 from service.engine.rows import Batch, Row, RowChunk
-from service.engine.schedule import SLOTS, Schedule
+from service.engine.schedule import SLOTS, Scheduler
 from service.engine.sqlstates import (
     LOCK_NOT_AVAILABLE,
     NO_PRIVILEGE,
@@ -26,8 +26,8 @@ from service.engine.sqlstates import (
     NOT_RUNNABLE,
     STILL_RUNNING,
     TIMED_OUT,
-    meaning_of,
-    sqlstate_of,
+    get_meaning,
+    get_sqlstate,
 )
 from service.engine.statement import RECEIPTS, Applied, Statement
 from service.statements import APPLY
@@ -44,12 +44,12 @@ LOCK_SECONDS = 5
 """How long an item that runs alone waits for a lock, in attempts no longer than it may run: longer
 than any statement, of another service too, may hold one for the sake of other items."""
 
-MOST_REFUSED_IN_A_ROW = 8
+MAX_CONSECUTIVE_REJECTIONS = 8
 """After so many items that ran alone and were refused by the database, with no success between,
 the rest of the batch gets 503 untried: a full disk or a locked table would take hours."""
 
-LONE_ATTEMPTS = 5
-LONE_DELAY_SECONDS = 0.05
+SOLO_ATTEMPTS = 5
+SOLO_DELAY_SECONDS = 0.05
 """Doubled after every attempt of an item that runs alone."""
 
 
@@ -59,35 +59,35 @@ class Writer:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         # Less than the statement may take, so that waiting can be told from working.
-        patience = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
-        self._lock_attempts = math.ceil(LOCK_SECONDS / patience)
-        most_lone = max(1, pool.max_size - SLOTS)
-        self._schedule = Schedule(
+        lock_timeout = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
+        self._lock_attempts = math.ceil(LOCK_SECONDS / lock_timeout)
+        max_solo = max(1, pool.max_size - SLOTS)
+        self._scheduler = Scheduler(
             pool.statement_rows,
-            most_lone,
-            int(1000 * patience),
+            max_solo,
+            int(1000 * lock_timeout),
             is_distributed=pool.is_distributed,
         )
         self._query = pool.sql(APPLY)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.requests = Requests(pool)
+        self.requests = RequestRegistry(pool)
         # In a context of its own, not in that of the request which happened to be the first.
-        self._forgetting = asyncio.create_task(
-            self.requests.forget_expired(), context=contextvars.Context()
+        self._cleanup = asyncio.create_task(
+            self.requests.delete_expired_forever(), context=contextvars.Context()
         )
 
     def sample(self) -> None:
         """Update the metrics of what waits and what is at work."""
         self.pool.sample()
-        schedule, name = self._schedule, self.pool.name
-        metrics.WAITING_RUNS.labels(name).set(schedule.waiting_chunks)
-        metrics.SLOTS_IN_USE.labels(name).set(schedule.slots_in_use)
-        metrics.LONE_IN_USE.labels(name).set(schedule.lone_at_work)
+        scheduler, name = self._scheduler, self.pool.name
+        metrics.WAITING_CHUNKS.labels(name).set(scheduler.waiting_chunks)
+        metrics.SLOTS_IN_USE.labels(name).set(scheduler.slots_in_use)
+        metrics.SOLO_IN_USE.labels(name).set(scheduler.solo_running)
 
     async def close(self) -> None:
         """Close the pool; statements at work are not waited for."""
-        self._forgetting.cancel()
-        await asyncio.gather(self._forgetting, return_exceptions=True)
+        self._cleanup.cancel()
+        await asyncio.gather(self._cleanup, return_exceptions=True)
         await self.pool.close()
 
     async def apply(self, batch: Batch, rows: list[Row], places: Sequence[int]) -> list[Outcome]:
@@ -104,7 +104,7 @@ class Writer:
         if chunk.has_receipts and batch.reserved is None:
             await self._prepare(batch)
         if not batch.is_preparing:
-            self._schedule.add(batch)
+            self._scheduler.add(batch)
         statement = self._wake(chunk)
         if statement is not None:
             await self._execute(statement)
@@ -119,14 +119,14 @@ class Writer:
         batch.is_preparing = True
         try:
             await self.requests.acquire(batch)
-            named_keys, batch.digest = await batch.look_whole()
+            named_keys, batch.digest = await batch.read_keys_and_digest()
             batch.reserved = ReservedKeys(named_keys)
         except StillRunning:
             batch.block()
         except BaseException:
             # Its other runs are answered, too.
             batch.give_up("The batch could not be read")
-            self._schedule.add(batch)
+            self._scheduler.add(batch)
             self._wake()
             raise
         finally:
@@ -138,15 +138,15 @@ class Writer:
         Who waits for the run executes that itself; a task, and the ways there and back, cost
         a request of one item 4% of its time.
         """
-        mine = None
-        while (statement := self._schedule.begin()) is not None:
-            if mine is None and any(row_slice.chunk is chunk for row_slice in statement.slices):
-                mine = statement
+        own = None
+        while (statement := self._scheduler.next_statement()) is not None:
+            if own is None and any(row_slice.chunk is chunk for row_slice in statement.slices):
+                own = statement
                 continue
             task = asyncio.create_task(self._execute(statement))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return mine
+        return own
 
     async def _execute(self, statement: Statement) -> None:
         try:
@@ -156,7 +156,7 @@ class Writer:
         except Unavailable as error:
             _refuse(statement, str(error), is_in_doubt=error.is_in_doubt)
             if error.is_outage:
-                self._schedule.give_up(str(error))
+                self._scheduler.give_up(str(error))
         except (NotEncodable, asyncpg.PostgresError) as error:
             _fail(statement, error)
         except Exception as error:
@@ -169,13 +169,13 @@ class Writer:
         else:
             self._settle(statement, applied)
         finally:
-            self._schedule.end(statement)
+            self._scheduler.finish(statement)
             self._wake()
 
     async def _apply(self, statement: Statement) -> Applied:
         """Send the statement; an item that runs alone again, while its cause may pass."""
         seconds = float(self.pool.statement_seconds)
-        if not statement.is_lone:
+        if not statement.is_solo:
             seconds = min(STATEMENT_SECONDS, seconds)
         work = partial(statement.run, self._query)
         attempt = 0
@@ -183,55 +183,55 @@ class Writer:
             attempt += 1
             applied = await with_connection(self.pool, work, seconds, statement.batch.activity_id)
             stopped = applied.stopped
-            if not statement.is_lone or stopped is None or not meaning_of(stopped).is_retried:
+            if not statement.is_solo or stopped is None or not get_meaning(stopped).is_retried:
                 return applied
             has_waited = stopped == LOCK_NOT_AVAILABLE
-            if attempt >= (self._lock_attempts if has_waited else LONE_ATTEMPTS):
+            if attempt >= (self._lock_attempts if has_waited else SOLO_ATTEMPTS):
                 return applied
             metrics.RETRIES.labels(stopped[:2], self.pool.name).inc()
-            await asyncio.sleep(0 if has_waited else LONE_DELAY_SECONDS * 2**attempt)
+            await asyncio.sleep(0 if has_waited else SOLO_DELAY_SECONDS * 2**attempt)
 
     def _settle(self, statement: Statement, applied: Applied) -> None:
         """Note what became of the first items, and how the next one is to go."""
-        self._schedule.commutes = applied.commutes
-        if applied.drawn is not None:
-            self._schedule.last_drawn = applied.drawn
+        self._scheduler.commutes = applied.commutes
+        if applied.assigned is not None:
+            self._scheduler.last_assigned = applied.assigned
         metrics.STATEMENT_ROWS.labels(self.pool.name).observe(len(statement.keys))
-        cause = statement.why_sequential(applied)
+        cause = statement.sequential_cause(applied)
         if cause is not None:
             metrics.SEQUENTIAL_STATEMENTS.labels(cause, self.pool.name).inc()
         outcomes = applied.outcomes
         for chunk, start, end in statement.slices:
             # An answer that was read also settles what became of an attempt before it.
             chunk.in_doubt = 0
-            mine, outcomes = outcomes[: end - start], outcomes[end - start :]
-            if mine:
-                chunk.batch.refused_in_a_row = 0
-                chunk.alone = max(0, chunk.alone - len(mine))
-                failed = applied.has_failures and sum(outcome.status >= 400 for outcome in mine)
+            own, outcomes = outcomes[: end - start], outcomes[end - start :]
+            if own:
+                chunk.batch.consecutive_rejections = 0
+                chunk.solo_rows = max(0, chunk.solo_rows - len(own))
+                failed = applied.has_failures and sum(outcome.status >= 400 for outcome in own)
                 if failed:
-                    self._schedule.unshare(chunk.batch, failed / len(mine))
-                chunk.add(mine)
-            if len(mine) < end - start:
+                    self._scheduler.unshare(chunk.batch, failed / len(own))
+                chunk.add(own)
+            if len(own) < end - start:
                 # Those that follow in the statement were not tried.
-                if applied.stopped is not None and statement.is_lone:
+                if applied.stopped is not None and statement.is_solo:
                     self._refuse_item(chunk, applied.stopped)
                 elif applied.stopped is not None:
-                    chunk.alone = 1
+                    chunk.solo_rows = 1
                 break
 
     def _time_out(self, statement: Statement, *, is_in_doubt: bool) -> None:
         """After a statement that took too long: its items one by one."""
         for chunk, start, end in statement.slices:
-            if statement.is_lone:
+            if statement.is_solo:
                 self._refuse_item(chunk, TIMED_OUT, is_in_doubt=is_in_doubt)
             else:
-                chunk.alone = end - start
+                chunk.solo_rows = end - start
 
     def _refuse_item(self, chunk: RowChunk, sqlstate: str, *, is_in_doubt: bool = False) -> None:
         """Answer an item that ran alone, and was refused by the database for itself."""
         batch = chunk.batch
-        meaning = meaning_of(sqlstate)
+        meaning = get_meaning(sqlstate)
         if meaning.status != 503:
             chunk.add([batch.failed(chunk.keys[len(chunk.outcomes)], sqlstate, "", None)])
             return
@@ -242,18 +242,18 @@ class Writer:
         )
         if sqlstate == STILL_RUNNING:
             batch.block()
-        chunk.refuse_next(meaning.words, is_in_doubt=is_in_doubt)
-        batch.refused_in_a_row += 1
-        if batch.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
-            batch.give_up(meaning.words)
+        chunk.refuse_next(meaning.message, is_in_doubt=is_in_doubt)
+        batch.consecutive_rejections += 1
+        if batch.consecutive_rejections >= MAX_CONSECUTIVE_REJECTIONS:
+            batch.give_up(meaning.message)
 
 
-def _refuse(statement: Statement, words: str, *, is_in_doubt: bool) -> None:
+def _refuse(statement: Statement, message: str, *, is_in_doubt: bool) -> None:
     """The database cannot be reached or is ill: the rest of the batches gets 503 untried."""
     for chunk, start, end in statement.slices:
-        chunk.batch.give_up(words)
+        chunk.batch.give_up(message)
         for _ in range(start, end):
-            chunk.refuse_next(words, is_in_doubt=is_in_doubt)
+            chunk.refuse_next(message, is_in_doubt=is_in_doubt)
 
 
 def _fail(statement: Statement, error: Exception) -> None:
@@ -261,17 +261,17 @@ def _fail(statement: Statement, error: Exception) -> None:
 
     Of class 42, a migration or a privilege is missing, for all alike.
     """
-    sqlstate = sqlstate_of(error)
-    is_of_all = statement.is_lone or sqlstate.startswith(NOT_RUNNABLE)
+    sqlstate = get_sqlstate(error)
+    is_of_all = statement.is_solo or sqlstate.startswith(NOT_RUNNABLE)
     if sqlstate == NO_PRIVILEGE and RECEIPTS in str(error):
         sqlstate = NO_RECEIPTS
     message = str(error) if isinstance(error, asyncpg.PostgresError) else ""
     column = getattr(error, "column_name", None)
     for chunk, start, end in statement.slices:
         if is_of_all:
-            chunk.alone = max(0, chunk.alone - (end - start))
+            chunk.solo_rows = max(0, chunk.solo_rows - (end - start))
             chunk.add(
                 [chunk.batch.failed(k, sqlstate, message, column) for k in chunk.keys[start:end]]
             )
         else:
-            chunk.alone = end - start
+            chunk.solo_rows = end - start

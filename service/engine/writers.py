@@ -12,7 +12,7 @@ from service.engine.writer import Writer
 from service.postgres import CANNOT_CONNECT, schema_is_current
 
 
-class Writers:
+class WriterRegistry:
     """The writers of one process and event loop.
 
     Databases whose settings have not changed keep the writers of the set ``before``.
@@ -30,7 +30,7 @@ class Writers:
                 if settings.get(name) == before._settings[name]:
                     self._writers[name] = writer
 
-    async def of(self, name: str) -> Writer:
+    async def get(self, name: str) -> Writer:
         """Return the database's writer. Raises KeyError for a name that is not configured."""
         async with self._lock:
             if name not in self._writers:
@@ -38,7 +38,7 @@ class Writers:
                 self._writers[name] = Writer(pool)
             return self._writers[name]
 
-    async def why_not_ready(self) -> str | None:
+    async def readiness_error(self) -> str | None:
         """Return in words why no database takes records now, None where one does."""
         checks = [asyncio.create_task(self._is_current(name)) for name in self._settings]
         has_answered = False
@@ -60,7 +60,7 @@ class Writers:
 
     async def _is_current(self, name: str) -> bool | None:
         """Return whether a database is at the current schema; None where it does not answer."""
-        pool = (await self.of(name)).pool
+        pool = (await self.get(name)).pool
         if pool.is_exhausted:
             # One of them will tell; do not queue behind them.
             return True

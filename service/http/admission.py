@@ -115,9 +115,9 @@ class BodyBytes:
             self.counted = size
 
 
-def _overloaded(words: str, reason: str) -> Problem:
+def _overloaded(message: str, reason: str) -> Problem:
     headers: dict[str, str] = {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS}
-    return Problem(503, f"{words}; retry later.", headers, reason=reason)
+    return Problem(503, f"{message}; retry later.", headers, reason=reason)
 
 
 class RateLimiter:

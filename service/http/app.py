@@ -10,10 +10,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from service.config import Settings, Tuning
-from service.engine.retrying import TimedOut, Unavailable, Unserved
+from service.engine.retrying import DatabaseNotReady, TimedOut, Unavailable
 from service.http import docs_page, probes
 from service.http.access import RATE_LIMIT
-from service.http.app_state import Generation, Generations
+from service.http.app_state import AppState, ReloadableState
 from service.http.envelope import RECORD, Problem, problem_response
 from service.http.expect_continue import Router
 from service.http.lifecycle import LIFECYCLE, Lifecycle
@@ -28,7 +28,7 @@ TURNED_AWAY = {429, 503}
 WRITES = {hdrs.METH_PUT, hdrs.METH_POST, hdrs.METH_DELETE}
 
 
-GENERATIONS = web.AppKey("generations", Generations)
+STATE = web.AppKey("generations", ReloadableState)
 MANAGEMENT = web.AppKey("management", web.Application)
 """What answers on ``management_port``, where there is one."""
 
@@ -37,42 +37,44 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
     """Return the application. Raises ConfigurationError for a public key without use."""
     tracing.start()
     server = settings.server
-    generations = Generations(settings, tuning)
+    states = ReloadableState(settings, tuning)
     lifecycle = Lifecycle()
-    app = _surrounded(lifecycle, tuning)
-    app[GENERATIONS] = generations
+    app = _with_middleware(lifecycle, tuning)
+    app[STATE] = states
     app.cleanup_ctx.append(_watch_and_close)
 
-    _add_api(app, server.base_path, generations)
-    docs_page.add_routes(app, lambda: generations.current.openapi)
+    _add_api(app, server.base_path, states)
+    docs_page.add_routes(app, lambda: states.current.openapi)
     probed = app
     if server.management_port is not None:
-        probed = app[MANAGEMENT] = _surrounded(lifecycle, tuning)
-    Probes(generations, has_own_port=probed is not app).add_routes(probed)
+        probed = app[MANAGEMENT] = _with_middleware(lifecycle, tuning)
+    Probes(states, has_own_port=probed is not app).add_routes(probed)
     return app
 
 
-def _add_api(app: web.Application, base_path: str, generations: Generations) -> None:
-    def by(handler_of: Callable[[Generation], Handler]) -> Handler:
+def _add_api(app: web.Application, base_path: str, states: ReloadableState) -> None:
+    def by(get_handler: Callable[[AppState], Handler]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            generation = generations.current
-            with generation.in_use():
-                return await handler_of(generation)(request)
+            state = states.current
+            with state.in_use():
+                return await get_handler(state)(request)
 
         return handle
 
     router, records = app.router, base_path + RECORDS_PATH
-    router.add_put(base_path + BATCH_PATH, by(lambda generation: generation.batch.handle))
-    router.add_get(records, by(lambda generation: generation.records.page))
-    router.add_post(records, by(lambda generation: generation.records.create))
-    router.add_get(records + "/{key}", by(lambda generation: generation.records.get))
-    router.add_put(records + "/{key}", by(lambda generation: generation.records.replace))
-    router.add_delete(records + "/{key}", by(lambda generation: generation.records.delete))
+    router.add_put(base_path + BATCH_PATH, by(lambda state: state.batch.handle))
+    router.add_get(records, by(lambda state: state.records.page))
+    router.add_post(records, by(lambda state: state.records.create))
+    router.add_get(records + "/{key}", by(lambda state: state.records.get))
+    router.add_put(records + "/{key}", by(lambda state: state.records.replace))
+    router.add_delete(records + "/{key}", by(lambda state: state.records.delete))
 
 
-def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
+def _with_middleware(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
     """Return an application whose every answer is as the contract has it."""
-    app = web.Application(middlewares=[_Surround(tuning.hold_seconds).handle])
+    app = web.Application(
+        middlewares=[RequestMiddleware(tuning.rejected_body_pause_seconds).handle]
+    )
     app[LIFECYCLE] = lifecycle
     app.router.__class__ = Router
     app.on_response_prepare.append(_add_headers)
@@ -80,20 +82,20 @@ def _surrounded(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
 
 
 async def _watch_and_close(app: web.Application) -> AsyncIterator[None]:
-    generations = app[GENERATIONS]
-    task = asyncio.create_task(metrics.watch_event_loop(generations.sample))
-    generations.current.authenticator.fetch_keys()
+    states = app[STATE]
+    task = asyncio.create_task(metrics.watch_event_loop(states.sample))
+    states.current.authenticator.fetch_keys()
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await generations.close()
+    await states.close()
 
 
-class _Surround:
+class RequestMiddleware:
     """Numbers each request, counts it, logs it, and answers every failure with an envelope."""
 
-    def __init__(self, hold_seconds: float) -> None:
-        self._hold_seconds = hold_seconds
+    def __init__(self, rejected_body_pause_seconds: float) -> None:
+        self._rejected_body_pause_seconds = rejected_body_pause_seconds
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -120,7 +122,7 @@ class _Surround:
                 if request.path not in probes.PATHS:
                     _report(record, status, time.monotonic() - started_at)
         if status in TURNED_AWAY and not request.content.is_eof() and not lifecycle.is_stopping:
-            await _hold(request, response, self._hold_seconds)
+            await _hold(request, response, self._rejected_body_pause_seconds)
         return response
 
 
@@ -177,13 +179,13 @@ async def _handled(request: web.Request, handler: Handler, activity_id: str) -> 
     except (Problem, ConnectionError):
         raise
     except web.HTTPException as error:
-        raise _problem_of(error) from None
+        raise _to_problem(error) from None
     except (Unavailable, TimedOut) as error:
-        words = str(error) or "The database did not answer in time"
-        detail = f"{words}; send the request again."
+        message = str(error) or "The database did not answer in time"
+        detail = f"{message}; send the request again."
         raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_away") from None
     except Exception as error:
-        if not isinstance(error, Unserved):  # which is in the log
+        if not isinstance(error, DatabaseNotReady):  # which is in the log
             logger.exception("unhandled", exc_info=bare(error))
         if request.writer.output_size > 0:
             # Half an envelope cannot be mended: abort, so that it does not look whole.
@@ -198,7 +200,7 @@ _UNROUTED = {
 }
 
 
-def _problem_of(error: web.HTTPException) -> Problem:
+def _to_problem(error: web.HTTPException) -> Problem:
     reason, detail = _UNROUTED.get(error.status, ("http", error.reason))
     headers = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
     return Problem(error.status, detail, headers, reason=reason)

@@ -11,7 +11,7 @@ from typing import Self
 import msgspec
 
 from service.config import Settings, Tuning
-from service.engine.writers import Writers
+from service.engine.writers import WriterRegistry
 from service.http import openapi
 from service.http.access import Access, Authenticator
 from service.http.admission import Admission, RateLimiter
@@ -22,7 +22,7 @@ from service.http.records import RecordHandler
 from service.telemetry import metrics
 
 
-class Generation(InFlight):
+class AppState(InFlight):
     """All that depends on settings which may change while the process runs."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Generation(InFlight):
         self.authenticator: Authenticator = Authenticator(
             settings.auth, tuning, before.authenticator if before else None
         )
-        self.writers: Writers = Writers(
+        self.writers: WriterRegistry = WriterRegistry(
             settings.databases, tuning.connect_seconds, before.writers if before else None
         )
         self._rate_limiter: RateLimiter = RateLimiter(
@@ -57,7 +57,7 @@ class Generation(InFlight):
         await self.authenticator.close([other.authenticator for other in others])
 
 
-class Generations:
+class ReloadableState:
     """The current generation, and older ones that still have requests in flight.
 
     Raises ConfigurationError for a public key without use.
@@ -66,7 +66,7 @@ class Generations:
     def __init__(self, settings: Settings, tuning: Tuning) -> None:
         self._tuning = tuning
         self._admission = Admission(settings)
-        self.current = Generation(settings, tuning, self._admission)
+        self.current = AppState(settings, tuning, self._admission)
         metrics.begin_at_zero(settings.databases)
         self._alive = [self.current]
         self._retiring: set[asyncio.Task[None]] = set()
@@ -82,7 +82,7 @@ class Generations:
         Raises ConfigurationError, and then changes nothing.
         """
         old = self.current
-        self.current = Generation(settings, self._tuning, self._admission, old)
+        self.current = AppState(settings, self._tuning, self._admission, old)
         self.current.authenticator.fetch_keys()
         self._admission.limit(settings)
         metrics.begin_at_zero(settings.databases)
@@ -91,8 +91,8 @@ class Generations:
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _retire(self, old: Generation) -> None:
-        await old.outlast_requests()
+    async def _retire(self, old: AppState) -> None:
+        await old.wait_until_idle()
         self._alive.remove(old)
         await old.close(self._alive)
 

@@ -12,14 +12,14 @@ from msgspec.structs import astuple
 from service.config import Server, Tuning
 from service.engine.rows import Batch, Mode
 from service.engine.writer import Writer
-from service.engine.writers import Writers
+from service.engine.writers import WriterRegistry
 from service.http.access import Access
 from service.http.admission import Admission
-from service.http.body import BodyReader, check_media_type, chunks_of
+from service.http.body import BodyReader, check_media_type, split_body
 from service.http.envelope import EnvelopeResponse, Problem
 from service.http.idempotency import check_body, idempotency_key, new_batch, still_running
-from service.http.preferences import preferences_of
-from service.items.decode import BatchDecoder, DecodedChunk, keys_of
+from service.http.preferences import read_preferences
+from service.items.decode import BatchDecoder, DecodedChunk, read_keys
 from service.items.json_scanner import ItemTooLarge
 from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
 from service.wire import Outcome
@@ -37,7 +37,7 @@ class BatchHandler:
     tuning: Tuning
     access: Access
     admission: Admission
-    writers: Writers
+    writers: WriterRegistry
 
     def __post_init__(self) -> None:
         self._reader = BodyReader(self.settings.max_body_bytes, self.tuning)
@@ -48,11 +48,11 @@ class BatchHandler:
         caller, database = await self.access.grant(request, "batch")
         check_media_type(request)
         key = idempotency_key(request)
-        preferences = preferences_of(request)
+        preferences = read_preferences(request)
         with self.admission.batch(caller.name, database) as counted:
             body = await self._reader.read(request, counted)
             chunks = await self._chunks(body)
-            writer = await self.writers.of(database)
+            writer = await self.writers.get(database)
             items = _Items(body, chunks, self._decoder, preferences.mode)
             batch = new_batch(
                 *(request, caller, key, body, preferences.mode, items.named_keys),
@@ -97,7 +97,7 @@ class BatchHandler:
     async def _chunks(self, body: bytearray) -> list[Chunk]:
         try:
             limits = self.settings
-            return await chunks_of(body, limits.max_batch_items, limits.max_item_bytes)
+            return await split_body(body, limits.max_batch_items, limits.max_item_bytes)
         except TooManyItems as error:
             raise Problem(413, str(error), reason="items") from None
         except ItemTooLarge as error:
@@ -141,7 +141,7 @@ class _Items:
             if self._first <= number <= self._first + RUNS_AHEAD:
                 keys += self.decoded(number).named_keys
             else:
-                keys += keys_of(self.body, chunk)
+                keys += read_keys(self.body, chunk)
             await asyncio.sleep(0)
         return keys
 
@@ -179,5 +179,5 @@ async def _outcomes(
 async def _send(
     response: EnvelopeResponse, decoded: DecodedChunk, applied: list[Outcome], *, is_last: bool
 ) -> None:
-    keyless = decoded.keyless if response.is_minimal else ()
-    await response.send(decoded.in_order(applied), is_last=is_last, keyless=keyless)
+    key_zero = decoded.key_zero if response.is_minimal else ()
+    await response.send(decoded.in_order(applied), is_last=is_last, key_zero=key_zero)

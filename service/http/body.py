@@ -28,7 +28,7 @@ class BodyReader:
     def __init__(self, max_bytes: int, tuning: Tuning, advice: str = "; send it in parts") -> None:
         self._max_bytes = max_bytes
         self._advice = advice
-        self._silence_seconds = tuning.silence_seconds
+        self._body_idle_seconds = tuning.body_idle_seconds
         self._bytes_per_second = tuning.body_bytes_per_second
 
     async def read(self, request: web.Request, counted: BodyBytes) -> bytearray:
@@ -67,7 +67,7 @@ class BodyReader:
         except TimeoutError:
             raise Problem(
                 400,
-                f"The body stopped coming for {self._silence_seconds:g} seconds, or came at less"
+                f"The body stopped coming for {self._body_idle_seconds:g} seconds, or came at less"
                 f" than {self._bytes_per_second:g} bytes a second.",
                 {hdrs.CONNECTION: "close"},
                 reason="body_incomplete",
@@ -101,16 +101,16 @@ class BodyReader:
     ) -> None:
         """Take a body as it comes. Raises TimeoutError if it comes too slowly."""
         loop, received = asyncio.get_running_loop(), 0
-        slowest = loop.time() + self._silence_seconds
+        slowest = loop.time() + self._body_idle_seconds
         async with asyncio.timeout_at(slowest) as limit:
             async for data in content.iter_any():
                 received += len(data)
                 await take(data)
                 at_this_rate = slowest + received / self._bytes_per_second
-                limit.reschedule(min(loop.time() + self._silence_seconds, at_this_rate))
+                limit.reschedule(min(loop.time() + self._body_idle_seconds, at_this_rate))
 
 
-async def chunks_of(body: bytes | bytearray, max_items: int, max_item_bytes: int) -> list[Chunk]:
+async def split_body(body: bytes | bytearray, max_items: int, max_item_bytes: int) -> list[Chunk]:
     """Return the chunks of a body that is valid JSON to its end, before any is applied.
 
     Raises Problem 400, TooManyItems and ItemTooLarge.

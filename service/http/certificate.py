@@ -40,7 +40,7 @@ def load(context: ssl.SSLContext, server: Server) -> None:
         ) from None
 
 
-def tell_end(server: Server) -> None:
+def export_expiry(server: Server) -> None:
     """Let the metrics tell when the certificate ends that is now in use."""
     end = ends_at(server)
     metrics.CERTIFICATE_END.set(end.timestamp() if end else 0)

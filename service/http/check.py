@@ -12,7 +12,7 @@ from service.config import ConfigurationError, Jwt, Server, Settings, Tuning
 from service.engine.inspection import Finding, inspect, inspect_owner
 from service.http import certificate
 from service.http.access import Authenticator
-from service.http.health import why_not_alive
+from service.http.health import liveness_error
 from service.http.jwks import KeySetUnavailable, fetch
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
     for name, key in settings.auth.api_keys.items():
         limit = f", {key.rate_limit}" if key.rate_limit else ""
         rotation = f", {len(key.digests)} secrets" if len(key.digests) > 1 else ""
-        words = f"{', '.join(key.allow)} on {', '.join(key.databases)}{limit}{rotation}"
-        yield Finding("ok", f"API key {name}", words)
+        message = f"{', '.join(key.allow)} on {', '.join(key.databases)}{limit}{rotation}"
+        yield Finding("ok", f"API key {name}", message)
     async for finding in check_surroundings(settings):
         yield finding
     for name, database in settings.databases.items():
@@ -61,7 +61,7 @@ async def check_surroundings(settings: Settings) -> AsyncIterator[Finding]:
 async def log(settings: Settings) -> None:
     """Tell in the log what was found out."""
     async for finding in check_surroundings(settings):
-        logger.log(LEVELS[finding.level], f"{finding.subject}: {finding.words}")
+        logger.log(LEVELS[finding.level], f"{finding.subject}: {finding.message}")
 
 
 def _listening(server: Server) -> Finding:
@@ -75,13 +75,13 @@ def _listening(server: Server) -> Finding:
             is_shared = server.reuse_port and name == "port"
             socket.create_server((server.host, port), family=family, reuse_port=is_shared).close()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and why_not_alive(server) is None:
+            if error.errno == errno.EADDRINUSE and liveness_error(server) is None:
                 return Finding("ok", "server", f"serving already at {where}")
-            return Finding("failed", f"server.{name}", why_not_listening(error, server))
+            return Finding("failed", f"server.{name}", listen_error(error, server))
     return Finding("ok", "server", f"free to listen at {where}")
 
 
-def why_not_listening(error: OSError, server: Server) -> str:
+def listen_error(error: OSError, server: Server) -> str:
     """Return in words why the service cannot listen."""
     if isinstance(error, socket.gaierror):
         return f"server.host: the host name {server.host} is not known"
@@ -98,8 +98,8 @@ def _certificate(server: Server) -> Iterator[Finding]:
         certificate.tls_context(server)
         end = certificate.ends_at(server)
     except ConfigurationError as error:
-        subject, _, words = str(error).partition(": ")
-        yield Finding("failed", subject, words)
+        subject, _, message = str(error).partition(": ")
+        yield Finding("failed", subject, message)
         return
     if end is None:
         return
@@ -107,8 +107,8 @@ def _certificate(server: Server) -> Iterator[Finding]:
     if left < timedelta(0):
         yield Finding("failed", subject, f"ended on {end:%Y-%m-%d}")
     else:
-        words = f"good until {end:%Y-%m-%d} ({left.days} days)"
-        yield Finding("warning" if left < SOON else "ok", subject, words)
+        message = f"good until {end:%Y-%m-%d} ({left.days} days)"
+        yield Finding("warning" if left < SOON else "ok", subject, message)
 
 
 def _tokens(settings: Settings) -> Iterator[Finding]:
@@ -116,8 +116,8 @@ def _tokens(settings: Settings) -> Iterator[Finding]:
     try:
         Authenticator(settings.auth, Tuning())
     except ConfigurationError as error:
-        subject, _, words = str(error).partition(": ")
-        yield Finding("failed", subject, words)
+        subject, _, message = str(error).partition(": ")
+        yield Finding("failed", subject, message)
         return
     yield Finding("ok", "auth.jwt", f"tokens are verified with {', '.join(rules.algorithms)}")
     yield from _weaknesses(rules)

@@ -161,15 +161,15 @@ def encode_outcomes(outcomes: Iterable[Outcome]) -> bytes:
     ).encode()
 
 
-def encode_minimal(outcomes: Sequence[Outcome], first: int, keyless: Container[int]) -> bytes:
+def encode_minimal(outcomes: Sequence[Outcome], first: int, key_zero: Container[int]) -> bytes:
     """Return, each with its index, the outcomes that are none of 200 and 201, or of key 0.
 
-    ``first`` is the index of the first; ``keyless`` are the places among them of items of key 0.
+    ``first`` is the index of the first; ``key_zero`` are the places among them of items of key 0.
     """
     return b",".join(
         b'%b,"index":%d}' % (encode_outcomes([outcome])[:-1], first + place)
         for place, outcome in enumerate(outcomes)
-        if outcome.status not in _AFTER_VALUE or place in keyless
+        if outcome.status not in _AFTER_VALUE or place in key_zero
     )
 
 
@@ -211,14 +211,14 @@ class EnvelopeResponse:
         self.stream = web.StreamResponse(status=207, headers=self._headers)
 
     async def send(
-        self, outcomes: list[Outcome], *, is_last: bool, keyless: Container[int] = ()
+        self, outcomes: list[Outcome], *, is_last: bool, key_zero: Container[int] = ()
     ) -> None:
         """Write the outcomes of a committed chunk, and complete the envelope after the last.
 
-        ``keyless`` are the places among them of items that came with key 0.
+        ``key_zero`` are the places among them of items that came with key 0.
         """
         self._record.outcomes.update(map(_status, outcomes))
-        data = self._encode(outcomes, keyless)
+        data = self._encode(outcomes, key_zero)
         if is_last:
             data += envelope_end(self._debug())
         if not self.is_read:
@@ -244,22 +244,22 @@ class EnvelopeResponse:
                 extra={"activityID": self._record.activity_id},
             )
 
-    def _encode(self, outcomes: list[Outcome], keyless: Container[int]) -> bytes:
+    def _encode(self, outcomes: list[Outcome], key_zero: Container[int]) -> bytes:
         if self.is_minimal:
-            told = encode_minimal(outcomes, self._sent, keyless)
+            reported = encode_minimal(outcomes, self._sent, key_zero)
             self._sent += len(outcomes)
         else:
-            told = encode_outcomes(outcomes)
+            reported = encode_outcomes(outcomes)
         if not self._has_begun:
             start = ENVELOPE_START
-        elif not told:
+        elif not reported:
             # Who waits for long, a proxy above all, sees that the batch goes on.
             start = b"\n"
         else:
             start = b"," if self._has_outcomes else b""
         self._has_begun = True
-        self._has_outcomes |= bool(told)
-        return start + told
+        self._has_outcomes |= bool(reported)
+        return start + reported
 
     def _debug(self) -> Debug:
         debug = Debug(self._record.activity_id)

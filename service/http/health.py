@@ -10,7 +10,7 @@ from service.wire import LIVE_PATH
 ASK_SECONDS = 4
 
 
-def why_not_alive(server: Server) -> str | None:
+def liveness_error(server: Server) -> str | None:
     """Return why the listener does not answer as it should, None where it does."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
     if server.management_port is not None or server.tls_certificate is None:

@@ -11,8 +11,8 @@ from uuid import UUID
 from aiohttp import hdrs, web
 from blake3 import blake3
 
-from service.engine.requests import AnotherBody, Requests, StillRunning
-from service.engine.rows import Batch, Mode, Whole
+from service.engine.requests import AnotherBody, RequestRegistry, StillRunning
+from service.engine.rows import Batch, BatchKeys, Mode
 from service.engine.statement import OTHER_BODY
 from service.http.access import Caller
 from service.http.envelope import RECORD, Problem
@@ -57,9 +57,9 @@ def new_batch(
 ) -> Batch:
     """Return the batch in a request; its activityID stands for an Idempotency-Key of None."""
 
-    async def look_whole() -> Whole:
-        digest = batch.digest or await _digest_of(body)
-        return Whole(await named_keys() if named_keys else (), digest)
+    async def read_keys_and_digest() -> BatchKeys:
+        digest = batch.digest or await _compute_digest(body)
+        return BatchKeys(await named_keys() if named_keys else (), digest)
 
     record = request[RECORD]
     batch = Batch(
@@ -68,7 +68,7 @@ def new_batch(
         user=caller.user,
         activity_id=record.activity_id,
         key=key or record.activity_id,
-        look_whole=look_whole,
+        read_keys_and_digest=read_keys_and_digest,
         mode=mode,
         is_gone=lambda: request.transport is None,
         has_more=has_more,
@@ -77,13 +77,13 @@ def new_batch(
     return batch
 
 
-async def check_body(requests: Requests, batch: Batch, body: bytearray) -> None:
+async def check_body(requests: RequestRegistry, batch: Batch, body: bytearray) -> None:
     """Note the digest of a body that came with an Idempotency-Key.
 
     Raises Problem 409 if the same request is in progress for too long, 422 if it created records
     with another body, and what served() does.
     """
-    batch.digest = await _digest_of(body)
+    batch.digest = await _compute_digest(body)
     try:
         await requests.wait_for_others(batch)
         await requests.check_body(batch.request_id, batch.digest)
@@ -99,7 +99,7 @@ def still_running() -> Problem:
     return Problem(409, detail, RETRY_AFTER, reason="at_work")
 
 
-async def _digest_of(body: bytearray) -> UUID:
+async def _compute_digest(body: bytearray) -> UUID:
     """Return what tells one body from another.
 
     By BLAKE3, since SHA-256 was the largest part of what a record of key 0 costs the service.

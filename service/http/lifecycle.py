@@ -28,7 +28,7 @@ class InFlight:
             if not self.in_flight:
                 self._idle.set()
 
-    async def outlast_requests(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Return when no request is in flight."""
         while self.in_flight:
             self._idle.clear()
@@ -48,7 +48,7 @@ class Lifecycle(InFlight):
         self.is_stopping = True
         try:
             async with asyncio.timeout(grace_seconds):
-                await self.outlast_requests()
+                await self.wait_until_idle()
         except TimeoutError:
             logger.error("grace period over", extra={"in_flight": self.in_flight})
 

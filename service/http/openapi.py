@@ -128,9 +128,9 @@ def _operation(server: Server) -> dict[str, Any]:
     }
     batches: dict[str, Any] = {}
     outcomes: dict[str, Any] = {}
-    for name, summary, items, told in _BATCHES:
+    for name, summary, items, reported in _BATCHES:
         batches |= example(name, summary, items)
-        outcomes |= example(name, summary, envelope([_outcome(*each) for each in told]))
+        outcomes |= example(name, summary, envelope([_outcome(*each) for each in reported]))
     path = server.base_path + BATCH_PATH
     return operation(
         "UpdateBatchCareCaseClinicalTrial",

@@ -26,7 +26,7 @@ from service.http.query import SORT_PATTERN
 from service.wire import (
     INT32,
     KEY_FIELD,
-    MOST_PAGE_ITEMS,
+    MAX_PAGE_ITEMS,
     PAGE_ITEMS,
     PAGINATION_HEADER,
     RATE_LIMIT_HEADER,
@@ -86,7 +86,7 @@ def _list(server: Server) -> dict[str, Any]:
         " `pageSize=1` always works.",
         [
             _counted("page", "Which page, counted from 1.", 1, INT32[-1]),
-            _counted("pageSize", "How many records a page has.", PAGE_ITEMS, MOST_PAGE_ITEMS),
+            _counted("pageSize", "How many records a page has.", PAGE_ITEMS, MAX_PAGE_ITEMS),
             _SORT,
         ],
         {

@@ -40,7 +40,7 @@ _MINIMAL = ("return", "minimal")
 _NEWEST = ("resolution", "newest")
 
 
-def preferences_of(request: web.Request) -> Preferences:
+def read_preferences(request: web.Request) -> Preferences:
     """Return what the client prefers; several lines are one list, unknown ones are ignored."""
     preferred: dict[str, str] = {}
     for element in _ELEMENT.findall(",".join(request.headers.getall(PREFER_HEADER, []))):

@@ -4,7 +4,7 @@ import ipaddress
 
 from aiohttp import hdrs, web
 
-from service.http.app_state import Generations
+from service.http.app_state import ReloadableState
 from service.http.envelope import Problem
 from service.http.lifecycle import LIFECYCLE
 from service.telemetry import metrics
@@ -22,8 +22,8 @@ class Probes:
     metrics; elsewhere they go to loopback alone.
     """
 
-    def __init__(self, generations: Generations, *, has_own_port: bool) -> None:
-        self._generations = generations
+    def __init__(self, states: ReloadableState, *, has_own_port: bool) -> None:
+        self._generations = states
         self._has_own_port = has_own_port
 
     def add_routes(self, app: web.Application) -> None:
@@ -39,7 +39,7 @@ class Probes:
         """Tell whether requests may come here. Raises Problem 503."""
         if request.app[LIFECYCLE].is_stopping:
             raise Problem(503, "The service is shutting down.", RETRY_AFTER, reason="stopping")
-        reason = await self._generations.current.writers.why_not_ready()
+        reason = await self._generations.current.writers.readiness_error()
         if reason is not None:
             raise Problem(503, reason, RETRY_AFTER, reason="database_away")
         return web.Response(text="ok\n")

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from service.engine.reading import SortField
 from service.http.envelope import Problem
-from service.wire import INT32, MOST_PAGE_ITEMS, PAGE_ITEMS, Item
+from service.wire import INT32, MAX_PAGE_ITEMS, PAGE_ITEMS, Item
 
 PARAMETERS = ("page", "pageSize", "sortBy")
 
@@ -44,7 +44,7 @@ def page_wanted(request: web.Request) -> tuple[int, int, list[SortField]]:
         if len(query.getall(name)) > 1:
             raise _malformed(f"{name} came more than once")
     number = _count(query, "page", 1, INT32[-1])
-    size = _count(query, "pageSize", PAGE_ITEMS, MOST_PAGE_ITEMS)
+    size = _count(query, "pageSize", PAGE_ITEMS, MAX_PAGE_ITEMS)
     return number, size, _sorting(query.get("sortBy", ""))
 
 
@@ -69,5 +69,5 @@ def _sorting(text: str) -> list[SortField]:
     return [*sorting.values()]
 
 
-def _malformed(words: str) -> Problem:
-    return Problem(400, f"The query is malformed: {words}.", reason="query")
+def _malformed(message: str) -> Problem:
+    return Problem(400, f"The query is malformed: {message}.", reason="query")

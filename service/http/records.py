@@ -17,12 +17,12 @@ from service.config import Server, Tuning
 from service.engine import reading
 from service.engine.reading import Page, PageTooLarge
 from service.engine.rows import Batch, Mode, Row
-from service.engine.statement import ABSENT
+from service.engine.statement import NOT_FOUND
 from service.engine.writer import Writer
-from service.engine.writers import Writers
+from service.engine.writers import WriterRegistry
 from service.http.access import Access
 from service.http.admission import Admission, BodyBytes
-from service.http.body import BodyReader, check_media_type, chunks_of
+from service.http.body import BodyReader, check_media_type, split_body
 from service.http.envelope import RECORD, Problem, envelope_response
 from service.http.idempotency import (
     RETRY_AFTER,
@@ -57,11 +57,11 @@ class RecordHandler:
     tuning: Tuning
     access: Access
     admission: Admission
-    writers: Writers
+    writers: WriterRegistry
 
     def __post_init__(self) -> None:
-        most_bytes = min(self.settings.max_item_bytes, self.settings.max_body_bytes)
-        self._reader = BodyReader(most_bytes, self.tuning, advice="")
+        max_bytes = min(self.settings.max_item_bytes, self.settings.max_body_bytes)
+        self._reader = BodyReader(max_bytes, self.tuning, advice="")
         self._decoder = BatchDecoder(ignore_unknown_fields=self.settings.ignore_unknown_fields)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
@@ -78,26 +78,26 @@ class RecordHandler:
         """Return a page of all records in the order that the query asks for."""
         caller, database = await self.access.grant(request, "read")
         number, size, sorting = page_wanted(request)
-        most_bytes = self.settings.max_page_bytes
+        max_bytes = self.settings.max_page_bytes
         with self.admission.batch(caller.name, database) as counted:
-            pool = (await self.writers.of(database)).pool
+            pool = (await self.writers.get(database)).pool
             try:
                 page = await reading.page(
                     pool,
                     sorting,
                     offset=(number - 1) * size,
                     limit=size,
-                    most_bytes=most_bytes,
+                    max_bytes=max_bytes,
                     activity_id=request[RECORD].activity_id,
                 )
             except PageTooLarge:
                 raise Problem(
                     400,
-                    f"The page has more than {most_bytes} bytes; ask for a smaller pageSize.",
+                    f"The page has more than {max_bytes} bytes; ask for a smaller pageSize.",
                     reason="page_bytes",
                 ) from None
             # A larger page is a single record; it counts as a full page, so that it always fits.
-            counted.grow_to(min(page.size, most_bytes))
+            counted.grow_to(min(page.size, max_bytes))
             response = _page_answer(request, page, number, size)
             # Here, so that what waits for a slow reader is counted as long as it is in memory.
             try:
@@ -118,7 +118,7 @@ class RecordHandler:
         key = idempotency_key(request)
         with self.admission.batch(caller.name, database) as counted:
             body, item = await self._item(request, counted)
-            writer = await self.writers.of(database)
+            writer = await self.writers.get(database)
             wait_seconds = self.settings.idempotency_wait_seconds
             batch = new_batch(request, caller, key, body, Mode.CREATE, wait_seconds=wait_seconds)
             if key is not None:
@@ -143,7 +143,7 @@ class RecordHandler:
                 )
             if key == 0:
                 raise _no_record()
-            writer = await self.writers.of(database)
+            writer = await self.writers.get(database)
             batch = new_batch(request, caller, None, body, Mode.REPLACE)
             outcome = await _apply(request, writer, batch, astuple(item))
             return await self._stored(request, database, outcome)
@@ -155,7 +155,7 @@ class RecordHandler:
         if key == 0:
             raise _no_record()
         with self.admission.batch(caller.name, database):
-            writer = await self.writers.of(database)
+            writer = await self.writers.get(database)
             batch = new_batch(request, caller, None, bytearray(), Mode.DELETE)
             row = (key, *[None] * (len(Item.__struct_fields__) - 1))
             await _apply(request, writer, batch, row)
@@ -185,14 +185,14 @@ class RecordHandler:
         return _answer(request, outcome.status, stored, headers)
 
     async def _find(self, request: web.Request, database: str, key: int) -> Item | None:
-        pool = (await self.writers.of(database)).pool
+        pool = (await self.writers.get(database)).pool
         return await reading.find(pool, key, request[RECORD].activity_id)
 
 
 async def _only_chunk(array: bytes) -> Chunk:
     """Return where the only item of an array stands. Raises Problem 400."""
     try:
-        chunks = await chunks_of(array, 1, len(array))
+        chunks = await split_body(array, 1, len(array))
     except TooManyItems:
         raise Problem(400, "Expected the body to be one JSON object.", reason="json") from None
     if not chunks:
@@ -220,7 +220,7 @@ def _refused(request: web.Request, outcome: Outcome) -> Problem:
 
 
 def _no_record() -> Problem:
-    return Problem(404, ABSENT, reason="no_record")
+    return Problem(404, NOT_FOUND, reason="no_record")
 
 
 def _answer(

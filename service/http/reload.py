@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from service.config import ConfigurationError, Server, Settings
 from service.http import certificate, check
-from service.http.app_state import Generations
+from service.http.app_state import ReloadableState
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ class Reload:
     """Reads the settings again; those that cannot be used change nothing."""
 
     def __init__(
-        self, generations: Generations, tls: ssl.SSLContext | None, read: Callable[[], Settings]
+        self, states: ReloadableState, tls: ssl.SSLContext | None, read: Callable[[], Settings]
     ) -> None:
-        self._generations = generations
-        self._started_with = generations.current.settings.server
+        self._generations = states
+        self._started_with = states.current.settings.server
         self._tls = tls
         self._read = read
 
@@ -35,7 +35,7 @@ class Reload:
             self._generations.replace(settings)
             if self._tls is not None and settings.server.tls_certificate is not None:
                 certificate.load(self._tls, settings.server)
-                certificate.tell_end(settings.server)
+                certificate.export_expiry(settings.server)
         except ConfigurationError as error:
             problems = "; ".join(str(error).splitlines())
             logger.error(f"settings not read again, the old ones stay: {problems}")

@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from service import __version__
 from service.config import ConfigurationError, Server, Settings, Tuning
 from service.http import certificate, check
-from service.http.app import GENERATIONS, MANAGEMENT, add_headers, build_app
+from service.http.app import MANAGEMENT, STATE, add_headers, build_app
 from service.http.envelope import Problem, problem_response
 from service.http.lifecycle import LIFECYCLE
 from service.http.reload import Reload
@@ -61,7 +61,7 @@ async def _serve(
 ) -> None:
     server, tuning = settings.server, Tuning()
     tls = certificate.tls_context(server)
-    certificate.tell_end(server)
+    certificate.export_expiry(server)
     runner = make_runner(settings, tuning)
     await runner.setup()
     app = runner.app
@@ -77,13 +77,13 @@ async def _serve(
         try:
             await web.TCPSite(management, server.host, server.management_port).start()
         except OSError as error:
-            reason = check.why_not_listening(error, server)
+            reason = check.listen_error(error, server)
             raise ConfigurationError(f"server.management_port: {reason}") from None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    reload = Reload(app[GENERATIONS], tls, read)
+    reload = Reload(app[STATE], tls, read)
     # nohup does this: the process is meant to outlive its terminal.
     is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
@@ -105,7 +105,7 @@ async def _serve(
     if server.reuse_port:
         # New connections are for the others; kept open, it would refuse its share of them.
         await site.stop()
-    await app[LIFECYCLE].drain(app[GENERATIONS].current.settings.server.shutdown_grace_seconds)
+    await app[LIFECYCLE].drain(app[STATE].current.settings.server.shutdown_grace_seconds)
     await runner.cleanup()
     if management is not None:
         await management.cleanup()

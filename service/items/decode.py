@@ -39,7 +39,7 @@ class DecodedChunk(NamedTuple):
         return list(filter(None, keys))
 
     @property
-    def keyless(self) -> set[int]:
+    def key_zero(self) -> set[int]:
         """The places of the valid items of key 0."""
         return {
             place
@@ -110,7 +110,7 @@ class BatchDecoder:
             if items is not None:
                 return DecodedChunk(items, {})
         decoded = DecodedChunk([], {})
-        for position, (raw, readable) in enumerate(_items_of(array)):
+        for position, (raw, readable) in enumerate(_split_items(array)):
             item = _NO_OBJECT.get(raw[0]) or self._decode_item(raw, readable)
             if isinstance(item, Outcome):
                 decoded.refusals[position] = item
@@ -134,7 +134,7 @@ class BatchDecoder:
 
     def _decode_item(self, raw: bytes, readable: bytes) -> Item | Outcome:
         try:
-            item = self._item_of(raw)
+            item = self._convert_item(raw)
             if _NUL in raw:
                 _check_texts(item)
             return item
@@ -147,7 +147,7 @@ class BatchDecoder:
         except RecursionError:
             return _refusal(readable, "Expected a flat object, got one that is nested too deep")
 
-    def _item_of(self, raw: bytes) -> Item:
+    def _convert_item(self, raw: bytes) -> Item:
         try:
             item = self._item.decode(raw)
             if not _has_date_to_check(item):
@@ -180,7 +180,7 @@ _UNSTORABLE = (
 _BETWEEN_ITEMS = re.compile(rb"[ \t\r\n]*+,?[ \t\r\n]*+")
 
 
-def _items_of(array: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _split_items(array: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the items of an array as they are written, and as their structure can be read."""
     try:
         yield from ((item, item) for item in map(bytes, RAW_ITEMS.decode(array)))
@@ -272,14 +272,14 @@ def _refusal(readable: bytes, error: str) -> Outcome:
     reason, _, path = error.partition(" - at `$.")
     if path:
         reason = f"{path.rstrip('`')}: {reason}"
-    return Outcome(_key_of(readable), 400, shortened(reason))
+    return Outcome(_read_key(readable), 400, shortened(reason))
 
 
 _KEYS = msgspec.json.Decoder(list[Keyed])
 _KEY = msgspec.json.Decoder(Keyed)
 
 
-def keys_of(body: bytes | bytearray, chunk: Chunk) -> list[int]:
+def read_keys(body: bytes | bytearray, chunk: Chunk) -> list[int]:
     """Return the keys that the items of a chunk name, as far as they can be read."""
     array = masked(b"[" + body[chunk.start : chunk.end] + b"]")
     try:
@@ -287,10 +287,10 @@ def keys_of(body: bytes | bytearray, chunk: Chunk) -> list[int]:
         return [key for item in _KEYS.decode(array) if item.number and (key := item.key)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    return [key for raw in RAW_ITEMS.decode(array) if (key := _key_of(raw))]
+    return [key for raw in RAW_ITEMS.decode(array) if (key := _read_key(raw))]
 
 
-def _key_of(readable: bytes) -> int | None:
+def _read_key(readable: bytes) -> int | None:
     try:
         return _KEY.decode(readable).key
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from service.items.texts import masked
 
-LEAST_BYTES = 16 * 1024
+MIN_BYTES = 16 * 1024
 """How much is looked at in one step at least."""
 
 SPACE_BYTES = 512 * 1024
@@ -58,7 +58,7 @@ def too_large(place: int, max_item_bytes: int) -> ItemTooLarge:
     )
 
 
-def behind_space(body: bytes | bytearray, start: int) -> Generator[None, None, int]:
+def skip_whitespace(body: bytes | bytearray, start: int) -> Generator[None, None, int]:
     """Return where something else than white space stands."""
     while True:
         match = _SPACE.match(body, start, start + SPACE_BYTES)
@@ -71,12 +71,12 @@ def behind_space(body: bytes | bytearray, start: int) -> Generator[None, None, i
 
 def expect_end(body: bytes | bytearray, start: int) -> Generator[None, None, None]:
     """Raise MalformedBody where something else than white space follows the array."""
-    end = yield from behind_space(body, start)
+    end = yield from skip_whitespace(body, start)
     if end != len(body):
         raise malformed(_BEHIND_VALUE)
 
 
-def walked(
+def scan_cut(
     body: bytes | bytearray,
     start: int,
     size: int,
@@ -89,7 +89,7 @@ def walked(
     msgspec tells where a value ends by what it complains of: the characters behind it. Raises
     MalformedBody and ItemTooLarge.
     """
-    size = max(size, LEAST_BYTES)
+    size = max(size, MIN_BYTES)
     while True:
         segment = masked(bytes(body[start : start + size]))
         view = memoryview(segment)
@@ -118,15 +118,15 @@ def walked(
         size = min(2 * size, max_item_bytes + 1)
         yield
     if not reason and len(segment.rstrip(_WHITE)) <= max_item_bytes:
-        return (yield from _behind_long_space(body, start + size))
+        return (yield from _skip_long_whitespace(body, start + size))
     if not reason or reason == _TRUNCATED or behind > size - _LONGEST_TOKEN:
         raise too_large(place, max_item_bytes)
     raise malformed(reason)
 
 
-def _behind_long_space(body: bytes | bytearray, start: int) -> Generator[None, None, Cut]:
+def _skip_long_whitespace(body: bytes | bytearray, start: int) -> Generator[None, None, Cut]:
     """Return the cut behind an item that much white space follows."""
-    end = yield from behind_space(body, start)
+    end = yield from skip_whitespace(body, start)
     if body[end : end + 1] == b",":
         return Cut(end, end + 1, 1)
     if body[end : end + 1] != b"]":

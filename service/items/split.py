@@ -17,11 +17,11 @@ from service.items.json_scanner import (
     NESTED_TOO_DEEP,
     Cut,
     MalformedBody,
-    behind_space,
     expect_end,
     malformed,
+    scan_cut,
+    skip_whitespace,
     too_large,
-    walked,
 )
 
 PROBE_BYTES = 16 * 1024
@@ -79,11 +79,11 @@ def split_batch(
     """
     chunks = _chunks(body, max_items, max_item_bytes, probe_bytes, chunk_items)
     for _ in range(NESTED):
-        chunks = _passed_on(chunks)
+        chunks = _nested(chunks)
     return chunks
 
 
-def _passed_on(chunks: Iterator[Chunk | None]) -> Iterator[Chunk | None]:
+def _nested(chunks: Iterator[Chunk | None]) -> Iterator[Chunk | None]:
     yield from chunks
 
 
@@ -97,13 +97,13 @@ def _chunks(
     start, items = (yield from _array_start(body)), 0
     target, is_probe = probe_bytes, True
     while True:
-        start = yield from behind_space(body, start)
+        start = yield from skip_whitespace(body, start)
         if body[start : start + 1] == b"]":
             if items:
                 raise malformed("trailing comma in the array")
             yield from expect_end(body, start + 1)
             return
-        cut = _guessed(body, start, target, items, max_item_bytes, chunk_items)
+        cut = _guess_cut(body, start, target, items, max_item_bytes, chunk_items)
         if cut is not None:
             wanted = _chunk_bytes(cut.end - start, cut.items, chunk_items)
             is_too_much = cut.items > 2 * chunk_items
@@ -114,7 +114,7 @@ def _chunks(
                 target, is_probe = wanted, False
                 continue
         if cut is None:
-            cut = yield from walked(body, start, target, items, max_item_bytes, chunk_items)
+            cut = yield from scan_cut(body, start, target, items, max_item_bytes, chunk_items)
         items += cut.items
         if items > max_items:
             raise TooManyItems(f"The batch has more than {max_items} items; send it in parts.")
@@ -136,7 +136,7 @@ def _chunk_bytes(size: int, items: int, chunk_items: int) -> int:
 
 def _array_start(body: bytes | bytearray) -> Generator[None, None, int]:
     start = len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0
-    start = yield from behind_space(body, start)
+    start = yield from skip_whitespace(body, start)
     first = body[start : start + 1]
     if first == b"[":
         return start + 1
@@ -146,7 +146,7 @@ def _array_start(body: bytes | bytearray) -> Generator[None, None, int]:
     raise MalformedBody(f"Expected the body to be a JSON array of objects in UTF-8{got}.")
 
 
-def _guessed(
+def _guess_cut(
     body: bytes | bytearray,
     start: int,
     target: int,

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from service.client import Client, CouldNotSend
-from service.send.display import printable, report, tell
+from service.send.display import print_status, printable, report
 from service.send.records import DELIMITERS, Records, Unreadable
-from service.send.transfer import STORED, Run
+from service.send.transfer import STORED, FileTransfer
 
 ALL_STORED, SOME_FAILED, UNREADABLE, NOT_SENT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -102,11 +102,11 @@ def send_command(
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     os.umask(0o077)  # What is written beside a file has records in it.
     started_at = time.monotonic()
-    runs: list[Run] = []
+    runs: list[FileTransfer] = []
     status, problem = NOT_SENT, ""
     try:
         records = [Records(file, delimiter, replaces=check or replace) for file in files]
-        runs += [Run(each, outcomes, **service) for each in records]
+        runs += [FileTransfer(each, outcomes, **service) for each in records]
         for run in () if check else runs:
             run.open()
         for run in runs:
@@ -124,15 +124,15 @@ def send_command(
         problem = f"cannot write {error.filename or 'output'}: {error.strerror}"
     except KeyboardInterrupt:
         status, problem = INTERRUPTED, "interrupted; repeat the command to go on"
-    tell("", ends_line=False)
+    print_status("", ends_line=False)
     if not check:
         _summarize(runs, time.monotonic() - started_at)
     if problem:
-        tell(f"Error: {problem}")
+        print_status(f"Error: {problem}")
     sys.exit(status)
 
 
-def _summarize(runs: list[Run], seconds: float) -> None:
+def _summarize(runs: list[FileTransfer], seconds: float) -> None:
     """Print what became of all records, and where that is written."""
     counts = sum((run.counts for run in runs), Counter[int]())
     lines = [f"created   {counts[201]:,}", f"updated   {counts[200]:,}"]

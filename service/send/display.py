@@ -33,17 +33,17 @@ class Display:
         if share > share_then:
             left = int((now - then) * (1 - share) / (share - share_then))
             text += f", {share:.0%}, {left // 60}:{left % 60:02} left"
-        tell(text, ends_line=not sys.stderr.isatty())
+        print_status(text, ends_line=not sys.stderr.isatty())
 
     async def pause(self, reason: str, seconds: float, attempt: int) -> None:
         """Wait before a retry, and tell why: once, where several batches meet the same."""
         if (reason, attempt) != self._retry:
             self._retry = reason, attempt
-            tell(f"{reason}; attempt {attempt} in {seconds:.1f} s")
+            print_status(f"{reason}; attempt {attempt} in {seconds:.1f} s")
         await asyncio.sleep(seconds)
 
 
-def tell(text: str, *, ends_line: bool = True) -> None:
+def print_status(text: str, *, ends_line: bool = True) -> None:
     """Write a line, on a terminal in place of the one that changes."""
     start = "\r\x1b[K" if sys.stderr.isatty() else ""
     click.echo(start + printable(text), err=True, nl=ends_line)

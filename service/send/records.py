@@ -38,7 +38,7 @@ class Refused(NamedTuple):
     content: Any
 
 
-def is_keyless(record: Any) -> bool:
+def has_key_zero(record: Any) -> bool:
     """Tell whether a record has key 0: the service gives it one."""
     return isinstance(record, dict) and record.get(KEY_FIELD) == 0
 
@@ -76,7 +76,7 @@ class Records:
             elif first.lstrip()[:1] in (b"{", b""):
                 self._records = map(_record, filter(bytes.strip, lines))
             else:
-                fields, self._records = _of_csv(lines, delimiter)
+                fields, self._records = _from_csv(lines, delimiter)
                 self.columns = [name for name in _ERASABLE if name in fields]
             if not self._total:
                 ahead = list(islice(self._records, 1))
@@ -104,7 +104,7 @@ class Records:
                 self._require_whole(number, record)
                 yield record
 
-    def omission_of(self, record: Any) -> str:
+    def find_omission(self, record: Any) -> str:
         """Return which omitted fields an update with this record would erase; empty if none."""
         key = record.get(KEY_FIELD) if isinstance(record, dict) else None
         if type(key) is not int or key == 0:  # rejected by the service, or created
@@ -114,7 +114,7 @@ class Records:
         return f"{found} send this file with --replace" if missing else ""
 
     def _require_whole(self, number: int, record: Any) -> None:
-        if not self._replaces and (omission := self.omission_of(record)):
+        if not self._replaces and (omission := self.find_omission(record)):
             raise Unreadable(f"{self.path}: record {number}: {omission}")
 
     @contextmanager
@@ -155,7 +155,7 @@ _ERASABLE = [n for n in _NAMES if n != KEY_FIELD and not n.startswith(("entry_",
 """Those that become null in an update with a record that lacks them."""
 
 
-def _of_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterator[Any]]:
+def _from_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterator[Any]]:
     """Read the header; return the fields that it names, and an iterator of the rows."""
     texts = (line.decode() for line in lines)
     first = next(texts)
@@ -214,7 +214,7 @@ class _Checked(StrictItem):
     update_date: Any = msgspec.field(name="update_Date", default=None)
 
 
-def fault_of(record: Any) -> str:
+def find_fault(record: Any) -> str:
     """Return why a record would be refused, as far as it can be told without the service."""
     if isinstance(record, Refused):
         return record.reason

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import msgspec
 
 from service.client import Client, Outcome
-from service.send.display import Display, report, tell
+from service.send.display import Display, print_status, report
 from service.send.progress import Progress, naming
-from service.send.records import Records, Refused, fault_of, is_keyless
+from service.send.records import Records, Refused, find_fault, has_key_zero
 
 STORED = (200, 201)
 NAME = "care-trials send"
@@ -23,7 +23,7 @@ NAME = "care-trials send"
 FAULTS_SHOWN = 10  # by a check
 
 
-class Run:
+class FileTransfer:
     """The run of one file: what became of its records, by status, and where that is told.
 
     A stream (standard input, or a pipe) is read once, and has no progress. What another run told
@@ -47,15 +47,15 @@ class Run:
 
     def check(self, *, replaces: bool) -> None:
         """Print the number of records and the first faults. Raises Unreadable."""
-        number = keyless = 0
+        number = key_zero = 0
         shown: list[str] = []
         for number, record in enumerate(self._file, 1):
-            keyless += is_keyless(record)
-            fault = ("" if replaces else self._file.omission_of(record)) or fault_of(record)
+            key_zero += has_key_zero(record)
+            fault = ("" if replaces else self._file.find_omission(record)) or find_fault(record)
             self.failed += bool(fault)
             if fault and self.failed <= FAULTS_SHOWN:
                 shown.append(f"  record {number}: {fault}")
-        text = f"{self._file.path}: {number:,} records, {keyless:,} without a key"
+        text = f"{self._file.path}: {number:,} records, {key_zero:,} without a key"
         report([f"{text}, {self.failed:,} bad", *shown])
 
     def open(self) -> None:
@@ -86,7 +86,7 @@ class Run:
                     try:
                         flock(source, LOCK_EX | LOCK_NB)
                     except BlockingIOError:
-                        tell(f"Waiting for another command, which sends {self._file.path}")
+                        print_status(f"Waiting for another command, which sends {self._file.path}")
                         flock(source, LOCK_EX)
                 if not self._is_stream:
                     for batch in self.progress.resume(iter(self._file)):
@@ -120,7 +120,7 @@ class Run:
         done = self.counts.total()
         self.counts.update(outcome.status for _, outcome in batch)
         self.failed = self.counts.total() - sum(self.counts[status] for status in STORED)
-        self.tells_outcomes |= any(is_keyless(record) for record, _ in batch)
+        self.tells_outcomes |= any(has_key_zero(record) for record, _ in batch)
         if not (is_resumed or self._is_stream):
             self.progress.keep(batch)
         lines: tuple[list[bytes], list[bytes]] = [], []
@@ -138,8 +138,13 @@ class Run:
                 reason, item = record if isinstance(record, Refused) else (outcome.body, record)
                 if isinstance(item, dict):  # what an empty cell erases is no omission
                     item = dict.fromkeys(self._file.columns) | item
-                told = {"record": number, "status": outcome.status, "reason": reason, "item": item}
-                lines[1].append(msgspec.json.encode(told) + b"\n")
+                reported = {
+                    "record": number,
+                    "status": outcome.status,
+                    "reason": reason,
+                    "item": item,
+                }
+                lines[1].append(msgspec.json.encode(reported) + b"\n")
         for path, texts in zip(self.paths, lines, strict=True):
             with naming(path):
                 self._results[path].writelines(texts)

@@ -30,7 +30,7 @@ def configure() -> None:
 ACTIVITY: ContextVar[str] = ContextVar("activity")
 """The request at work here: each line that it causes bears its id."""
 
-MOST_CHARACTERS = 200
+MAX_CHARACTERS = 200
 """Of what a client says of itself."""
 
 
@@ -77,7 +77,7 @@ def _plain(text: str | None) -> str | None:
     """Return the beginning of what a client sent, without what a terminal would obey."""
     if text is None:
         return None
-    return ascii(text[:MOST_CHARACTERS])[1:-1]
+    return ascii(text[:MAX_CHARACTERS])[1:-1]
 
 
 def _add_activity(record: logging.LogRecord) -> bool:

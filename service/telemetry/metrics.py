@@ -67,10 +67,10 @@ SEQUENTIAL_STATEMENTS = Counter(
     " do not commute, or keys repeat",
     ["cause", "database"],
 )
-WAITING_RUNS = Gauge("care_trials_waiting_runs", "Runs that wait for their turn", ["database"])
+WAITING_CHUNKS = Gauge("care_trials_waiting_chunks", "Runs that wait for their turn", ["database"])
 SLOTS_IN_USE = Gauge("care_trials_slots_in_use", "Statements at work, of 2", ["database"])
-LONE_IN_USE = Gauge(
-    "care_trials_lone_items_in_use", "Items that run alone, beside the slots", ["database"]
+SOLO_IN_USE = Gauge(
+    "care_trials_solo_items_in_use", "Items that run alone, beside the slots", ["database"]
 )
 RECEIPTS = Gauge(
     "care_trials_receipts", "Receipts kept, by PostgreSQL's own estimate", ["database"]
@@ -131,7 +131,7 @@ def begin_at_zero(databases: Iterable[str]) -> None:
         RETRIES.labels("connection", name)
         for metric in (
             *(REQUEST_SECONDS, CHUNK_SECONDS, POOL_WAIT_SECONDS, STATEMENT_ROWS, BODY_BYTES),
-            *(BATCHES_IN_FLIGHT, OLDEST_BATCH_SECONDS, WAITING_RUNS, SLOTS_IN_USE, LONE_IN_USE),
+            *(BATCHES_IN_FLIGHT, OLDEST_BATCH_SECONDS, WAITING_CHUNKS, SLOTS_IN_USE, SOLO_IN_USE),
             *(RECEIPTS, POOL_SIZE, POOL_IN_USE, POOL_MAX_SIZE),
         ):
             metric.labels(name)

@@ -152,17 +152,17 @@ begin
     -- From here to the end DDL waits, so what the catalogue says now stays true.
     lock table care_case_clinical_trial in row exclusive mode;
     select
-        care_case_clinical_trial_commutes_as_planned()
+        care_case_clinical_trial_commutes_cached()
         -- Depends on the role, too, which may change without a new plan.
         and not row_security_active('care_case_clinical_trial'),
         '',
         false,
         set_config('lock_timeout', patience, true),
         mode = 'newest',
-        mode = 'newest' or care_case_clinical_trial_is_distributed_as_planned(),
+        mode = 'newest' or care_case_clinical_trial_is_distributed_cached(),
         mode in ('newest', 'replace', 'delete'),
         timestamptz 'infinity',
-        care_case_clinical_trial_is_distributed_as_planned()
+        care_case_clinical_trial_is_distributed_cached()
     into commutes, states, is_by_key, lock_timeout, is_newest, needs_keys,
         looks_first, latest, is_distributed
     from (select count(*) from care_case_clinical_trial where false) as beside;

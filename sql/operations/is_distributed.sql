@@ -1,4 +1,4 @@
 -- Whether the record table is distributed by Citus.
 --
 -- Columns: is_distributed
-select {schema}.care_case_clinical_trial_is_distributed_as_planned() as is_distributed
+select {schema}.care_case_clinical_trial_is_distributed_cached() as is_distributed

@@ -121,9 +121,9 @@ class Lane:
         self.exchanges = exchanges
         self._requests = requests
         self._items = items
-        self.forget()
+        self.delete_expired()
 
-    def forget(self) -> None:
+    def delete_expired(self) -> None:
         """Begin to measure anew."""
         self.latencies: list[float] = []
         self.first_bytes: list[float] = []
@@ -158,7 +158,7 @@ async def measure(spec: LoadSpec, requests: Sequence[bytes]) -> Figures:
     before = _cpu(spec)
     load, started_at = time.process_time(), time.perf_counter()
     for lane in lanes:
-        lane.forget()
+        lane.delete_expired()
     await asyncio.gather(*(lane.run(spec.seconds) for lane in lanes))
     load, seconds = time.process_time() - load, time.perf_counter() - started_at
     service, postgres = (after - b for after, b in zip(_cpu(spec), before, strict=True))

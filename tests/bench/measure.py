@@ -14,7 +14,7 @@ from .processes import forget_peak, megabytes
 from .rows import Records
 from .scenarios import BAD_ITEMS, BARE, LARGE, LIMIT, OTHER, REAL, SESSION, Scenario
 
-MOST_BODIES = 6_400
+MAX_BODIES = 6_400
 
 
 class Arena:
@@ -96,7 +96,7 @@ class Arena:
 
     def _keys(self, scenario: Scenario) -> range:
         first = NEW_KEYS_FROM if scenario.are_new else 1
-        return range(first, first + min(scenario.rows, MOST_BODIES * scenario.batch))
+        return range(first, first + min(scenario.rows, MAX_BODIES * scenario.batch))
 
     def _bodies(self, scenario: Scenario) -> Path:
         """Return the file of the scenario's request bodies, one a line; written once."""

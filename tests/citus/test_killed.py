@@ -34,13 +34,13 @@ async def service(make_service: MakeService) -> AsyncIterator[ServiceUnderTest]:
     ids=["item by item", "new records, set-based", "named records, set-based"],
 )
 async def test_nothing_is_lost_or_doubled_when_servers_are_killed(
-    service: ServiceUnderTest, size: int, keyless: int
+    service: ServiceUnderTest, size: int, key_zero: int
 ) -> None:
     assert URL is not None
     servers = await asyncio.to_thread(lambda: asyncio.run(servers_to_kill(URL)))
     ledger = Ledger(service)
 
-    async with ledger.under_load(size=size, keyless=keyless):
+    async with ledger.under_load(size=size, key_zero=key_zero):
         for fault in range(FAULTS):
             await asyncio.sleep(0.5)
             server = servers[fault % len(servers)]

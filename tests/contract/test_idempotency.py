@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.statements import FORGET, in_schema
+from service.statements import DELETE_EXPIRED, in_schema
 from tests.engine.batches import make_batch
 from tests.support.running import MakeService, StartProcess
 from tests.support.service import KEY, ServiceUnderTest
@@ -244,7 +244,7 @@ async def test_a_statement_that_comes_again_while_the_first_runs_creates_nothing
     assert len(await service.comments()) == 4
 
 
-FORGET_QUERY = in_schema(FORGET, "public")
+FORGET_QUERY = in_schema(DELETE_EXPIRED, "public")
 AGE = """
     update care_case_clinical_trial_receipt set created_at = created_at - $1::interval;
 """
@@ -266,11 +266,11 @@ async def test_an_expired_request_is_forgotten_whole_and_no_other(
     await service.put([{KEY: 0}], headers=under("expired"))
     later = await service.put([{KEY: 0}], headers=under("later"))
 
-    ((forgotten,),) = await service.fetch(FORGET_QUERY, 7, 100)
+    ((deleted,),) = await service.fetch(FORGET_QUERY, 7, 100)
     anew = await service.put([{KEY: 0}], headers=under("expired"))
     again = await service.put([{KEY: 0}], headers=under("later"))
 
-    assert forgotten == 2
+    assert deleted == 2
     assert anew.outcomes[0][0] != expired.outcomes[0][0]
     assert again.outcomes == later.outcomes
 
@@ -285,12 +285,12 @@ async def test_no_request_is_forgotten_that_is_at_work(make_service: MakeService
         " from care_case_clinical_trial_receipt"
     )
 
-    ((forgotten,),) = await service.fetch(FORGET_QUERY, 7, 100)
+    ((deleted,),) = await service.fetch(FORGET_QUERY, 7, 100)
     await replay.execute("rollback")
     await replay.close()
     again = await service.put([{KEY: 0}], headers=under("k"))
 
-    assert forgotten == 0
+    assert deleted == 0
     assert again.outcomes == first.outcomes
 
 
@@ -299,7 +299,7 @@ async def test_what_is_promised_still_is_not_forgotten(make_service: MakeService
     first = await service.put([{KEY: 0}], headers=under("k"))
     await age(service, 7)
 
-    ((forgotten,),) = await service.fetch(FORGET_QUERY, 7, 100)
+    ((deleted,),) = await service.fetch(FORGET_QUERY, 7, 100)
 
-    assert forgotten == 0
+    assert deleted == 0
     assert (await service.put([{KEY: 0}], headers=under("k"))).outcomes == first.outcomes

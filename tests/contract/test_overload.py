@@ -96,7 +96,7 @@ async def test_bodies_beyond_the_limit_of_all_bytes_are_refused(
 async def test_a_body_that_stops_coming_is_refused_and_holds_nothing(
     make_service: MakeService,
 ) -> None:
-    service = await make_service(tuning=Tuning(silence_seconds=0.2), max_batches_in_flight=1)
+    service = await make_service(tuning=Tuning(body_idle_seconds=0.2), max_batches_in_flight=1)
 
     request = service.head(content_length=100) + b'[{"'
     answer = await service.raw(request, silent_seconds=0.2)
@@ -111,7 +111,7 @@ async def test_a_body_that_drips_is_refused_and_keeps_nobody_out(
     make_service: MakeService, content_length: int
 ) -> None:
     service = await make_service(
-        tuning=Tuning(silence_seconds=0.5, body_bytes_per_second=1000), max_batches_in_flight=2
+        tuning=Tuning(body_idle_seconds=0.5, body_bytes_per_second=1000), max_batches_in_flight=2
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(service.head(content_length) + b"[")
@@ -135,7 +135,7 @@ async def test_a_body_that_drips_is_refused_and_keeps_nobody_out(
 
 
 async def test_a_body_that_comes_slowly_but_steadily_is_taken(make_service: MakeService) -> None:
-    service = await make_service(tuning=Tuning(silence_seconds=0.3, body_bytes_per_second=1000))
+    service = await make_service(tuning=Tuning(body_idle_seconds=0.3, body_bytes_per_second=1000))
     body = b"[" + b" " * 2_000 + b"]"
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(service.head(len(body)))
@@ -248,7 +248,9 @@ async def test_a_small_batch_is_answered_while_many_large_ones_are_at_work(
 async def test_the_body_of_a_batch_that_is_turned_away_is_not_taken_in_at_once(
     make_service: MakeService,
 ) -> None:
-    service = await make_service(tuning=Tuning(hold_seconds=1), rate_limit="1/minute")
+    service = await make_service(
+        tuning=Tuning(rejected_body_pause_seconds=1), rate_limit="1/minute"
+    )
     await service.put([])
     started_at = asyncio.get_running_loop().time()
     body = b"[" + b" " * 3_000_000 + b"]"

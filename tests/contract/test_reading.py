@@ -14,7 +14,7 @@ from tests.support.service import KEY, Answer, ServiceUnderTest
 READS = ["batch", "read"]
 
 
-def keys_of(answer: Answer) -> list[int]:
+def read_keys(answer: Answer) -> list[int]:
     """Return the keys of the records on a page."""
     assert answer.status == 200, answer.body
     return [record[KEY] for record in answer.envelope["data"]]
@@ -96,7 +96,7 @@ async def test_pages_hold_every_record_once_and_say_how_many_there_are(
 
     pages = [await service.ask("GET", f"?page={n}&pageSize=10&sortBy=case_Key") for n in (1, 2, 3)]
 
-    told = [key for page in pages for key in keys_of(page)]
+    told = [key for page in pages for key in read_keys(page)]
     assert told == sorted(range(1, 26), key=lambda key: (key % 3, key))
     for number, page in enumerate(pages, 1):
         assert pagination_of(page) == {
@@ -114,7 +114,7 @@ async def test_a_page_behind_the_last_is_empty(make_service: MakeService) -> Non
 
     behind = await service.ask("GET", "?page=2147483647&pageSize=1000")
 
-    assert keys_of(empty) == keys_of(behind) == []
+    assert read_keys(empty) == read_keys(behind) == []
     assert pagination_of(empty) == {
         "TotalCount": 0, "TotalPages": 0, "CurrentPage": 1, "PageSize": 100,
     }  # fmt: skip
@@ -129,9 +129,9 @@ async def test_without_a_query_there_are_100_in_the_order_of_their_keys(
     service = await make_service(allow=READS)
     await stored(service, *({KEY: key} for key in range(150, 0, -1)))
 
-    assert keys_of(await service.ask("GET")) == [*range(1, 101)]
-    assert keys_of(await service.ask("GET", "?sortBy=")) == [*range(1, 101)]
-    assert keys_of(await service.ask("GET", f"?sortBy={KEY}:desc")) == [*range(150, 50, -1)]
+    assert read_keys(await service.ask("GET")) == [*range(1, 101)]
+    assert read_keys(await service.ask("GET", "?sortBy=")) == [*range(1, 101)]
+    assert read_keys(await service.ask("GET", f"?sortBy={KEY}:desc")) == [*range(150, 50, -1)]
 
 
 @pytest.mark.parametrize("name", Item.__struct_encode_fields__)
@@ -144,8 +144,8 @@ async def test_every_field_can_be_sorted_by(make_service: MakeService, name: str
         values = [1, 2, 3]
     await stored(service, *({KEY: at, name: value} for at, value in enumerate(values, 1)))
 
-    assert keys_of(await service.ask("GET", f"?sortBy={name}")) == [1, 2, 3]
-    assert keys_of(await service.ask("GET", f"?sortBy={name}:desc")) == [3, 2, 1]
+    assert read_keys(await service.ask("GET", f"?sortBy={name}")) == [1, 2, 3]
+    assert read_keys(await service.ask("GET", f"?sortBy={name}:desc")) == [3, 2, 1]
 
 
 async def test_records_are_sorted_by_one_field_after_the_other(make_service: MakeService) -> None:
@@ -160,9 +160,14 @@ async def test_records_are_sorted_by_one_field_after_the_other(make_service: Mak
 
     sorted_by = "sortBy=case_Key:desc, disease:asc"
 
-    assert keys_of(await service.ask("GET", f"?{sorted_by}")) == [3, 2, 4, 1]
-    assert keys_of(await service.ask("GET", f"?{sorted_by},{KEY}:desc")) == [3, 4, 2, 1]
-    assert keys_of(await service.ask("GET", f"?{sorted_by},disease:desc,case_Key")) == [3, 2, 4, 1]
+    assert read_keys(await service.ask("GET", f"?{sorted_by}")) == [3, 2, 4, 1]
+    assert read_keys(await service.ask("GET", f"?{sorted_by},{KEY}:desc")) == [3, 4, 2, 1]
+    assert read_keys(await service.ask("GET", f"?{sorted_by},disease:desc,case_Key")) == [
+        3,
+        2,
+        4,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -214,9 +219,9 @@ async def test_a_page_of_large_records_is_refused_and_a_smaller_one_is_not(
 
     assert refused.status == 400
     assert refused.detail == "The page has more than 4000 bytes; ask for a smaller pageSize."
-    assert keys_of(await service.ask("GET", "?page=2&pageSize=4")) == [5, 6, 7, 8]
+    assert read_keys(await service.ask("GET", "?page=2&pageSize=4")) == [5, 6, 7, 8]
     assert (await service.ask("GET", "?page=5&pageSize=2")).status == 400
-    assert keys_of(await service.ask("GET", "?page=10&pageSize=1")) == [10]
+    assert read_keys(await service.ask("GET", "?page=10&pageSize=1")) == [10]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +271,7 @@ async def test_a_read_sees_the_database_that_it_names_alone(
     await stored(service, {KEY: 1})
 
     assert (await service.ask("GET", "/1", database="globex")).status == 404
-    assert keys_of(await service.ask("GET", database="globex")) == []
+    assert read_keys(await service.ask("GET", database="globex")) == []
 
 
 async def test_a_role_without_a_right_to_read_is_the_services_fault(

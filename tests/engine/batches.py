@@ -4,16 +4,16 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from service.engine.rows import Batch, Mode, Whole
+from service.engine.rows import Batch, BatchKeys, Mode
 
 
-async def whole(named_keys: Sequence[int] = (), digest: UUID | None = None) -> Whole:
+async def whole(named_keys: Sequence[int] = (), digest: UUID | None = None) -> BatchKeys:
     """Return what is known of a batch as a whole."""
-    return Whole(named_keys, digest or uuid.uuid4())
+    return BatchKeys(named_keys, digest or uuid.uuid4())
 
 
 def make_batch(
-    look_whole: Callable[[], Awaitable[Whole]] = whole,
+    read_keys_and_digest: Callable[[], Awaitable[BatchKeys]] = whole,
     *,
     is_gone: Callable[[], bool] = bool,
     mode: Mode = Mode.UPSERT,
@@ -26,7 +26,7 @@ def make_batch(
         user="tester",
         activity_id="an activity",
         key=key or str(uuid.uuid4()),
-        look_whole=look_whole,
+        read_keys_and_digest=read_keys_and_digest,
         is_gone=is_gone,
         mode=mode,
     )

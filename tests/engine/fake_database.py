@@ -52,7 +52,9 @@ class Sent:
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
         rows, self.user, sequence, _distinct, _request, _digest, ranges, *rest = arguments
-        *self.reserved, _deadline, self.patience, _passing, self.must_commute, self.mode = rest
+        *self.reserved, _deadline, self.lock_timeout, _transient, self.must_commute, self.mode = (
+            rest
+        )
         order = [at - 1 for at in sequence] if sequence is not None else range(len(rows))
         self.rows: list[Row] = [rows[at] for at in order]
         self.places = [_place(row) for row in self.rows]
@@ -92,12 +94,12 @@ class FakeConnection:
             # The end of a lost session.
             return [{"has_ended": True}]
         sent = Sent(arguments)
-        self._database.at_work.append(sent)
+        self._database.running.append(sent)
         self._database.has_begun(sent)
         try:
             return [(await sent.answer,)]
         finally:
-            self._database.at_work.remove(sent)
+            self._database.running.remove(sent)
 
 
 def _place(row: Row) -> Place:
@@ -117,7 +119,7 @@ class FakeDatabase(Pool):
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self.at_work: list[Sent] = []
+        self.running: list[Sent] = []
         self.refusals = 0
         self.commutes = True
         self._drawn = count(FIRST_DRAWN)
@@ -164,12 +166,12 @@ class FakeDatabase(Pool):
         if sent.must_commute and not self.commutes:
             size, stopped = 0, None
         size = len(sent.rows) if size is None else size
-        told, drawn, failed = "", [], []
+        told, assigned, failed = "", [], []
         for at in range(size):
             state = (states or "c")[at % len(states or "c")]
             if sent.keys[at] == 0 and state in "cue":
                 state = "k"
-                drawn.append(next(self._drawn))
+                assigned.append(next(self._drawn))
             if state == "f":
                 failed.append(str(sent.places[at]))
             told += state
@@ -182,7 +184,7 @@ class FakeDatabase(Pool):
                 states=told,
                 commutes=self.commutes,
                 is_by_key=is_by_key,
-                drawn=drawn,
+                assigned=assigned,
                 sqlstates=["23514"] * len(failed),
                 messages=failed,
                 columns=[""] * len(failed),

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from service.engine.rows import Mode
-from service.engine.sqlstates import PASSING_ARRAY
+from service.engine.sqlstates import TRANSIENT_ARRAY
 from service.engine.statement import Answer
-from service.statements import APPLY, KEPT_FROM_COMMUTING, in_schema
+from service.statements import APPLY, COMMUTE_BLOCKERS, in_schema
 from service.wire import Item
 from tests.support import citus
 from tests.support.postgres import MakeDatabase
@@ -64,11 +64,11 @@ async def apply(
         None,
         time.time() + seconds,
         "80ms",
-        PASSING_ARRAY,
+        TRANSIENT_ARRAY,
         must_commute,
         mode,
     )
-    return Answer.of(record)
+    return Answer.from_record(record)
 
 
 async def stored(connection: "asyncpg.Connection[asyncpg.Record]") -> set[int]:
@@ -124,7 +124,7 @@ async def test_other_items_of_a_request_go_all_at_once_as_well(
     assert mixed.states == "k" * 100 + "c" * 100
     again = await apply(connection, [*[0] * 100, *named], first_place=400)
     assert again.states == "k" * 100 + "u" * 100
-    assert len({*mixed.drawn, *again.drawn, *named}) == 300
+    assert len({*mixed.assigned, *again.assigned, *named}) == 300
 
     # Of items that go one after another, 32 share a savepoint.
     savepoints = await connection.fetchval(
@@ -189,8 +189,8 @@ async def test_a_stored_record_whose_key_is_drawn_stays(
     applied = await apply(connection, keys, mode=mode)
 
     assert applied.states == "kkcu"[: len(keys)]
-    assert not {2, 7}.intersection(applied.drawn)
-    assert await stored(connection) == {2, *applied.drawn, *keys} - {0}
+    assert not {2, 7}.intersection(applied.assigned)
+    assert await stored(connection) == {2, *applied.assigned, *keys} - {0}
     assert await connection.fetchval(
         "select comment from care_case_clinical_trial where care_case_clinical_trial_key = 2"
     )
@@ -202,7 +202,7 @@ async def test_no_reserved_key_is_drawn(
 ) -> None:
     applied = await apply(connection, keys, reserved=[1, 2, 3, 4])
 
-    assert min(applied.drawn) > 4
+    assert min(applied.assigned) > 4
 
 
 async def test_at_another_isolation_level_it_does_not_run(
@@ -218,7 +218,7 @@ async def test_at_another_isolation_level_it_does_not_run(
 
 COMMUTES = """
     select not exists (
-        select from care_case_clinical_trial_kept_from_commuting()
+        select from care_case_clinical_trial_commute_blockers()
     ) as commutes"""
 COUNTED = """
     create function few(text) returns boolean language sql as
@@ -303,7 +303,7 @@ async def test_what_commutes(make_database: MakeDatabase, change: str, *, commut
         assert await connection.fetchval(COMMUTES) is commutes
         assert (await apply(session, [], must_commute=True)).commutes is commutes
         # The words for operators name what it is.
-        blockers = await connection.fetch(in_schema(KEPT_FROM_COMMUTING, "public"))
+        blockers = await connection.fetch(in_schema(COMMUTE_BLOCKERS, "public"))
         assert bool(blockers) is not commutes
         await session.close()
     await connection.close()

@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 from service.config import Database
 from service.engine.databases import open_pool
 from service.engine.rows import Batch, Mode
-from service.engine.sqlstates import PASSING_ARRAY
+from service.engine.sqlstates import TRANSIENT_ARRAY
 from service.engine.statement import Answer, Statement
 from service.engine.writer import Writer
 from service.statements import APPLY, in_schema
@@ -320,14 +320,14 @@ async def test_a_record_that_row_level_security_hides_is_refused_whatever_its_da
         await tenant.connection.execute(f'set session authorization "{role}"')
         ((answer,),) = await tenant.connection.fetch(
             in_schema(APPLY, "public"), [astuple(record(1, "sent", date))], "tester", None, True,
-            None, None, None, None, None, None, time.time() + 5, "80ms", PASSING_ARRAY, False,
+            None, None, None, None, None, None, time.time() + 5, "80ms", TRANSIENT_ARRAY, False,
             Mode.NEWEST,
         )  # fmt: skip
     finally:
         await tenant.connection.execute("reset session authorization")
         await tenant.connection.execute(f'drop owned by "{role}"; drop role "{role}"')
 
-    applied = Answer.of(answer)
+    applied = Answer.from_record(answer)
     assert (applied.states, applied.sqlstates) == ("f", ["42501"])
 
 

@@ -26,16 +26,16 @@ from hypothesis.stateful import (
 )
 
 from service.engine.databases import Pool
-from service.engine.rows import Batch, Mode, RowChunk, Whole
+from service.engine.rows import Batch, BatchKeys, Mode, RowChunk
 from service.engine.schedule import (
-    FEW_ITEMS,
-    KEPT_SECONDS,
-    PATIENT_REFUSALS,
+    MAX_LONG_LOCK_WAITS,
+    REDUCED_ROWS,
+    RESERVED_SLOT_SECONDS,
     SLOTS,
     SMALL_ITEMS,
-    Schedule,
+    Scheduler,
 )
-from service.engine.statement import MOST_PLACES, SHORT_PATIENCE, Statement
+from service.engine.statement import MAX_PLACE_SPAN, SHORT_LOCK_TIMEOUT, Statement
 from service.engine.writer import Writer
 from service.wire import Outcome
 from tests.engine.batches import make_batch
@@ -50,7 +50,7 @@ run_keys = st.one_of(
     st.integers(1, 20).map(lambda size: list(range(3, 3 + size))),
 )
 states = st.text("cues", min_size=1, max_size=4) | st.text("cuesf", min_size=1, max_size=9)
-PASSING = ["55P03", "40P01", "53100", "XX000"]
+TRANSIENT = ["55P03", "40P01", "53100", "XX000"]
 
 
 class NotEncoded(asyncpg.DataError):
@@ -117,9 +117,9 @@ class Sender:
         """Return the run that may start next."""
         for chunk in self.batch.chunks:
             undealt = self.undealt(chunk)
-            if undealt and not chunk.at_work:
+            if undealt and not chunk.running_rows:
                 return chunk
-            if not commutes or chunk.at_work < len(undealt) or chunk.has_receipts:
+            if not commutes or chunk.running_rows < len(undealt) or chunk.has_receipts:
                 return None
         return None
 
@@ -191,8 +191,8 @@ class Senders(RuleBasedStateMachine):
         handed: int,
         mode: Mode = Mode.UPSERT,
     ) -> None:
-        async def look_whole() -> Whole:
-            return Whole([key for keys in chunks for key in keys if key], uuid.uuid4())
+        async def read_keys_and_digest() -> BatchKeys:
+            return BatchKeys([key for keys in chunks for key in keys if key], uuid.uuid4())
 
         number = len(self.senders)
         batch = Batch(
@@ -201,7 +201,7 @@ class Senders(RuleBasedStateMachine):
             user=user,
             activity_id=f"{number}",
             key=f"{number}",
-            look_whole=look_whole,
+            read_keys_and_digest=read_keys_and_digest,
             is_gone=lambda: sender.is_gone,
             mode=mode,
             has_more=len(chunks) > 1,
@@ -236,13 +236,13 @@ class Senders(RuleBasedStateMachine):
         sender = data.draw(st.sampled_from([s for s in self.senders if s.later]))
         self.hand(sender)
 
-    @precondition(lambda self: self.database.at_work)
+    @precondition(lambda self: self.database.running)
     @rule(data=st.data(), states=states)
     def succeed(self, data: st.DataObject, states: str) -> None:
         self.finish(data.draw(self.statements), states)
 
-    @precondition(lambda self: self.database.at_work)
-    @rule(data=st.data(), states=states, stopped=st.none() | st.sampled_from(PASSING))
+    @precondition(lambda self: self.database.running)
+    @rule(data=st.data(), states=states, stopped=st.none() | st.sampled_from(TRANSIENT))
     def stop(self, data: st.DataObject, states: str, stopped: str | None) -> None:
         sent = data.draw(self.statements)
         # Without a reason it stops only after a while, so not before the first.
@@ -250,7 +250,7 @@ class Senders(RuleBasedStateMachine):
         size = data.draw(st.integers(least, max(least, len(sent.rows) - 1)))
         self.finish(sent, states, size=size, stopped=stopped if size < len(sent.rows) else None)
 
-    @precondition(lambda self: self.database.at_work)
+    @precondition(lambda self: self.database.running)
     @rule(data=st.data(), error=st.sampled_from(sorted(ERRORS)))
     def fail(self, data: st.DataObject, error: str) -> None:
         sent = data.draw(self.statements)
@@ -277,11 +277,11 @@ class Senders(RuleBasedStateMachine):
 
     @property
     def believes_commuting(self) -> bool:
-        return self.writer._schedule.commutes
+        return self.writer._scheduler.commutes
 
     @property
     def statements(self) -> st.SearchStrategy[Sent]:
-        return st.sampled_from(self.database.at_work)
+        return st.sampled_from(self.database.running)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
         async def settle() -> None:
@@ -326,7 +326,7 @@ class Senders(RuleBasedStateMachine):
         # One that waits out a retry may hold a key that others wait for.
         counts = not self.some_are_away
         for sender in self.senders:
-            is_at_work = any(chunk.at_work for chunk in sender.chunks)
+            is_at_work = any(chunk.running_rows for chunk in sender.chunks)
             sender.passed_by = 0 if is_at_work else sender.passed_by + counts
         over = {s.number for s in self.senders if s.is_gone or s.batch.given_up}
         refused = [frozenset(sender.batch.refused_keys) for sender in self.senders]
@@ -347,7 +347,7 @@ class Senders(RuleBasedStateMachine):
     @property
     def some_are_away(self) -> bool:
         """Whether some statements are at work that the database does not see."""
-        seen = {sent.task for sent in self.database.at_work}
+        seen = {sent.task for sent in self.database.running}
         return not (self.begun.keys() & self.writer.executing) <= seen
 
     def broken_rules(
@@ -372,9 +372,12 @@ class Senders(RuleBasedStateMachine):
             ]
             if sent.request_places != created:
                 yield f"receipts of {sent.request_places} for {created}"
-            if sent.request_places[-1] - sent.request_places[0] >= MOST_PLACES:
+            if sent.request_places[-1] - sent.request_places[0] >= MAX_PLACE_SPAN:
                 yield "places too far apart for receipts"
-            if sum(chunk.at_work > 0 and chunk.has_receipts for chunk in senders[0].chunks) > 1:
+            if (
+                sum(chunk.running_rows > 0 and chunk.has_receipts for chunk in senders[0].chunks)
+                > 1
+            ):
                 yield "receipts beside another run of its batch that has some"
         if sent.must_commute != (
             beginning.believed and any(sender.batch.has_more for sender in senders)
@@ -390,12 +393,12 @@ class Senders(RuleBasedStateMachine):
             if key in beginning.refused[place.batch]:
                 yield f"{place} goes on, though its key {key} got 503"
         for chunk in chunks:
-            alone = chunk.alone > 0
+            alone = chunk.solo_rows > 0
             if alone and len(sent.rows) > 1:
                 yield "one that goes alone does not"
-            is_patient = alone and chunk.batch.refused_in_a_row < PATIENT_REFUSALS
-            if (sent.patience != SHORT_PATIENCE) != is_patient:
-                yield f"patience of {sent.patience}"
+            waits_long = alone and chunk.batch.consecutive_rejections < MAX_LONG_LOCK_WAITS
+            if (sent.lock_timeout != SHORT_LOCK_TIMEOUT) != waits_long:
+                yield f"lock timeout of {sent.lock_timeout}"
 
     # What must hold at any time
 
@@ -408,14 +411,14 @@ class Senders(RuleBasedStateMachine):
         taken: set[int] = set()
         for sender in self.senders:
             for chunk in sender.chunks:
-                keys = set(sender.undealt(chunk)[: chunk.at_work]) - {0}
+                keys = set(sender.undealt(chunk)[: chunk.running_rows]) - {0}
                 assert taken.isdisjoint(keys)
                 taken |= keys
 
     @invariant()
     def only_so_many_statements_are_at_work(self) -> None:
-        lone = [sent for sent in self.database.at_work if self.is_lone(sent)]
-        others = [sent for sent in self.database.at_work if not self.is_lone(sent)]
+        lone = [sent for sent in self.database.running if self.is_solo(sent)]
+        others = [sent for sent in self.database.running if not self.is_solo(sent)]
         assert len(lone) <= MOST_LONE
         assert len(others) <= SLOTS
         beginnings = sorted(self.begun[sent.task] for sent in others)
@@ -425,9 +428,9 @@ class Senders(RuleBasedStateMachine):
     def whoever_could_start_has(self) -> None:
         if self.some_are_away:
             return
-        lone = sum(self.is_lone(sent) for sent in self.database.at_work)
+        lone = sum(self.is_solo(sent) for sent in self.database.running)
         slots = SLOTS if self.believes_commuting else 1
-        taken = {key for sent in self.database.at_work for key in sent.keys} - {0}
+        taken = {key for sent in self.database.running for key in sent.keys} - {0}
         for sender in sorted(self.senders, key=lambda sender: sender.waits_since):
             head = sender.head(commutes=self.believes_commuting)
             if head is None:
@@ -437,20 +440,22 @@ class Senders(RuleBasedStateMachine):
             chunks = list(sender.batch.chunks)
             before = [chunk.named_keys for chunk in chunks[: chunks.index(head)]]
             is_free = not any(key in keys for keys in (taken, sender.batch.refused_keys, *before))
-            has_room = lone < MOST_LONE if head.alone else len(self.database.at_work) - lone < slots
+            has_room = (
+                lone < MOST_LONE if head.solo_rows else len(self.database.running) - lone < slots
+            )
             # One slot may be kept for small batches.
             is_large = len(head.rows) > SMALL_ITEMS or sender.batch.has_more
             may_wait = is_large and any(
-                len(sent.rows) > SMALL_ITEMS for sent in self.database.at_work
+                len(sent.rows) > SMALL_ITEMS for sent in self.database.running
             )
             # That a client has hung up is noticed when the next statement begins.
             is_over = sender.is_gone or sender.batch.given_up
             assert not (is_free and has_room) or is_over or may_wait
             taken |= {key} - {0}
 
-    def is_lone(self, sent: Sent) -> bool:
+    def is_solo(self, sent: Sent) -> bool:
         place = sent.places[0]
-        return self.senders[place.batch].chunks[place.chunk].alone > 0
+        return self.senders[place.batch].chunks[place.chunk].solo_rows > 0
 
     # What must hold in the end
 
@@ -470,10 +475,10 @@ class Senders(RuleBasedStateMachine):
         waiting = sum(len(s.undealt(chunk)) for s in self.senders for chunk in s.chunks)
         for _ in range(waiting + 2 * len(self.senders) + 10):
             # Before more begins, so that nobody waits out a retry while the others have turns.
-            if self.some_are_away or not self.database.at_work:
+            if self.some_are_away or not self.database.running:
                 self.run(asyncio.sleep(30))
             else:
-                self.finish(self.database.at_work[0])
+                self.finish(self.database.running[0])
             patient = [s for s in self.senders if s.is_waiting and not s.batch.given_up]
             for sender in patient:
                 assert sender.passed_by <= 2 * len(self.senders) + 2 * (SLOTS + MOST_LONE)
@@ -528,14 +533,14 @@ def senders() -> Iterator[Senders]:
 def test_a_statement_takes_from_several_batches_as_many_as_fit(senders: Senders) -> None:
     for first in (1, 2, 3):
         senders.send("ann", "x", [[10 * first]], 1)
-    blocking = senders.database.at_work[0]
+    blocking = senders.database.running[0]
     for first in (1, 2, 3):
         senders.send("ann", "x", [list(range(1000 * first, 1000 * first + 200))], 1)
-    time.sleep(KEPT_SECONDS)
+    time.sleep(RESERVED_SLOT_SECONDS)
 
     senders.finish(blocking)
 
-    (shared,) = (sent for sent in senders.database.at_work if len(sent.rows) > 1)
+    (shared,) = (sent for sent in senders.database.running if len(sent.rows) > 1)
     # Not a hundred rows of the third, which would then be two.
     assert shared.keys[-400:] == [*range(1000, 1200), *range(2000, 2200)]
 
@@ -546,11 +551,11 @@ def test_a_run_that_is_too_large_goes_on_after_the_others_had_their_turn(
     senders.send("ann", "x", [list(range(1000, 2200))], 1)
     senders.send("bob", "x", [[1]], 1)
     senders.send("ann", "x", [[2]], 1)
-    time.sleep(KEPT_SECONDS)
+    time.sleep(RESERVED_SLOT_SECONDS)
 
     begun = []
-    while senders.database.at_work:
-        (first, *_) = senders.database.at_work
+    while senders.database.running:
+        (first, *_) = senders.database.running
         begun.append(first.keys)
         senders.finish(first)
 
@@ -568,8 +573,8 @@ def test_who_sends_many_items_that_fail_holds_a_slot_for_fewer(
     senders.send("ann", "x", [list(range(1000, 1900))], 1)
 
     begun = []
-    while senders.database.at_work:
-        (first,) = senders.database.at_work
+    while senders.database.running:
+        (first,) = senders.database.running
         begun.append(len(first.keys))
         senders.finish(first, states)
 
@@ -578,33 +583,33 @@ def test_who_sends_many_items_that_fail_holds_a_slot_for_fewer(
 
 def test_an_item_alone_starts_behind_a_run_that_has_taken_the_last_slot(senders: Senders) -> None:
     senders.send("ann", "x", [[1, 1], [0]], 2)
-    for sent in list(senders.database.at_work):
+    for sent in list(senders.database.running):
         senders.finish(sent, size=0, stopped="55P03")
     senders.send("ann", "x", [[3]], 1)
-    (alone,) = filter(senders.is_lone, senders.database.at_work)
+    (alone,) = filter(senders.is_solo, senders.database.running)
 
     senders.finish(alone)
 
-    assert [sent.keys for sent in senders.database.at_work] == [[3], [1], [0]]
+    assert [sent.keys for sent in senders.database.running] == [[3], [1], [0]]
     senders.whoever_could_start_has()
 
 
 async def test_large_batches_leave_room_for_small_ones_while_some_come() -> None:
     now = [0.0]
-    schedule = Schedule(500, 1, 1000, lambda: now[0])
+    scheduler = Scheduler(500, 1, 1000, lambda: now[0])
 
     def send(*keys: int) -> None:
         batch = make_batch()
         batch.chunks.append(RowChunk(batch, [(key,) for key in keys], range(len(keys))))
-        schedule.add(batch)
+        scheduler.add(batch)
 
     def end(statement: Statement) -> None:
         for chunk, start, stop in statement.slices:
             chunk.add([Outcome(key, 200, "Updated") for key in chunk.keys[start:stop]])
-        schedule.end(statement)
+        scheduler.finish(statement)
 
     def begin() -> Statement:
-        statement = schedule.begin()
+        statement = scheduler.next_statement()
         assert statement is not None
         return statement
 
@@ -617,20 +622,20 @@ async def test_large_batches_leave_room_for_small_ones_while_some_come() -> None
     small = begin()
     assert small.keys == [1]
     end(small)
-    assert schedule.begin() is None
+    assert scheduler.next_statement() is None
     end(large[1])
-    assert begin().keys == list(range(3000, 3000 + FEW_ITEMS))
-    assert schedule.begin() is None
-    now[0] += KEPT_SECONDS
+    assert begin().keys == list(range(3000, 3000 + REDUCED_ROWS))
+    assert scheduler.next_statement() is None
+    now[0] += RESERVED_SLOT_SECONDS
     assert len(begin().keys) == 500
 
 
 def test_of_others_as_many_rows_go_as_ever_beside_one_who_must_wait(senders: Senders) -> None:
     senders.send("ann", "x", [[1, 2]], 1)
-    senders.finish(senders.database.at_work[0], "f")
+    senders.finish(senders.database.running[0], "f")
     senders.send("bob", "y", [[3]], 1)
     senders.send("ann", "x", [[3]], 1)
-    time.sleep(KEPT_SECONDS)
+    time.sleep(RESERVED_SLOT_SECONDS)
     senders.send("bob", "y", [list(range(1000, 1400))], 1)
 
-    assert [len(sent.keys) for sent in senders.database.at_work] == [1, 400]
+    assert [len(sent.keys) for sent in senders.database.running] == [1, 400]

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from service.engine import sqlstates
-from service.engine.sqlstates import BY_CLASS, BY_CODE, PASSING, Meaning, meaning_of
+from service.engine.sqlstates import BY_CLASS, BY_CODE, TRANSIENT, Meaning, get_meaning
 from tests.support.source import ROOT
 
 MEANINGS = {**BY_CODE, **BY_CLASS}
@@ -46,30 +46,30 @@ def test_what_is_known_of_an_error_fits_together(code: str) -> None:
 
     assert meaning.status in (400, 403, 409, 500, 503)
     # What lies in the item is told in the database's words, all else in ours.
-    assert meaning.words.startswith("item failed") == (meaning.status != 503)
-    assert not meaning.words.endswith(".")
+    assert meaning.message.startswith("item failed") == (meaning.status != 503)
+    assert not meaning.message.endswith(".")
     if meaning.status == 503:
-        assert meaning.passes
-    if meaning.is_retried or meaning.passes:
+        assert meaning.is_transient
+    if meaning.is_retried or meaning.is_transient:
         assert meaning.status in (500, 503)
     if meaning.is_retried:
-        assert meaning.passes
+        assert meaning.is_transient
 
 
 @pytest.mark.parametrize("code", sorted({*RAISED, *BY_CODE}))
 def test_the_database_leaves_an_item_for_exactly_the_codes_that_do_not_lie_in_it(code: str) -> None:
-    is_left = code in PASSING or code[:2] in PASSING
+    is_left = code in TRANSIENT or code[:2] in TRANSIENT
 
-    assert is_left == meaning_of(code).passes
+    assert is_left == get_meaning(code).is_transient
 
 
 def test_a_code_counts_before_its_class_and_what_is_unknown_is_500() -> None:
-    assert meaning_of("55000").status == 409
-    assert meaning_of("55P04").status == 503
-    assert meaning_of("2200H").status == 500
-    assert meaning_of("22P02") == Meaning(400)
-    assert meaning_of("ZZ999").status == 500
-    assert meaning_of("").status == 500
+    assert get_meaning("55000").status == 409
+    assert get_meaning("55P04").status == 503
+    assert get_meaning("2200H").status == 500
+    assert get_meaning("22P02") == Meaning(400)
+    assert get_meaning("ZZ999").status == 500
+    assert get_meaning("").status == 500
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_a_code_counts_before_its_class_and_what_is_unknown_is_500() -> None:
     ],
 )
 def test_a_message_names_the_field_and_is_cut(message: str, column: str | None, told: str) -> None:
-    assert sqlstates.message_of(message, column) == told
+    assert sqlstates.format_message(message, column) == told
 
 
 def test_a_lost_worker_of_citus_is_a_lost_connection_and_no_fault_of_ours() -> None:
     error = asyncpg.InternalServerError("failure on connection marked as essential: w1:5432")
 
-    meaning = meaning_of(sqlstates.sqlstate_of(error))
+    meaning = get_meaning(sqlstates.get_sqlstate(error))
 
     assert (meaning.status, meaning.is_retried) == (503, True)
-    assert sqlstates.sqlstate_of(asyncpg.InternalServerError("cache lookup failed")) == "XX000"
+    assert sqlstates.get_sqlstate(asyncpg.InternalServerError("cache lookup failed")) == "XX000"

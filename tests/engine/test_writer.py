@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from service.config import Database
 from service.engine.databases import open_pool
-from service.engine.rows import Batch, Whole
+from service.engine.rows import Batch, BatchKeys
 from service.engine.writer import Writer
 from service.wire import Item, Outcome
 from tests.engine.batches import make_batch
@@ -135,7 +135,7 @@ async def test_a_batch_that_cannot_be_looked_at_whole_is_answered_and_holds_up_n
 ) -> None:
     are_both_there = asyncio.Event()
 
-    async def broken() -> Whole:
+    async def broken() -> BatchKeys:
         await are_both_there.wait()
         raise LookupError
 
@@ -162,14 +162,14 @@ async def test_a_batch_whose_caller_is_gone_starts_nothing(writer: Writer) -> No
 
 
 async def test_no_key_is_drawn_before_all_that_the_batch_names_are_known(writer: Writer) -> None:
-    async def slowly() -> Whole:
+    async def slowly() -> BatchKeys:
         await asyncio.sleep(0.2)
-        return Whole([1], uuid.uuid4())
+        return BatchKeys([1], uuid.uuid4())
 
     batch = make_batch(slowly)
-    named, drawn = await asyncio.gather(
+    named, assigned = await asyncio.gather(
         apply(writer, batch, [Item(5)]), apply(writer, batch, [Item(0)])
     )
 
-    assert [outcome.status for outcome in (*named, *drawn)] == [201, 201]
-    assert drawn[0].key != 1
+    assert [outcome.status for outcome in (*named, *assigned)] == [201, 201]
+    assert assigned[0].key != 1

@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from service.config import Auth, Jwt, Settings, Tuning
-from service.http.app_state import Generations
+from service.http.app_state import ReloadableState
 from service.http.envelope import Problem
 from service.http.probes import Probes, is_loopback
 
@@ -28,8 +28,8 @@ async def test_metrics_go_to_strangers_on_a_port_of_their_own_alone(*, has_own_p
     transport = Mock()
     transport.get_extra_info.return_value = ("192.0.2.1", 1)
     request = make_mocked_request("GET", "/metrics", transport=transport)
-    generations = Generations(Settings(Auth({}, Jwt(["HS256"], "x" * 32)), {}), Tuning())
-    probes = Probes(generations, has_own_port=has_own_port)
+    states = ReloadableState(Settings(Auth({}, Jwt(["HS256"], "x" * 32)), {}), Tuning())
+    probes = Probes(states, has_own_port=has_own_port)
 
     if has_own_port:
         assert (await probes.metrics(request)).status == 200

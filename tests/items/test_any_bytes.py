@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from service.items.decode import BatchDecoder, keys_of
+from service.items.decode import BatchDecoder, read_keys
 from service.items.json_scanner import ItemTooLarge, MalformedBody
 from service.items.split import TooManyItems, split_batch
 from tests.items.kinds import BAD, many
@@ -64,7 +64,7 @@ def work(body: bytes) -> int:
     for chunk in chunks:
         decoded = DECODER.decode(body, chunk)
         items += len(decoded.items) + len(decoded.refusals)
-        keys_of(body, chunk)
+        read_keys(body, chunk)
     return items
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.items.decode import BatchDecoder, keys_of
+from service.items.decode import BatchDecoder, read_keys
 from service.items.json_scanner import ItemTooLarge, MalformedBody
 from service.items.split import Chunk, TooManyItems, split_batch
 from service.items.texts import unstorable_field
@@ -27,7 +27,7 @@ ITEMS = [
 ]
 
 
-def chunks_of(
+def split_body(
     body: bytes, max_item_bytes: int = 10_000, chunk_items: int = 500, probe_bytes: int = 16
 ) -> list[Chunk]:
     """Return the chunks of a body of 100,000 items at most."""
@@ -45,7 +45,7 @@ def test_any_two_items_beside_each_other_are_cut_apart(
     items = [item for pair in product(ITEMS, ITEMS) for item in pair]
     body = f"{space}[{space}{comma.join(map(json.dumps, items))}{space}]{space}".encode()
 
-    chunks = chunks_of(body, chunk_items=chunk_items)
+    chunks = split_body(body, chunk_items=chunk_items)
 
     found = [item for chunk in chunks for item in json.loads(b"[%b]" % body[slice(*chunk)])]
     assert found == items
@@ -60,7 +60,7 @@ def test_items_of_about_one_size_are_cut_into_full_chunks(separator: bytes) -> N
     items = [b'{"a":%d,"b":"%b"}' % (n, b"},{" * (n % 7)) for n in range(2_000)]
     body = b"[" + separator.join(items) + b"]"
 
-    chunks = chunks_of(body, probe_bytes=16_384)
+    chunks = split_body(body, probe_bytes=16_384)
 
     assert [len(json.loads(b"[%b]" % body[slice(*chunk)])) for chunk in chunks] == [500] * 4
 
@@ -72,7 +72,7 @@ def test_items_of_about_one_size_are_cut_into_full_chunks(separator: bytes) -> N
 def test_items_behind_any_separators_are_cut_apart(separators: list[bytes], probe: int) -> None:
     body = b"[0%b]" % b"".join(s + b"%d" % n for n, s in enumerate(separators, 1))
 
-    chunks = chunks_of(body, chunk_items=16, probe_bytes=probe)
+    chunks = split_body(body, chunk_items=16, probe_bytes=probe)
 
     numbers = [n for start, end in chunks for n in json.loads(b"[%b]" % body[start:end])]
     assert numbers == list(range(len(separators) + 1))
@@ -82,7 +82,7 @@ def test_items_behind_any_separators_are_cut_apart(separators: list[bytes], prob
 def test_a_chunk_holds_few_items_and_few_bytes_whatever_they_are(filler: bytes) -> None:
     body = b"[" + b",".join([filler] * 20_000 + [b'"%b"' % (b"x" * 9_000)] * 500) + b"]"
 
-    chunks = chunks_of(body, probe_bytes=16_384)
+    chunks = split_body(body, probe_bytes=16_384)
 
     assert all(end - start <= 2 * 512 * 1024 + 16_384 for start, end in chunks)
     for start, end in chunks:
@@ -104,14 +104,14 @@ def test_an_item_that_is_too_large_is_named(large: bytes, before: int, after: by
     body = b"[" + b'{"a":"},{"},' * before + large + after
 
     with pytest.raises(ItemTooLarge, match=f"Item {before}, counted from 0, is larger than 10000"):
-        chunks_of(body)
+        split_body(body)
 
 
 @pytest.mark.parametrize("space", [b" " * 20_000, b"\n" * 1_100_000])
 def test_white_space_around_items_belongs_to_none(space: bytes) -> None:
     body = space.join([b"", b"[", b"1", b",", b'"%b"' % (b"x" * 9_990), b"]"])
 
-    chunks = chunks_of(body)
+    chunks = split_body(body)
 
     assert [item for c in chunks for item in json.loads(b"[%b]" % body[slice(*c)])] == [
         1,
@@ -127,12 +127,12 @@ def test_a_body_that_is_wrong_at_its_end_is_malformed(end: bytes, count: int) ->
     body = b"[" + b",".join([b'{"a":"},{"}'] * count) + end
 
     with pytest.raises(MalformedBody, match="not valid JSON"):
-        chunks_of(body)
+        split_body(body)
 
 
 def test_too_many_items_are_found_without_the_rest() -> None:
     with pytest.raises(TooManyItems):
-        chunks_of(b"[" + b"1," * 100_001 + b"this is never looked at")
+        split_body(b"[" + b"1," * 100_001 + b"this is never looked at")
 
 
 UNSTORABLE = [
@@ -159,10 +159,10 @@ def test_unstorable_text_does_not_hide_keys_nor_items_beside_it() -> None:
         (key,) * 4
     )
 
-    (chunk,) = chunks_of(body)
+    (chunk,) = split_body(body)
     decoded = BatchDecoder(ignore_unknown_fields=False).decode(body, chunk)
 
-    assert keys_of(body, chunk) == [5, 6, 7, 8]
+    assert read_keys(body, chunk) == [5, 6, 7, 8]
     assert {place: (o.key, o.body[:9]) for place, o in decoded.refusals.items()} == {
         0: (5, "comment: "),
         1: (6, "comment: "),

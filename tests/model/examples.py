@@ -164,9 +164,9 @@ class Trial:
             return
         told = answer.outcomes
         self.told.append(told)
-        drawn = [self._drawn(item, each) for item, each in zip(batch, told, strict=True)]
+        assigned = [self._drawn(item, each) for item, each in zip(batch, told, strict=True)]
         expected = await self._twins.reference.apply(
-            batch, drawn, self._is_held, is_newest=self._is_newest
+            batch, assigned, self._is_held, is_newest=self._is_newest
         )
         for place, (item, outcome, each) in enumerate(zip(batch, expected, told, strict=True)):
             if symptom := self._compare(item, outcome, each):

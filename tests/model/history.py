@@ -289,8 +289,8 @@ def _keyless(history: History) -> Iterator[Violation]:
     """An item without key is stored once if acknowledged, at most once if not, and stays."""
     rows = {change.row.key: change.row for change in history.changes}
     stored = _grouped(rows.values(), attrgetter("marker"))
-    keyless = (write for write in history.writes if not write.key)
-    for marker, writes in _grouped(keyless, attrgetter("marker")).items():
+    key_zero = (write for write in history.writes if not write.key)
+    for marker, writes in _grouped(key_zero, attrgetter("marker")).items():
         keys = [row.key for row in stored.get(marker, ())]
         acknowledged = {write.told for write in writes if write.is_stored}
         if len(keys) > 1:

@@ -23,7 +23,9 @@ PASSING = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What a stranger is told while the server is ill, or when it is the victim of a deadlock."""
 
 
-FORGET = "select care_case_clinical_trial_forget(clock_timestamp() - interval '5 s', 100)"
+DELETE_EXPIRED = (
+    "select care_case_clinical_trial_delete_expired(clock_timestamp() - interval '5 s', 100)"
+)
 
 
 async def nothing(_world: World) -> None:
@@ -51,7 +53,7 @@ async def keep_server_down(world: World) -> None:
 
 async def forget_requests(world: World) -> None:
     """Delete the receipts of requests that were not used for longer than senders wait."""
-    await world.execute(FORGET)
+    await world.execute(DELETE_EXPIRED)
 
 
 def no_excuse(_world: World, _write: Write) -> bool:

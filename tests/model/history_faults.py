@@ -80,7 +80,7 @@ FAULTS = [
         "server killed, slow disk, one new record each",
         strikes.kill_server,
         (0.1, 0.5),
-        Load(senders=24, services=1, is_keyless=True),
+        Load(senders=24, services=1, has_key_zero=True),
         SLOW_DISK,
     ),
     Fault("receipts pruned", strikes.forget_requests, (0, 0.1), excuse=strikes.no_excuse),

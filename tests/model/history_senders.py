@@ -40,7 +40,7 @@ class Load:
     services: int = 2
     is_in_opposite_order: bool = False
     """Each service gets the keys of a batch in an order of its own, up or down."""
-    is_keyless: bool = False
+    has_key_zero: bool = False
     """Every batch is one item without key."""
     waiting: int = 0
     """So many senders have one key in all of their batches, before what others want, too."""
@@ -133,22 +133,22 @@ class Sender:
         return [bad(item) if random.random() < share else item for item in items]
 
     def _keys(self) -> list[int]:
-        if self._load.is_keyless:
+        if self._load.has_key_zero:
             return [0]
         if self._number < self._load.waiting:
             return [WAITED_FOR, *random.sample(HOT, 5)]
-        keyless = [0] * random.choice([0, 0, 1, 3])
+        key_zero = [0] * random.choice([0, 0, 1, 3])
         kind = random.random()
         if kind < 0.3:
             return [random.choice([*HOT, 0])]
         if kind < 0.6:
-            keys = random.sample(HOT, random.randint(2, 10)) + keyless
+            keys = random.sample(HOT, random.randint(2, 10)) + key_zero
         elif kind < 0.85:
-            keys = random.choices(HOT, k=random.randint(10, 40)) + keyless
+            keys = random.choices(HOT, k=random.randint(10, 40)) + key_zero
         elif kind < 0.95:
             keys = [0] * random.randint(1, 150)
         else:
-            keys = random.sample(ALL, random.randint(300, 700)) + keyless * 5
+            keys = random.sample(ALL, random.randint(300, 700)) + key_zero * 5
         random.shuffle(keys)
         return keys
 

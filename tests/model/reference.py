@@ -145,7 +145,7 @@ class Reference:
     async def apply(
         self,
         batch: Sequence[Item],
-        drawn: Sequence[int],
+        assigned: Sequence[int],
         is_held: Callable[[Item], bool] = lambda item: False,
         *,
         is_newest: bool = False,
@@ -153,14 +153,14 @@ class Reference:
         """Apply the items in array order; return what they are told.
 
         ``is_newest``: the batch came with ``Prefer: resolution=newest``.
-        ``drawn`` has a key for each item of key 0, ``is_held`` tells which items have to wait for
+        ``assigned`` has a key for each item of key 0, ``is_held`` the items that must wait for
         somebody else's lock until patience ends.
         """
         outcomes: list[Outcome] = []
         given_up: set[int] = set()
         async with self.connection.transaction():
             await self.connection.execute("set constraints all immediate")
-            for item, key in zip(batch, drawn, strict=True):
+            for item, key in zip(batch, assigned, strict=True):
                 if item.meaning is None or (is_newest and "update_Date" not in item.meaning):
                     outcomes.append(Outcome(400))
                 elif item.key in given_up or is_held(item):
@@ -172,9 +172,9 @@ class Reference:
         return outcomes
 
     async def _apply(
-        self, item: Item, meaning: Mapping[str, Any], drawn: int, *, is_newest: bool
+        self, item: Item, meaning: Mapping[str, Any], assigned: int, *, is_newest: bool
     ) -> Outcome:
-        row = {**dict.fromkeys(COLUMNS), **meaning, KEY: item.key or drawn}
+        row = {**dict.fromkeys(COLUMNS), **meaning, KEY: item.key or assigned}
         try:
             async with self.connection.transaction():  # a savepoint
                 if is_newest and await self.connection.fetchval(

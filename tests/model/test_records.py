@@ -28,8 +28,8 @@ class Shelf:
     def __init__(self) -> None:
         self.records: dict[int, Record] = {}
 
-    def create(self, item: Record, drawn: int | None) -> int:
-        key = item[KEY] or drawn
+    def create(self, item: Record, assigned: int | None) -> int:
+        key = item[KEY] or assigned
         assert key is not None
         if key in self.records:
             return 409
@@ -45,8 +45,8 @@ class Shelf:
         }  # fmt: skip
         return 200
 
-    def upsert(self, item: Record, drawn: int) -> int:
-        return self.replace(item) if item[KEY] in self.records else self.create(item, drawn)
+    def upsert(self, item: Record, assigned: int) -> int:
+        return self.replace(item) if item[KEY] in self.records else self.create(item, assigned)
 
     def delete(self, key: int) -> int:
         return 204 if self.records.pop(key, None) else 404

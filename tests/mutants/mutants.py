@@ -47,7 +47,7 @@ MUTANTS = [
     ),
     Mutant(
         "triggers are not looked at",
-        f"{FUNCTIONS}kept_from_commuting.sql",
+        f"{FUNCTIONS}commute_blockers.sql",
         "where not trigger.tgisinternal",
         "where trigger.tgisinternal",
         (KINDS + "test_what_a_trigger_deletes_may_be_created_by_a_later_item",),
@@ -149,7 +149,7 @@ MUTANTS = [
     ),
     Mutant(
         "forgets a request that is at work",
-        f"{FUNCTIONS}forget.sql",
+        f"{FUNCTIONS}delete_expired.sql",
         "continue when not pg_try_advisory_xact_lock(hashtextextended(expired::text, 0::bigint));",
         "",
         (AGAIN + "test_no_request_is_forgotten_that_is_at_work",),
@@ -185,8 +185,8 @@ MUTANTS = [
     Mutant(
         "no receipt of a record that was created under its own key",
         "service/engine/statement.py",
-        "keyless > 0 or self.batch.mode is Mode.CREATE",
-        "keyless > 0",
+        "key_zero > 0 or self.batch.mode is Mode.CREATE",
+        "key_zero > 0",
         (MODES + "test_after_a_lost_answer_the_second_attempt_says_what_the_first_did",),
     ),
     Mutant(
@@ -199,7 +199,7 @@ MUTANTS = [
     Mutant(
         "what was deleted by a lost attempt is absent",
         "service/engine/statement.py",
-        "run.in_doubt = end",
+        "chunk.in_doubt = end",
         "pass",
         (MODES + "test_after_a_lost_answer_the_second_attempt_says_what_the_first_did",),
     ),
@@ -234,8 +234,8 @@ MUTANTS = [
     Mutant(
         "large batches take both slots while small ones come",
         "service/engine/schedule.py",
-        "is_kept = large > 0",
-        "is_kept = False",
+        "is_slot_reserved = large > 0",
+        "is_slot_reserved = False",
         (SCHEDULE + "test_large_batches_leave_room_for_small_ones_while_some_come",),
     ),
     Mutant(
@@ -255,7 +255,7 @@ MUTANTS = [
     Mutant(
         "nothing shares a statement",
         "service/engine/schedule.py",
-        "if not self._is_shareable(run):",
+        "if not self._is_shareable(chunk):",
         "if True:",
         (SHARING + "test_many_small_batches_at_once_share_few_transactions",),
     ),

@@ -101,15 +101,15 @@ async def test_hostile_text_survives_the_path_of_bad_batches_and_drawn_keys_too(
     service = await make_service()
     await service.execute("alter table care_case_clinical_trial add check (case_key <> 13)")
     sent = records(first_key=1_001)
-    drawn = [{**record, KEY: 0} for record in records(first_key=0)]
+    assigned = [{**record, KEY: 0} for record in records(first_key=0)]
 
-    answer = await service.put([*sent, {KEY: 9, "case_Key": 13}, *drawn])
+    answer = await service.put([*sent, {KEY: 9, "case_Key": 13}, *assigned])
 
-    assert answer.statuses == [*[201] * len(sent), 400, *[201] * len(drawn)]
+    assert answer.statuses == [*[201] * len(sent), 400, *[201] * len(assigned)]
     rows = await stored(service)
     assert [row for row in rows if row[KEY] in range(1_001, 1_001 + len(sent))] == sent
     others = [{**row, KEY: 0} for row in rows if row[KEY] not in range(1_001, 1_001 + len(sent))]
-    assert others == drawn
+    assert others == assigned
 
 
 async def test_hostile_values_of_fields_that_are_no_text_fail_their_item(

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from service.migrations import MigrationFailed, is_current, migrate
-from service.statements import FORGET, SQL_FOLDER, in_schema
+from service.statements import DELETE_EXPIRED, SQL_FOLDER, in_schema
 from tests.support.configuration import document
 from tests.support.postgres import MakeDatabase
 from tests.support.running import MakeRole, MakeService, RunCommand
@@ -54,7 +54,7 @@ async def use(service: ServiceUnderTest) -> list[int]:
         ("GET", "/30", None), ("GET", "?pageSize=5", None), ("DELETE", "/30", None),
     ]:  # fmt: skip
         statuses.append((await service.ask(method, path, record)).status)
-    await service.fetch(in_schema(FORGET, "public"), 7, 100)
+    await service.fetch(in_schema(DELETE_EXPIRED, "public"), 7, 100)
     return statuses
 
 

@@ -53,7 +53,7 @@ def statuses(pairs: Iterable[tuple[Any, Outcome]]) -> list[int]:
     return [outcome.status for _, outcome in pairs]
 
 
-def keys_of(batches: Sequence[Sequence[dict[str, int]]]) -> list[list[int]]:
+def read_keys(batches: Sequence[Sequence[dict[str, int]]]) -> list[list[int]]:
     return [[item[KEY] for item in batch] for batch in batches]
 
 
@@ -98,7 +98,7 @@ async def test_batches_are_cut_by_items_and_by_bytes(send: Send) -> None:
         records = [{KEY: key, "comment": "x" * (900 if key == 5 else 1)} for key in range(1, 9)]
         await send(front.url, records, batch_items=3, batch_bytes=500, concurrency=1)
 
-    assert keys_of(front.batches) == [[1, 2, 3], [4], [5], [6, 7, 8]]
+    assert read_keys(front.batches) == [[1, 2, 3], [4], [5], [6, 7, 8]]
 
 
 async def test_records_of_one_key_take_effect_in_their_order(
@@ -218,7 +218,7 @@ async def test_an_error_of_the_records_is_raised_after_the_outcomes_of_whole_bat
         with pytest.raises(ValueError, match="cut"):
             await send_all(front.url)
 
-    assert keys_of(front.batches) == sent
+    assert read_keys(front.batches) == sent
     assert told == [key for batch in sent for key in batch]
 
 
@@ -227,7 +227,7 @@ async def test_named_items_with_503_are_sent_again_alone(send: Send) -> None:
         front.answers = [outcomes((1, 503), (2, 201), (1, 503), (41, 201))]
         pairs = await send(front.url, [{KEY: key} for key in (1, 2, 1, 0)])
 
-    assert keys_of(front.batches) == [[1, 2, 1, 0], [1, 1]]
+    assert read_keys(front.batches) == [[1, 2, 1, 0], [1, 1]]
     assert statuses(pairs) == [200, 201, 200, 201]
     assert len(set(front.keys)) == 2
 
@@ -242,7 +242,7 @@ async def test_items_without_key_that_got_503_are_sent_again_with_their_whole_ba
         ]
         pairs = await send(front.url, [{KEY: key} for key in (1, 2, 0, 0)])
 
-    assert keys_of(front.batches) == [[1, 2, 0, 0], [1, 2, 0, 0], [1]]
+    assert read_keys(front.batches) == [[1, 2, 0, 0], [1, 2, 0, 0], [1]]
     assert front.keys[0] == front.keys[1] != front.keys[2]
     assert statuses(pairs) == [200, 200, 201, 201]
     assert [outcome.key for _, outcome in pairs] == [1, 2, 42, 41]
@@ -284,7 +284,7 @@ async def test_without_a_whole_answer_the_batch_is_sent_again_under_its_key(
         front.answers = [harm]
         pairs = await send(front.url, [{KEY: key} for key in (0, 1, 0, 2)])
 
-    assert keys_of(front.batches) == [[0, 1, 0, 2]] * 2
+    assert read_keys(front.batches) == [[0, 1, 0, 2]] * 2
     assert front.keys[0] == front.keys[1]
     assert statuses(pairs) == [200] * 4
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.send.records import DELIMITERS, Records, Unreadable, fault_of
+from service.send.records import DELIMITERS, Records, Unreadable, find_fault
 from service.wire import Item
 from tests.support.running import MakeService
 from tests.support.senders import Command, Front, as_ndjson, failures, serving
@@ -227,7 +227,7 @@ def test_check_knows_the_faults_that_the_service_would_tell(
 ) -> None:
     (record,) = read(json.dumps([item]).encode())
 
-    found = fault_of(record)
+    found = find_fault(record)
 
     assert fault in found
     assert bool(found) == bool(fault)

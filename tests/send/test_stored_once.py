@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.running import MakeService
-from tests.support.senders import Command, Front, Run, as_ndjson, batches_of, failures, serving
+from tests.support.senders import (
+    Command,
+    Front,
+    Run,
+    as_ndjson,
+    batches_of,
+    failures,
+    serving,
+)
 from tests.support.service import KEY, ServiceUnderTest
 
 RECORDS = [
@@ -42,10 +50,10 @@ async def assert_stored_once(service: ServiceUnderTest, told: Path | None = None
     )
     good = [record for record in RECORDS if "case_Key" not in record]
     wanted = {record[KEY]: record["comment"] for record in good if record[KEY]}
-    keyless = Counter(record["comment"] for record in good if not record[KEY])
+    key_zero = Counter(record["comment"] for record in good if not record[KEY])
     assert {key: comment for key, comment in rows if key in wanted} == wanted
-    assert Counter(comment for key, comment in rows if key not in wanted) == keyless
-    assert set(keyless.values()) == {1}
+    assert Counter(comment for key, comment in rows if key not in wanted) == key_zero
+    assert set(key_zero.values()) == {1}
     if told is not None:
         with told.open(newline="") as file:
             lines = list(csv.reader(file))
@@ -284,7 +292,7 @@ async def test_of_a_large_file_under_everything_at_once(
     assert [line for line in ends[0].stdout.splitlines() if line.startswith("failed")] == [
         "failed    2,000 (400)"
     ]
-    ((stored, distinct, keyless),) = await service.fetch(
+    ((stored, distinct, key_zero),) = await service.fetch(
         """
         select count(*), count(distinct case_key), count(*) filter (
             where care_case_clinical_trial_key < 1000000000
@@ -292,4 +300,4 @@ async def test_of_a_large_file_under_everything_at_once(
         from care_case_clinical_trial
         """
     )
-    assert (stored, distinct, keyless) == (count - 2000, count - 2000, count // 10)
+    assert (stored, distinct, key_zero) == (count - 2000, count - 2000, count // 10)

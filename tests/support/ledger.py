@@ -40,7 +40,7 @@ class Ledger:
     created: dict[str, int] = field(default_factory=dict)
     """By the unique text of an item without a key, the key that was acknowledged."""
 
-    async def send(self, sender: int, *, size: int = 20, keyless: int = 3) -> bool:
+    async def send(self, sender: int, *, size: int = 20, key_zero: int = 3) -> bool:
         """Send records of a sender's own keys; return whether all of them were stored."""
         self.requests += 1
         number = self.requests
@@ -48,7 +48,7 @@ class Ledger:
         batch: list[dict[str, Any]] = [
             {KEY: key, "comment": f"{number}"} for key in range(first, first + size)
         ]
-        batch += [{KEY: 0, "comment": f"new {number} {i}"} for i in range(keyless)]
+        batch += [{KEY: 0, "comment": f"new {number} {i}"} for i in range(key_zero)]
         batch.insert(size // 2, {KEY: first, "case_Key": "invalid"})
         for item in batch:
             if item[KEY] and "comment" in item:
@@ -104,14 +104,14 @@ class Ledger:
 
     @asynccontextmanager
     async def under_load(
-        self, senders: int = 4, size: int = 20, keyless: int = 3
+        self, senders: int = 4, size: int = 20, key_zero: int = 3
     ) -> AsyncIterator[None]:
         """Send requests, one after the other from each sender, while the block runs."""
         is_over = asyncio.Event()
 
         async def keep_sending(sender: int) -> None:
             while not is_over.is_set():
-                if not await self.send(sender, size=size, keyless=keyless):
+                if not await self.send(sender, size=size, key_zero=key_zero):
                     await asyncio.sleep(0.02)
 
         tasks = [asyncio.create_task(keep_sending(sender)) for sender in range(1, senders + 1)]

@@ -144,7 +144,7 @@ async def make_service(
 def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make services in the test's event loop give up a statement, or a locked row, soon."""
     monkeypatch.setattr(retrying, "ATTEMPTS", 2)
-    monkeypatch.setattr(writer, "LONE_ATTEMPTS", 2)
+    monkeypatch.setattr(writer, "SOLO_ATTEMPTS", 2)
     monkeypatch.setattr(writer, "LOCK_SECONDS", 1)
 
 

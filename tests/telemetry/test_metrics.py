@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.config import Database
 from service.engine.databases import open_pool
-from service.engine.requests import Requests
+from service.engine.requests import RequestRegistry
 from service.telemetry import metrics
 from tests.support.certificates import Authority
 from tests.support.configuration import JwtSettings
@@ -245,7 +245,7 @@ async def test_the_receipts_kept_are_told(make_service: MakeService) -> None:
     settings = Database(dsn=service.databases["acme"])
     pool = await open_pool("acme", settings, connect_seconds=5)
 
-    await Requests(pool).forget()
+    await RequestRegistry(pool).delete_expired()
     await pool.close()
 
     assert value(await scrape(service), "care_trials_receipts", database="acme") == 3
@@ -279,7 +279,7 @@ async def test_batches_in_flight_and_the_event_loop_are_watched(make_service: Ma
     assert value(during, "care_trials_batches_in_flight", database="acme") == 3
     assert value(during, "care_trials_pool_in_use", database="acme") >= 1
     assert value(during, "care_trials_slots_in_use", database="acme") == 2
-    assert value(during, "care_trials_waiting_runs", database="acme") >= 1
+    assert value(during, "care_trials_waiting_chunks", database="acme") >= 1
     assert value(during, "care_trials_oldest_batch_seconds", database="acme") > 0.5
     assert value(after, "care_trials_oldest_batch_seconds", database="acme") == 0
     assert value(after, "care_trials_batches_in_flight", database="acme") == 0

@@ -1,7 +1,7 @@
 -- Whether a stored expression can call a function that is not PostgreSQL's own, or whose result
 -- depends on more than its arguments. All nodes that are not known to be harmless count; those that
 -- call a function of a type, only if a type in the expression is not PostgreSQL's own.
-create or replace function care_case_clinical_trial_runs_code(expression text)
+create or replace function care_case_clinical_trial_calls_unsafe_function(expression text)
 returns boolean
 language plpgsql
 set search_path from current

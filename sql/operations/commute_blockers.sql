@@ -3,4 +3,4 @@
 --
 -- Columns: reason; no row where they commute
 select kept.reason
-from {schema}.care_case_clinical_trial_kept_from_commuting() as kept (reason)
+from {schema}.care_case_clinical_trial_commute_blockers() as kept (reason)

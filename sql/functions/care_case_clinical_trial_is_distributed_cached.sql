@@ -1,7 +1,7 @@
 -- Whether the record table is distributed, as it was when the query that calls this was planned;
--- see care_case_clinical_trial_commutes_as_planned(). The catalogue of Citus is not there without
+-- see care_case_clinical_trial_commutes_cached(). The catalogue of Citus is not there without
 -- Citus, so it is named in a text only.
-create or replace function care_case_clinical_trial_is_distributed_as_planned()
+create or replace function care_case_clinical_trial_is_distributed_cached()
 returns boolean
 language plpgsql
 immutable

@@ -3,7 +3,7 @@
 -- that uses its receipts.
 --
 -- Returns the number of requests.
-create or replace function care_case_clinical_trial_forget(expiry timestamptz, most integer)
+create or replace function care_case_clinical_trial_delete_expired(expiry timestamptz, most integer)
 returns integer
 language plpgsql
 set search_path from current
@@ -13,7 +13,7 @@ declare
     deleted integer := 0;
 begin
     -- One process at a time.
-    if not pg_try_advisory_xact_lock(hashtextextended('care_case_clinical_trial_forget', 0::bigint)) then
+    if not pg_try_advisory_xact_lock(hashtextextended('care_case_clinical_trial_delete_expired', 0::bigint)) then
         return 0;
     end if;
     for expired in

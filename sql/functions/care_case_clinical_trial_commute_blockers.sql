@@ -3,7 +3,7 @@
 -- from one by one. That is a table as the migrations make it, to which the tenant added nothing
 -- that looks at other rows, counts, or runs code. Exact while the caller holds a lock on the table
 -- that DDL waits for.
-create or replace function care_case_clinical_trial_kept_from_commuting()
+create or replace function care_case_clinical_trial_commute_blockers()
 returns setof text
 language plpgsql
 set search_path from current
@@ -50,8 +50,8 @@ begin
         and (
             index.indisunique
             or index.indisexclusion
-            or care_case_clinical_trial_runs_code(index.indexprs::text)
-            or care_case_clinical_trial_runs_code(index.indpred::text)
+            or care_case_clinical_trial_calls_unsafe_function(index.indexprs::text)
+            or care_case_clinical_trial_calls_unsafe_function(index.indpred::text)
         )
     union all
     -- A foreign key to another table is fine, a check as long as it calls only functions of
@@ -61,7 +61,7 @@ begin
         join pg_constraint as rule on rule.conrelid = relation.oid
     where rule.condeferrable
         or rule.confrelid = relation.oid
-        or care_case_clinical_trial_runs_code(rule.conbin::text)
+        or care_case_clinical_trial_calls_unsafe_function(rule.conbin::text)
     union all
     -- Its default: a constant or the transaction's time is fine.
     select 'the column ' || attribute.attname::text
@@ -76,7 +76,7 @@ begin
             or attribute.attidentity <> '' and attribute.attname <> 'care_case_clinical_trial_key'
             or (
                 pg_get_expr(def.adbin, def.adrelid) <> 'now()'
-                and care_case_clinical_trial_runs_code(def.adbin::text)
+                and care_case_clinical_trial_calls_unsafe_function(def.adbin::text)
             )
             or type.typtype = 'd'
             -- Storing a value in a type of the tenant's can call a cast of the tenant's.
