@@ -47,7 +47,18 @@ UNSUPPORTED = _read("operations/unsupported")
 LATEST_RECORDS = SQL_FOLDER / "operations" / "latest_records.sql"
 """For psql, not for the service."""
 
-FUNCTIONS = [path.read_text() for path in sorted((SQL_FOLDER / "functions").glob("*.sql"))]
+COLUMNS = {path.stem: path.read_text() for path in sorted((SQL_FOLDER / "columns").glob("*.sql"))}
+"""The lists of the record's columns; ``{NAME}`` in a function stands for one of them."""
+
+
+def _read_function(path: Path) -> str:
+    text = path.read_text()
+    for name, columns in COLUMNS.items():
+        text = text.replace(f"{{{name}}}", columns)
+    return text
+
+
+FUNCTIONS = [_read_function(path) for path in sorted((SQL_FOLDER / "functions").glob("*.sql"))]
 """The functions that the statements call; ``migrate`` applies them."""
 
 FUNCTIONS_DIGEST = hashlib.sha256("".join(FUNCTIONS).encode()).hexdigest()

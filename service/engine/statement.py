@@ -137,7 +137,7 @@ class Statement:
         After so many seconds it is canceled.
         """
         keys = self.keys
-        rows, sequence, ranges = self._rows, None, None
+        rows, sequence, request = self._rows, None, None
         if self._has_receipts:
             ((chunk, start, end),) = self.slices
             places = chunk.places[start:end]
@@ -145,7 +145,8 @@ class Statement:
                 places = [place for place, key in zip(places, keys, strict=True) if not key]
                 # Those without a key come first.
                 keys = [key or INT32[0] - 1 for key in keys]
-            ranges = _ranges(places)
+            batch = self.batch
+            request = (batch.request_id, batch.digest, _ranges(places), *self._window)
         ordered = sorted(keys)
         if ordered != keys:
             order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -156,13 +157,10 @@ class Statement:
             ((record,),) = await connection.fetch(
                 query,
                 rows,
-                self.batch.user,
                 sequence,
+                self.batch.user,
                 self._is_distinct,
-                self.batch.request_id if self._has_receipts else None,
-                self.batch.digest,
-                ranges,
-                *self._window,
+                request,
                 deadline,
                 self._lock_timeout,
                 TRANSIENT_ARRAY,
@@ -191,12 +189,12 @@ class Statement:
                 by_position = dict(zip(order, states, strict=True))
                 states = "".join(by_position[at] for at in range(len(order)))
             outcomes = self._outcomes(states, answer)
-        assigned = answer.beyond or (answer.assigned[-1] if answer.assigned else None)
+        assigned = answer.beyond or (answer.assigned[-1] if "k" in states else None)
         has_failures = "f" in states
         return Applied(outcomes, answer.stopped, answer.commutes, assigned, has_failures)
 
     def _outcomes(self, states: str, answer: Answer) -> list[Outcome]:
-        assigned = iter(answer.assigned)
+        assigned = (key for key in answer.assigned if key is not None)
         errors = zip(answer.sqlstates, answer.messages, answer.columns, strict=True)
         owners = chain.from_iterable(
             zip(repeat(chunk), range(start, end), strict=False) for chunk, start, end in self.slices
@@ -218,6 +216,7 @@ class Statement:
                 case "a":
                     outcomes.append(Outcome(key, 404, NOT_FOUND))
                 case "x":
+                    next(errors)
                     outcomes.append(Outcome(key, 409, EXISTS))
                 case "o":
                     outcomes.append(Outcome(key, 422, OTHER_BODY))

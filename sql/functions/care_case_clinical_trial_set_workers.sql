@@ -5,7 +5,6 @@
 create or replace function care_case_clinical_trial_set_workers(patience text)
 returns void
 language plpgsql
-set search_path from current
 as $$
 begin
     -- The shards one after another, always in the same order: statements at the same time neither

@@ -16,6 +16,6 @@ select
         select substring(setting from '^search_path=(.*)')
         from pg_proc as function
             cross join pg_catalog.unnest(function.proconfig) as setting
-        where function.oid = to_regproc('{schema}.care_case_clinical_trial_apply')
+        where function.oid = to_regproc('{schema}.care_case_clinical_trial_apply_items')
             and starts_with(setting, 'search_path=')
     ) as search_path

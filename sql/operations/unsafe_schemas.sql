@@ -19,7 +19,7 @@ with path (schema) as (
         cross join pg_catalog.unnest(string_to_array(substr(setting.words, 13), ', '::text)) as each (schema)
     where $2::boolean
         and home.nspname = $1[1]
-        and function.proname = 'care_case_clinical_trial_apply'::name
+        and function.proname = 'care_case_clinical_trial_apply_items'::name
         and starts_with(setting.words, 'search_path='::text)
         and each.schema <> '"pg_temp"'::text
 )

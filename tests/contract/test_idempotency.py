@@ -217,15 +217,16 @@ async def test_a_statement_that_comes_again_while_the_first_runs_creates_nothing
     """As through another process, cut otherwise: the same function, called beside the service."""
     service = await make_service()
     call = """
-        select applied.states, applied.drawn
-        from care_case_clinical_trial_apply(
+        select applied.states, applied.assigned
+        from care_case_clinical_trial_apply_items(
             array_fill(
                 row(0, null, null, null, null, null, null, null, null, null, null, null, null,
                     null, null, null, null, null)::care_case_clinical_trial_item,
                 array[upper($1::int4multirange) - lower($1::int4multirange)]
             ),
-            'tester', null, true, '00000000-0000-0000-0000-000000000001',
-            '00000000-0000-0000-0000-000000000002', $1, null, null, null,
+            null, 'tester', true,
+            row('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000002', $1,
+                null, null, null)::care_case_clinical_trial_request,
             extract(epoch from clock_timestamp()) + 10, '2s', array['55P03'], false, 'upsert'
         ) as applied
     """

@@ -4,13 +4,11 @@ Add a field there, and this names every other place that has to know it.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator
 
 import asyncpg
 from msgspec import inspect
 
-from service.statements import RECORD_COLUMNS
+from service.statements import COLUMNS, RECORD_COLUMNS
 from service.wire import Item
 from tests.support.postgres import MakeDatabase
 from tests.support.source import ROOT
@@ -21,13 +19,12 @@ SET_ONCE = {f"{TABLE}_key", "entry_date", "entry_user"}
 
 NEVER_NULL = {f"{TABLE}_key", "entry_date", "update_date"}
 
-COLUMNS = """
+TABLE_COLUMNS = """
     select attname, format_type(atttypid, atttypmod), attnotnull
     from pg_attribute
     where attrelid = $1::regclass and attnum > 0 and not attisdropped
     order by attnum
 """
-APPLY_FUNCTION = f"select pg_get_functiondef('{TABLE}_apply'::regproc) as definition"
 
 
 def sql_type(kind: inspect.Type) -> str:
@@ -52,29 +49,11 @@ def expected_columns() -> dict[str, str]:
     return {field.name: sql_type(field.type) for field in info.fields}
 
 
-def lists_in(sql: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the lists of columns in a function's statements, by what they are.
-
-    Inserts name and select columns and replace them on conflict; a comparison tells whether
-    a stored record equals an item.
-    """
-    inserts = (
-        rf"insert into {TABLE}\b[^(]*\(([^)]*)\)\s*"
-        r"(?:select\s(.*?)\sfrom (?:pg_catalog\.)?unnest|values\s*\((.*?)\n\s*\)\n)"
-    )
-    for named, selected, values in re.findall(inserts, sql, re.DOTALL):
-        yield "insert", re.findall(r"\w+", named)
-        # Whatever else an expression names is a variable.
-        expressions = re.findall(r"\b(?:sent|item)\.(\w+)", selected or values)
-        yield "values", list(dict.fromkeys(expressions))
-    for update in re.findall(r"do update set\s(.*?)\s(?:where|returning)\s", sql, re.DOTALL):
-        pairs = re.findall(r"(\w+)\s*=\s*excluded\.(\w+)", update)
-        assert all(column == source for column, source in pairs), pairs
-        yield "do update", [column for column, _ in pairs]
-    for comparison in re.findall(r"when exists \((.*?)\) then 'e'", sql, re.DOTALL):
-        compared = re.findall(r"\bstored\.(\w+)", comparison)
-        assert compared == list(dict.fromkeys(re.findall(r"\bitem\.(\w+)", comparison)))
-        yield "comparison", compared
+def columns_in(sql: str, alias: str = r"\b") -> list[str]:
+    """Return the columns that a list of sql/columns names after an alias, in order."""
+    text = re.sub(r"--.*", "", sql)
+    names = re.findall(rf"{alias}(\w+)", text)
+    return list(dict.fromkeys(name for name in names if name in Item.__struct_fields__))
 
 
 def documented() -> list[str]:
@@ -108,17 +87,10 @@ async def test_every_list_of_the_records_fields_is_complete(make_database: MakeD
     fields = expected_columns()
     names = list(fields)
     replaced = [name for name in names if name not in SET_ONCE]
-    expected = {
-        "insert": names,
-        "values": names,
-        "do update": replaced,
-        "comparison": [names[0], *replaced],
-    }
     connection = await asyncpg.connect(make_database())
     try:
-        table = await connection.fetch(COLUMNS, TABLE)
-        item_type = await connection.fetch(COLUMNS, f"{TABLE}_item")
-        (apply,) = await connection.fetch(APPLY_FUNCTION)
+        table = await connection.fetch(TABLE_COLUMNS, TABLE)
+        item_type = await connection.fetch(TABLE_COLUMNS, f"{TABLE}_item")
     finally:
         await connection.close()
     differences = {
@@ -133,19 +105,17 @@ async def test_every_list_of_the_records_fields_is_complete(make_database: MakeD
             in_order=False,
         ),
     }
-    lists = list(lists_in(apply["definition"]))
-    for kind, columns in lists:
-        place = f"the {kind} in {TABLE}_apply"
-        # Of two lists of a kind, the one that differs is told.
-        differences[place] = differences.get(place) or difference(expected[kind], columns)
+    for place, expected, found in [
+        ("names", names[1:], columns_in(COLUMNS["names"])),
+        ("values", names[1:], columns_in(COLUMNS["values"], r"\bsent\.")),
+        ("updates", replaced, columns_in(COLUMNS["updates"], r"(?m)^")),
+        ("updates", replaced, columns_in(COLUMNS["updates"], r"\bexcluded\.")),
+        ("comparison", [names[0], *replaced], columns_in(COLUMNS["comparison"], r"\bsent\.")),
+        ("comparison", [names[0], *replaced], columns_in(COLUMNS["comparison"], r"\bstored\.")),
+    ]:
+        place = f"sql/columns/{place}.sql"
+        differences[place] = differences.get(place) or difference(expected, found)
 
-    # Set-based, of new records and of others; one by one, and one without a key.
-    assert Counter(kind for kind, _ in lists) == {
-        "insert": 4,
-        "values": 4,
-        "do update": 2,
-        "comparison": 1,
-    }
     assert {place: words for place, words in differences.items() if words} == {}
     assert {name: kind for name, kind, _ in table} == fields
     assert {name: kind for name, kind, _ in item_type} == fields

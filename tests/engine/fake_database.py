@@ -51,10 +51,10 @@ class Sent:
     """A statement that the database works on, its rows in the order of the callers."""
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
-        rows, self.user, sequence, _distinct, _request, _digest, ranges, *rest = arguments
-        *self.reserved, _deadline, self.lock_timeout, _transient, self.must_commute, self.mode = (
-            rest
-        )
+        rows, sequence, self.user, _is_distinct, request, _deadline, *rest = arguments
+        self.lock_timeout, _transient, self.must_commute, self.mode = rest
+        _id, _digest, ranges, *reserved = request or (None,) * 6
+        self.reserved: list[Any] = reserved
         order = [at - 1 for at in sequence] if sequence is not None else range(len(rows))
         self.rows: list[Row] = [rows[at] for at in order]
         self.places = [_place(row) for row in self.rows]

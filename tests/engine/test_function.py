@@ -48,20 +48,17 @@ async def apply(
     first_place: int = 0,
 ) -> Answer:
     """Apply records of these keys, in this order, in which those without a key come first."""
-    request = "00000000-0000-0000-0000-000000000001" if 0 in keys or mode is Mode.CREATE else None
     created = len(keys) if mode is Mode.CREATE else keys.count(0)
+    name = "00000000-0000-0000-0000-000000000001"
+    places = [asyncpg.Range(first_place, first_place + created)]
+    request = (name, name, places, reserved, None, None) if created else None
     ((record,),) = await connection.fetch(
         in_schema(APPLY, "public"),
         list(map(row, keys)),
-        "tester",
         None,
+        "tester",
         len(set(keys) - {0}) == len(keys) - keys.count(0),
         request,
-        request,
-        [asyncpg.Range(first_place, first_place + created)] if request else None,
-        reserved,
-        None,
-        None,
         time.time() + seconds,
         "80ms",
         TRANSIENT_ARRAY,

@@ -319,9 +319,8 @@ async def test_a_record_that_row_level_security_hides_is_refused_whatever_its_da
     try:
         await tenant.connection.execute(f'set session authorization "{role}"')
         ((answer,),) = await tenant.connection.fetch(
-            in_schema(APPLY, "public"), [astuple(record(1, "sent", date))], "tester", None, True,
-            None, None, None, None, None, None, time.time() + 5, "80ms", TRANSIENT_ARRAY, False,
-            Mode.NEWEST,
+            in_schema(APPLY, "public"), [astuple(record(1, "sent", date))], None, "tester", True,
+            None, time.time() + 5, "80ms", TRANSIENT_ARRAY, False, Mode.NEWEST,
         )  # fmt: skip
     finally:
         await tenant.connection.execute("reset session authorization")

@@ -18,7 +18,7 @@ from tests.support.service import KEY
 MARK = b"the marked text"
 """Stands in the arguments of the statement."""
 
-PARSED = b"care_case_clinical_trial_apply("
+PARSED = b"care_case_clinical_trial_apply_items("
 """Stands in its text, which a connection sends once, before the first arguments."""
 
 

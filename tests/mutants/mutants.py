@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 FUNCTIONS = "sql/functions/care_case_clinical_trial_"
-FUNCTION = f"{FUNCTIONS}apply.sql"
+FUNCTION = f"{FUNCTIONS}apply_items.sql"
 UNREPLICATED = "tests/faults/test_unreplicated.py::"
 PATH = "tests/security/test_search_path.py::"
 KINDS = "tests/model/test_kinds.py::"
@@ -34,14 +34,14 @@ MUTANTS = [
     Mutant(
         "set-based on a table that does not commute",
         FUNCTION,
-        "is_set_based := commutes and size > 1",
-        "is_set_based := size > 1",
+        "is_distinct := is_distinct and commutes and",
+        "is_distinct := is_distinct and",
         (KINDS + "test_what_a_trigger_deletes_may_be_created_by_a_later_item",),
     ),
     Mutant(
         "whether rows commute is asked once for all",
-        FUNCTION,
-        "from (select count(*) from care_case_clinical_trial where false) as beside;",
+        f"{FUNCTIONS}prepare.sql",
+        "from (select count(*) from care_case_clinical_trial where false) as query_of_the_table;",
         ";",
         (FUNCTION_TEST + "test_what_commutes",),
     ),
@@ -62,20 +62,20 @@ MUTANTS = [
     Mutant(
         "runs overlap where rows do not commute",
         FUNCTION,
-        "if must_commute then",
+        "if must_commute and not commutes then",
         "if false then",
         (FUNCTION_TEST + "test_where_rows_do_not_commute_it_writes_nothing_that_must",),
     ),
     Mutant(
         "constraints are deferred",
-        FUNCTION,
+        f"{FUNCTIONS}prepare.sql",
         "set constraints all immediate;",
         "null;",
         (KINDS + "test_two_records_cannot_swap_a_unique_value",),
     ),
     Mutant(
         "no look at the clock",
-        FUNCTION,
+        f"{FUNCTIONS}finish.sql",
         "if clock_timestamp() > to_timestamp(deadline) then",
         "if false then",
         (FUNCTION_TEST + "test_past_its_deadline_it_has_written_nothing",),
@@ -83,67 +83,63 @@ MUTANTS = [
     Mutant(
         "no prefix: a statement goes on behind a lock that it did not get",
         FUNCTION,
-        "stopped := sqlstate;",
+        "stopped := nullif(sqlstate, 'CT004');",
         "raise;",
         (KINDS + "test_a_locked_record_fails_alone",),
     ),
     Mutant(
         "no prefix after a second",
         FUNCTION,
-        "if (i > 1 and clock_timestamp() > stop_at) then",
-        "if false then",
+        "exit when i > 1 and clock_timestamp() > statement_timestamp() + interval '1 s';",
+        "exit when false;",
         (FUNCTION_TEST + "test_after_a_second_it_returns_what_is_done",),
     ),
     Mutant(
         "an equal row that was suppressed is a conflict",
-        FUNCTION,
+        f"{FUNCTIONS}unwritten_state.sql",
         "then 'e'",
         "then 's'",
         (KINDS + "test_an_update_that_changes_nothing_is_an_update",),
     ),
     Mutant(
         "a drawn key may be one that the batch names",
-        FUNCTION,
-        "and (key = any (reserved)) is not true",
-        "",
+        f"{FUNCTIONS}create_item.sql",
+        "is_taken := is_taken or (key = any (request.reserved)) is true;",
+        "null;",
         (FUNCTION_TEST + "test_no_reserved_key_is_drawn",),
     ),
     Mutant(
         "keys that row-level security hides are conflicts",
         FUNCTION,
-        "and collisions < 1000",
-        "and false",
+        "when items[at].care_case_clinical_trial_key = 0\n                    and",
+        "when false and",
         (KINDS + "test_new_records_pass_by_keys_that_row_level_security_hides",),
     ),
     Mutant(
         "xmax of a partitioned table",
-        FUNCTION,
+        f"{FUNCTIONS}is_partitioned.sql",
         "and relation.relkind = 'p'",
         "and false",
         (KINDS + "test_a_partitioned_table_takes_batches",),
     ),
     Mutant(
         "no receipts",
-        FUNCTION,
-        "if pg_catalog.cardinality(receipt_places) > 0 then",
-        "if false then",
+        f"{FUNCTIONS}finish.sql",
+        "has_receipt constant boolean := known_keys is not null",
+        "has_receipt constant boolean := false",
         (AGAIN + "test_a_record_without_key_is_created_once_under_one_key",),
     ),
     Mutant(
         "no receipt of a suppressed row",
-        FUNCTION,
-        "group_keys := group_keys operator(pg_catalog.||) key;",
-        """if key is null then
-            group_places := trim_array(group_places, 1);
-        else
-            group_keys := group_keys operator(pg_catalog.||) key;
-        end if;""",
+        f"{FUNCTIONS}find_receipts.sql",
+        "coalesce(element.key, 0) as key",
+        "element.key",
         (AGAIN + "test_a_record_that_a_trigger_filed_elsewhere_is_filed_once",),
     ),
     Mutant(
         "no lock on the request",
         FUNCTION,
-        "if not pg_try_advisory_xact_lock(hashtextextended(request_id::text, 0::bigint)) then",
+        "if not pg_try_advisory_xact_lock(hashtextextended(request.id::text, 0::bigint)) then",
         "if false then",
         (AGAIN + "test_a_statement_that_comes_again_while_the_first_runs_creates_nothing",),
     ),
@@ -163,21 +159,21 @@ MUTANTS = [
     ),
     Mutant(
         "two bodies at once both create their records",
-        FUNCTION,
-        "select receipt.digest <> request_digest",
+        f"{FUNCTIONS}find_receipts.sql",
+        "select receipt.digest <> request.digest",
         "select false",
         (AGAIN + "test_of_two_bodies_at_once_one_creates_its_records",),
     ),
     Mutant(
         "what is newer is replaced by many at once",
-        FUNCTION,
+        f"{FUNCTIONS}write_set.sql",
         "where not is_newest or stored.update_date <= excluded.update_date",
         "",
         (MODES + "test_of_many_records_the_newest_stay",),
     ),
     Mutant(
         "what is newer is replaced one by one",
-        FUNCTION,
+        f"{FUNCTIONS}write_item.sql",
         "if is_newer then",
         "if false then",
         (MODES + "test_a_trigger_that_files_elsewhere_does_not_run_for_what_is_older",),
@@ -247,9 +243,9 @@ MUTANTS = [
     ),
     Mutant(
         "who may not update creates many records of new keys at once",
-        FUNCTION,
-        "and has_table_privilege('care_case_clinical_trial', 'update')",
-        "",
+        f"{FUNCTIONS}are_new.sql",
+        "if not has_table_privilege('care_case_clinical_trial', 'update') then",
+        "if false then",
         (FUNCTION_TEST + "test_who_may_not_update_creates_nothing_under_a_key_either",),
     ),
     Mutant(
@@ -324,7 +320,7 @@ MUTANTS = [
     ),
     Mutant(
         "what was stored before is reported without waiting for the standby",
-        FUNCTION,
+        f"{FUNCTIONS}finish.sql",
         "perform pg_logical_emit_message(true, 'care-trials', ''::text);",
         "null;",
         (UNREPLICATED + "test_an_outcome_waits_for_the_standby_although_its_wait_is_cut_short",),

@@ -1,0 +1,18 @@
+-- The columns of a record except its key, in the order of service.wire.Item.
+care_case_clinical_trial_arm_id,
+care_case_clinical_trial_reason_id,
+care_case_clinical_trial_study_phase_id,
+case_key,
+comment,
+disease,
+entry_date,
+entry_user,
+inclusion_exclusion,
+location,
+protocol_number,
+study_drug,
+study_length,
+study_title,
+update_date,
+update_user,
+website

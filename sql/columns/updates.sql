@@ -1,0 +1,16 @@
+-- What an update replaces: all columns except the key and those that are set when a record is created.
+care_case_clinical_trial_arm_id = excluded.care_case_clinical_trial_arm_id,
+care_case_clinical_trial_reason_id = excluded.care_case_clinical_trial_reason_id,
+care_case_clinical_trial_study_phase_id = excluded.care_case_clinical_trial_study_phase_id,
+case_key = excluded.case_key,
+comment = excluded.comment,
+disease = excluded.disease,
+inclusion_exclusion = excluded.inclusion_exclusion,
+location = excluded.location,
+protocol_number = excluded.protocol_number,
+study_drug = excluded.study_drug,
+study_length = excluded.study_length,
+study_title = excluded.study_title,
+update_date = excluded.update_date,
+update_user = excluded.update_user,
+website = excluded.website
