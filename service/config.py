@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 from service import sources
 from service.postgres import MAX_PORT, SEARCH_PATH, check_dsn
 from service.sources import ConfigErrors, Wrong
-from service.wire import BATCH_ITEMS
+from service.wire import DEFAULT_MAX_BATCH_ITEMS
 
 OWN_BYTES = 1_048_576
 """Bytes of bodies that each database can have in memory, whatever other databases have."""
@@ -59,7 +59,7 @@ class Server(_Settings, frozen=True):
     base_path: BasePath = ""
     max_body_bytes: PositiveInt = 134_217_728
     max_item_bytes: PositiveInt = 4_194_304
-    max_batch_items: PositiveInt = BATCH_ITEMS
+    max_batch_items: PositiveInt = DEFAULT_MAX_BATCH_ITEMS
     max_batches_in_flight: PositiveInt = 256
     max_bytes_in_flight: PositiveInt = 536_870_912
     idempotency_wait_seconds: PositiveInt = 10

@@ -25,20 +25,20 @@ PREFERENCE_APPLIED_HEADER = "Preference-Applied"
 
 KEY_FIELD = "careCaseClinicalTrial_Key"
 
-BATCH_ITEMS = 100_000
+DEFAULT_MAX_BATCH_ITEMS = 100_000
 """Of a batch at most, unless a service is configured otherwise."""
 
-PAGE_ITEMS = 100
-MAX_PAGE_ITEMS = 1_000
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1_000
 """Of a page, unless the caller asks for another number, and at most."""
 
-USER_NAME_LENGTH = 20
-CODE_LENGTH = 64
+MAX_USER_NAME_LENGTH = 20
+MAX_CODE_LENGTH = 64
 
 CONTRACT_PATH = f"{DOCS_PATH}/contract.md"
 """Where each service shows its copy of docs/contract.md."""
 
-MESSAGE_LENGTH = 500
+MAX_MESSAGE_LENGTH = 500
 """Characters that an outcome's message has at most: it may quote a field's name or a trigger."""
 
 SAMPLE = Path(__file__).with_name("sample.json")
@@ -46,9 +46,9 @@ SAMPLE = Path(__file__).with_name("sample.json")
 
 INT32 = range(-(2**31), 2**31)
 Int32 = Annotated[int, Meta(ge=INT32[0], le=INT32[-1])]
-Code = Annotated[str, Meta(max_length=CODE_LENGTH)]
+Code = Annotated[str, Meta(max_length=MAX_CODE_LENGTH)]
 AwareDateTime = Annotated[datetime, Meta(tz=True)]
-UserName = Annotated[str, Meta(max_length=USER_NAME_LENGTH)]
+UserName = Annotated[str, Meta(max_length=MAX_USER_NAME_LENGTH)]
 
 
 class Item(Struct, gc=False):
@@ -150,9 +150,11 @@ class Outcome(Struct, gc=False, frozen=True):
     body: str
 
 
-def shortened(message: str) -> str:
+def shorten_message(message: str) -> str:
     """Return a message as an outcome carries it."""
-    return message if len(message) <= MESSAGE_LENGTH else message[: MESSAGE_LENGTH - 1] + "…"
+    return (
+        message if len(message) <= MAX_MESSAGE_LENGTH else message[: MAX_MESSAGE_LENGTH - 1] + "…"
+    )
 
 
 class KeyValuePair(Struct):

@@ -16,7 +16,7 @@ from service.config import Action, ApiKey, Auth, ConfigurationError, Jwt, Tuning
 from service.http.admission import RateLimiter
 from service.http.envelope import RECORD, Problem
 from service.http.jwks import KeySet, KeySetUnavailable
-from service.wire import API_KEY_HEADER, DATABASE_HEADER, USER_NAME_LENGTH
+from service.wire import API_KEY_HEADER, DATABASE_HEADER, MAX_USER_NAME_LENGTH
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class Authenticator:
         values = (claims.get(claim) for claim in self._jwt.user_claims)
         # PostgreSQL cannot store NUL or a surrogate, which a token can contain.
         names = (each for each in values if isinstance(each, str) and each and each.isprintable())
-        return next(names, key_name)[:USER_NAME_LENGTH]
+        return next(names, key_name)[:MAX_USER_NAME_LENGTH]
 
     def fetch_keys(self) -> None:
         """Fetch the keys behind a URL, if there is one, before a token needs them."""

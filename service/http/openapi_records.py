@@ -24,10 +24,10 @@ from service.http.openapi_parts import (
 )
 from service.http.query import SORT_PATTERN
 from service.wire import (
+    DEFAULT_PAGE_SIZE,
     INT32,
     KEY_FIELD,
-    MAX_PAGE_ITEMS,
-    PAGE_ITEMS,
+    MAX_PAGE_SIZE,
     PAGINATION_HEADER,
     RATE_LIMIT_HEADER,
     RATE_LIMIT_POLICY_HEADER,
@@ -86,7 +86,7 @@ def _list(server: Server) -> dict[str, Any]:
         " `pageSize=1` always works.",
         [
             _counted("page", "Which page, counted from 1.", 1, INT32[-1]),
-            _counted("pageSize", "How many records a page has.", PAGE_ITEMS, MAX_PAGE_ITEMS),
+            _counted("pageSize", "How many records a page has.", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE),
             _SORT,
         ],
         {

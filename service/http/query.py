@@ -10,7 +10,7 @@ from aiohttp import web
 
 from service.engine.reading import SortField
 from service.http.envelope import Problem
-from service.wire import INT32, MAX_PAGE_ITEMS, PAGE_ITEMS, Item
+from service.wire import DEFAULT_PAGE_SIZE, INT32, MAX_PAGE_SIZE, Item
 
 PARAMETERS = ("page", "pageSize", "sortBy")
 
@@ -44,7 +44,7 @@ def page_wanted(request: web.Request) -> tuple[int, int, list[SortField]]:
         if len(query.getall(name)) > 1:
             raise _malformed(f"{name} came more than once")
     number = _count(query, "page", 1, INT32[-1])
-    size = _count(query, "pageSize", PAGE_ITEMS, MAX_PAGE_ITEMS)
+    size = _count(query, "pageSize", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
     return number, size, _sorting(query.get("sortBy", ""))
 
 

@@ -10,7 +10,7 @@ from msgspec import ValidationError, field
 from service.items.dates import parse_date_time, parse_date_times
 from service.items.split import RAW_ITEMS, Chunk
 from service.items.texts import masked, unstorable_field
-from service.wire import INT32, KEY_FIELD, Int32, Item, Keyed, Outcome, StrictItem, shortened
+from service.wire import INT32, KEY_FIELD, Int32, Item, Keyed, Outcome, StrictItem, shorten_message
 
 
 class DecodedChunk(NamedTuple):
@@ -272,7 +272,7 @@ def _refusal(readable: bytes, error: str) -> Outcome:
     reason, _, path = error.partition(" - at `$.")
     if path:
         reason = f"{path.rstrip('`')}: {reason}"
-    return Outcome(_read_key(readable), 400, shortened(reason))
+    return Outcome(_read_key(readable), 400, shorten_message(reason))
 
 
 _KEYS = msgspec.json.Decoder(list[Keyed])

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import count
 
-from service.wire import BATCH_ITEMS, KEY_FIELD, SAMPLE
+from service.wire import DEFAULT_MAX_BATCH_ITEMS, KEY_FIELD, SAMPLE
 
 Body = Callable[[int], bytes]
 
@@ -36,7 +36,7 @@ def real(size: int) -> bytes:
 
 def many(size: int) -> bytes:
     """Return as many records as a batch of this size may hold, and be good."""
-    text = b"x" * (size // BATCH_ITEMS - len(_record(b"")))
+    text = b"x" * (size // DEFAULT_MAX_BATCH_ITEMS - len(_record(b"")))
     if not text:
         return _array(size, (b'{"%b":%d}' % (_KEY, n) for n in count(1)))
     return _array(size, (b'{"%b":%d,"comment":"%b"}' % (_KEY, n, text) for n in count(1)))
