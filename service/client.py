@@ -149,7 +149,7 @@ class Client:
                 text = msgspec.json.encode(record)
                 key = None
                 with suppress(ValueError, RecursionError):
-                    key = msgspec.json.decode(text, type=wire.Keyed).key
+                    key = msgspec.json.decode(text, type=wire.KeyOnlyItem).key
                 size += len(text)
                 if batch and (len(batch) == self.batch_items or size > self.batch_bytes):
                     yield batch

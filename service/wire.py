@@ -124,7 +124,7 @@ class StrictItem(Item, gc=False, forbid_unknown_fields=True):
     """An item in which an unknown field is an error (the default)."""
 
 
-class Keyed(Struct):
+class KeyOnlyItem(Struct):
     """All that is read of an item which is no valid record: its key, where it has one."""
 
     # As a float, because an integer of thousands of digits takes long to read.

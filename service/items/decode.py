@@ -10,7 +10,16 @@ from msgspec import ValidationError, field
 from service.items.dates import parse_date_time, parse_date_times
 from service.items.split import RAW_ITEMS, Chunk
 from service.items.texts import masked, unstorable_field
-from service.wire import INT32, KEY_FIELD, Int32, Item, Keyed, Outcome, StrictItem, shorten_message
+from service.wire import (
+    INT32,
+    KEY_FIELD,
+    Int32,
+    Item,
+    KeyOnlyItem,
+    Outcome,
+    StrictItem,
+    shorten_message,
+)
 
 
 class DecodedChunk(NamedTuple):
@@ -275,8 +284,8 @@ def _refusal(readable: bytes, error: str) -> Outcome:
     return Outcome(_read_key(readable), 400, shorten_message(reason))
 
 
-_KEYS = msgspec.json.Decoder(list[Keyed])
-_KEY = msgspec.json.Decoder(Keyed)
+_KEYS = msgspec.json.Decoder(list[KeyOnlyItem])
+_KEY = msgspec.json.Decoder(KeyOnlyItem)
 
 
 def read_keys(body: bytes | bytearray, chunk: Chunk) -> list[int]:
