@@ -25,11 +25,11 @@ class Admission:
 
     def __init__(self, settings: Settings) -> None:
         self._batches: Counter[tuple[str, str]] = Counter()
-        self._begun: dict[str, dict[BodyBytes, float]] = {}
+        self._start_times: dict[str, dict[BodyByteCount, float]] = {}
         self._bytes: Counter[str] = Counter()
-        self.limit(settings)
+        self.set_limits(settings)
 
-    def limit(self, settings: Settings) -> None:
+    def set_limits(self, settings: Settings) -> None:
         """Set the limits; what is already in flight stays counted.
 
         Each database has bytes of its own, which no other can use. What it uses beyond them comes
@@ -42,55 +42,57 @@ class Admission:
         # Beside one database, whatever it has in flight, the largest body of another finds room, if
         # the settings allow for two of them.
         largest = server.max_body_bytes - self._own_bytes
-        self._shared_bytes_of_one = max(self._shared_bytes - largest, largest)
+        self._max_shared_bytes_per_database = max(self._shared_bytes - largest, largest)
 
     @contextmanager
-    def batch(self, key_name: str, database: str) -> Iterator["BodyBytes"]:
+    def count_batch(self, key_name: str, database: str) -> Iterator["BodyByteCount"]:
         """Count a batch, and the bytes of its body as they arrive, until it ends.
 
         Raises Problem 503 if the API key has too many in flight in this database; those of other
         keys do not count.
         """
         if self._batches[key_name, database] >= self._max_batches:
-            raise _overloaded(
+            raise _make_overload_problem(
                 "Too many batches of this API key are in progress for this database",
                 "batches_in_flight",
             )
-        body = BodyBytes(self, database)
-        begun = self._begun.setdefault(database, {})
-        begun[body] = time.monotonic()
+        byte_count = BodyByteCount(self, database)
+        start_times = self._start_times.setdefault(database, {})
+        start_times[byte_count] = time.monotonic()
         self._batches[key_name, database] += 1
         metrics.BATCHES_IN_FLIGHT.labels(database).inc()
         try:
-            yield body
+            yield byte_count
         finally:
             metrics.BATCHES_IN_FLIGHT.labels(database).dec()
-            del begun[body]
+            del start_times[byte_count]
             _subtract(self._batches, (key_name, database), 1)
-            _subtract(self._bytes, database, body.counted)
+            _subtract(self._bytes, database, byte_count.total)
 
     def sample(self) -> None:
         """Update the age of each database's oldest batch."""
         now = time.monotonic()
-        for database, begun in self._begun.items():
-            oldest = next(iter(begun.values()), now)
+        for database, start_times in self._start_times.items():
+            oldest = next(iter(start_times.values()), now)
             metrics.OLDEST_BATCH_SECONDS.labels(database).set(now - oldest)
 
-    def take(self, database: str, size: int) -> None:
+    def count_bytes(self, database: str, size: int) -> None:
         """Count bytes. Raises Problem 503 if neither the database nor the shared rest has room."""
-        shared = self._shared(self._bytes[database] + size)
+        shared = self._compute_shared(self._bytes[database] + size)
         if shared and (
-            shared > self._shared_bytes_of_one
-            or shared + self._shared_by_others(database) > self._shared_bytes
+            shared > self._max_shared_bytes_per_database
+            or shared + self._sum_shared_by_others(database) > self._shared_bytes
         ):
-            raise _overloaded("Too much request data is in progress", "bytes_in_flight")
+            raise _make_overload_problem("Too much request data is in progress", "bytes_in_flight")
         self._bytes[database] += size
 
-    def _shared(self, size: int) -> int:
+    def _compute_shared(self, size: int) -> int:
         return max(0, size - self._own_bytes)
 
-    def _shared_by_others(self, database: str) -> int:
-        return sum(self._shared(size) for name, size in self._bytes.items() if name != database)
+    def _sum_shared_by_others(self, database: str) -> int:
+        return sum(
+            self._compute_shared(size) for name, size in self._bytes.items() if name != database
+        )
 
 
 def _subtract(counts: Counter[Any], name: Any, number: int) -> None:
@@ -100,22 +102,22 @@ def _subtract(counts: Counter[Any], name: Any, number: int) -> None:
         del counts[name]
 
 
-class BodyBytes:
+class BodyByteCount:
     """The part of one body in the count."""
 
     def __init__(self, admission: Admission, database: str) -> None:
         self._admission = admission
         self._database = database
-        self.counted = 0
+        self.total = 0
 
-    def grow_to(self, size: int) -> None:
+    def increase_to(self, size: int) -> None:
         """Count the body as this large, if it was less. Raises Problem 503."""
-        if size > self.counted:
-            self._admission.take(self._database, size - self.counted)
-            self.counted = size
+        if size > self.total:
+            self._admission.count_bytes(self._database, size - self.total)
+            self.total = size
 
 
-def _overloaded(message: str, reason: str) -> Problem:
+def _make_overload_problem(message: str, reason: str) -> Problem:
     headers: dict[str, str] = {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS}
     return Problem(503, f"{message}; retry later.", headers, reason=reason)
 
@@ -123,11 +125,11 @@ def _overloaded(message: str, reason: str) -> Problem:
 class RateLimiter:
     """Counts, in this process, the requests of each key that has a ``rate_limit`` (RFC 6585).
 
-    The headers are those of draft-ietf-httpapi-ratelimit-headers. What the one ``before`` has
+    The headers are those of draft-ietf-httpapi-ratelimit-headers. What the one ``previous`` has
     counted under the same limit counts on.
     """
 
-    def __init__(self, keys: Mapping[str, ApiKey], before: Self | None = None) -> None:
+    def __init__(self, keys: Mapping[str, ApiKey], previous: Self | None = None) -> None:
         self._limits: dict[str, limits.RateLimitItem] = {}
         if not any(key.rate_limit for key in keys.values()):
             return
@@ -137,8 +139,8 @@ class RateLimiter:
         from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
         self._limiter: SlidingWindowCounterRateLimiter = (
-            before._limiter
-            if before is not None and before._limits
+            previous._limiter
+            if previous is not None and previous._limits
             else SlidingWindowCounterRateLimiter(MemoryStorage())
         )
         self._limits = {name: parse(key.rate_limit) for name, key in keys.items() if key.rate_limit}

@@ -30,19 +30,19 @@ class AppState(InFlight):
         settings: Settings,
         tuning: Tuning,
         admission: Admission,
-        before: Self | None = None,
+        previous: Self | None = None,
     ) -> None:
         super().__init__()
         server, keys = settings.server, settings.auth.api_keys
         self.settings = settings
         self.authenticator: Authenticator = Authenticator(
-            settings.auth, tuning, before.authenticator if before else None
+            settings.auth, tuning, previous.authenticator if previous else None
         )
         self.writers: WriterRegistry = WriterRegistry(
-            settings.databases, tuning.connect_seconds, before.writers if before else None
+            settings.databases, tuning.connect_seconds, previous.writers if previous else None
         )
         self._rate_limiter: RateLimiter = RateLimiter(
-            keys, before._rate_limiter if before else None
+            keys, previous._rate_limiter if previous else None
         )
         access = Access(self.authenticator, self._rate_limiter, settings.databases)
         self.batch = BatchHandler(server, tuning, access, admission, self.writers)
@@ -84,7 +84,7 @@ class ReloadableState:
         old = self.current
         self.current = AppState(settings, self._tuning, self._admission, old)
         self.current.authenticator.fetch_keys()
-        self._admission.limit(settings)
+        self._admission.set_limits(settings)
         metrics.begin_at_zero(settings.databases)
         self._alive.append(self.current)
         task = asyncio.create_task(self._retire(old))

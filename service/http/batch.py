@@ -49,8 +49,8 @@ class BatchHandler:
         check_media_type(request)
         key = idempotency_key(request)
         preferences = read_preferences(request)
-        with self.admission.batch(caller.name, database) as counted:
-            body = await self._reader.read(request, counted)
+        with self.admission.count_batch(caller.name, database) as byte_count:
+            body = await self._reader.read(request, byte_count)
             chunks = await self._chunks(body)
             writer = await self.writers.get(database)
             items = _Items(body, chunks, self._decoder, preferences.mode)

@@ -9,7 +9,7 @@ from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from service.config import Tuning
-from service.http.admission import BodyBytes
+from service.http.admission import BodyByteCount
 from service.http.envelope import RECORD, Problem
 from service.http.expect_continue import ask_for_body
 from service.items.json_scanner import MalformedBody
@@ -31,7 +31,7 @@ class BodyReader:
         self._body_idle_seconds = tuning.body_idle_seconds
         self._bytes_per_second = tuning.body_bytes_per_second
 
-    async def read(self, request: web.Request, counted: BodyBytes) -> bytearray:
+    async def read(self, request: web.Request, byte_count: BodyByteCount) -> bytearray:
         """Ask for the body where the client waits for that, and return it decompressed.
 
         Raises Problem 413 as soon as it is longer than ``max_body_bytes``, 400 when it cannot be
@@ -53,7 +53,7 @@ class BodyReader:
                 # The compressed bytes count as well: members can be empty.
                 if max(taken, len(body)) > self._max_bytes:
                     raise self._too_large()
-                counted.grow_to(len(body))
+                byte_count.increase_to(len(body))
                 if inflater:
                     # A few bytes may become many, and take long: others get a turn.
                     await asyncio.sleep(0)

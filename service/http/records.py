@@ -21,7 +21,7 @@ from service.engine.statement import NOT_FOUND
 from service.engine.writer import Writer
 from service.engine.writers import WriterRegistry
 from service.http.access import Access
-from service.http.admission import Admission, BodyBytes
+from service.http.admission import Admission, BodyByteCount
 from service.http.body import BodyReader, check_media_type, split_body
 from service.http.envelope import RECORD, Problem, envelope_response
 from service.http.idempotency import (
@@ -68,7 +68,7 @@ class RecordHandler:
         """Return the record of the key in the path. Raises Problem 404 where there is none."""
         caller, database = await self.access.grant(request, "read")
         key = key_in_path(request)
-        with self.admission.batch(caller.name, database):
+        with self.admission.count_batch(caller.name, database):
             record = await self._find(request, database, key)
         if record is None:
             raise _no_record()
@@ -79,7 +79,7 @@ class RecordHandler:
         caller, database = await self.access.grant(request, "read")
         number, size, sorting = page_wanted(request)
         max_bytes = self.settings.max_page_bytes
-        with self.admission.batch(caller.name, database) as counted:
+        with self.admission.count_batch(caller.name, database) as byte_count:
             pool = (await self.writers.get(database)).pool
             try:
                 page = await reading.page(
@@ -97,7 +97,7 @@ class RecordHandler:
                     reason="page_bytes",
                 ) from None
             # A larger page is a single record; it counts as a full page, so that it always fits.
-            counted.grow_to(min(page.size, max_bytes))
+            byte_count.increase_to(min(page.size, max_bytes))
             response = _page_answer(request, page, number, size)
             # Here, so that what waits for a slow reader is counted as long as it is in memory.
             try:
@@ -116,8 +116,8 @@ class RecordHandler:
         caller, database = await self.access.grant(request, "write")
         check_media_type(request)
         key = idempotency_key(request)
-        with self.admission.batch(caller.name, database) as counted:
-            body, item = await self._item(request, counted)
+        with self.admission.count_batch(caller.name, database) as byte_count:
+            body, item = await self._item(request, byte_count)
             writer = await self.writers.get(database)
             wait_seconds = self.settings.idempotency_wait_seconds
             batch = new_batch(request, caller, key, body, Mode.CREATE, wait_seconds=wait_seconds)
@@ -134,8 +134,8 @@ class RecordHandler:
         caller, database = await self.access.grant(request, "write")
         key = key_in_path(request)
         check_media_type(request)
-        with self.admission.batch(caller.name, database) as counted:
-            body, item = await self._item(request, counted)
+        with self.admission.count_batch(caller.name, database) as byte_count:
+            body, item = await self._item(request, byte_count)
             if item.care_case_clinical_trial_key != key:
                 got = item.care_case_clinical_trial_key
                 raise Problem(
@@ -154,16 +154,18 @@ class RecordHandler:
         key = key_in_path(request)
         if key == 0:
             raise _no_record()
-        with self.admission.batch(caller.name, database):
+        with self.admission.count_batch(caller.name, database):
             writer = await self.writers.get(database)
             batch = new_batch(request, caller, None, bytearray(), Mode.DELETE)
             row = (key, *[None] * (len(Item.__struct_fields__) - 1))
             await _apply(request, writer, batch, row)
         return web.Response(status=204)
 
-    async def _item(self, request: web.Request, counted: BodyBytes) -> tuple[bytearray, Item]:
+    async def _item(
+        self, request: web.Request, byte_count: BodyByteCount
+    ) -> tuple[bytearray, Item]:
         """Return the body and the item that it is. Raises Problem."""
-        body = await self._reader.read(request, counted)
+        body = await self._reader.read(request, byte_count)
         array = b"[" + body.removeprefix(codecs.BOM_UTF8) + b"]"
         decoded = self._decoder.decode(array, await _only_chunk(array))
         for outcome in decoded.refusals.values():

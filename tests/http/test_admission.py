@@ -30,15 +30,15 @@ def test_batches_are_counted_per_api_key_and_database(other: tuple[str, str], fi
 
     with ExitStack() as in_flight:
         for _ in range(2):
-            in_flight.enter_context(admission.batch("loader", "acme"))
+            in_flight.enter_context(admission.count_batch("loader", "acme"))
         if fits:
-            in_flight.enter_context(admission.batch(*other))
+            in_flight.enter_context(admission.count_batch(*other))
         else:
             with pytest.raises(Problem):
-                in_flight.enter_context(admission.batch(*other))
+                in_flight.enter_context(admission.count_batch(*other))
     with ExitStack() as in_flight:
         for _ in range(2):
-            in_flight.enter_context(admission.batch("loader", "acme"))
+            in_flight.enter_context(admission.count_batch("loader", "acme"))
 
 
 SMALL = {"max_bytes_in_flight": 250, "max_body_bytes": 100}
@@ -71,24 +71,27 @@ def test_the_last_byte_that_fits_is_accepted_and_no_more(
 
     with ExitStack() as in_flight:
         for database, size in held.items():
-            in_flight.enter_context(admission.batch("loader", database)).grow_to(size)
-        body = in_flight.enter_context(admission.batch("loader", "acme"))
-        body.grow_to(limit - 1)
-        in_flight.enter_context(admission.batch("loader", "acme")).grow_to(1)
+            in_flight.enter_context(admission.count_batch("loader", database)).increase_to(size)
+        body = in_flight.enter_context(admission.count_batch("loader", "acme"))
+        body.increase_to(limit - 1)
+        in_flight.enter_context(admission.count_batch("loader", "acme")).increase_to(1)
         with pytest.raises(Problem):
-            body.grow_to(limit)
-    with admission.batch("loader", "acme") as body:
-        body.grow_to(limit)
+            body.increase_to(limit)
+    with admission.count_batch("loader", "acme") as body:
+        body.increase_to(limit)
 
 
 def test_new_limits_count_what_is_in_flight() -> None:
     admission = Admission(limits(1, max_batches_in_flight=1, **LARGE))
 
-    with admission.batch("loader", "acme") as one:
-        one.grow_to(4 * MIB)
-        admission.limit(limits(2, max_batches_in_flight=2, **LARGE))
-        with admission.batch("loader", "acme") as two, admission.batch("loader", "globex") as other:
-            two.grow_to(4 * MIB)
+    with admission.count_batch("loader", "acme") as one:
+        one.increase_to(4 * MIB)
+        admission.set_limits(limits(2, max_batches_in_flight=2, **LARGE))
+        with (
+            admission.count_batch("loader", "acme") as two,
+            admission.count_batch("loader", "globex") as other,
+        ):
+            two.increase_to(4 * MIB)
             with pytest.raises(Problem):
-                two.grow_to(4 * MIB + 1)
-            other.grow_to(4 * MIB)
+                two.increase_to(4 * MIB + 1)
+            other.increase_to(4 * MIB)
