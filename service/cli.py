@@ -187,7 +187,7 @@ def openapi_command(settings: Settings | None) -> None:
     """Print the OpenAPI 3.1 document."""
     from service.http import openapi
 
-    document = openapi.document(settings.server if settings else Server())
+    document = openapi.make_document(settings.server if settings else Server())
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 

@@ -48,7 +48,7 @@ class AppState(InFlight):
         self.batch = BatchHandler(server, tuning, access, admission, self.writers)
         self.records = RecordHandler(server, tuning, access, admission, self.writers)
         self.openapi = Document(
-            lambda: msgspec.json.encode(openapi.document(server)), "application/json"
+            lambda: msgspec.json.encode(openapi.make_document(server)), "application/json"
         )
 
     async def close(self, others: Sequence[Self]) -> None:

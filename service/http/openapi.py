@@ -10,18 +10,18 @@ from service.config import Server
 from service.http import openapi_records
 from service.http.openapi_parts import (
     HEADERS,
-    RECORD,
+    RECORD_EXAMPLE,
     RECORD_SCHEMA,
     REFERENCE,
     TAG,
-    answer,
-    envelope,
-    example,
-    idempotency_key,
-    operation,
-    parameter,
-    refusals,
-    request_body,
+    make_envelope,
+    make_example,
+    make_idempotency_key_parameter,
+    make_operation,
+    make_parameter,
+    make_problem_responses,
+    make_request_body,
+    make_response,
 )
 from service.wire import (
     API_KEY_HEADER,
@@ -42,8 +42,8 @@ from service.wire import (
 _PUBLIC_NAMES = {
     "Item": RECORD_SCHEMA,
     "Envelope": "MultiCodeResponseListVBAResponse",
-    "RecordEnvelope": openapi_records.ONE,
-    "RecordListEnvelope": openapi_records.LIST,
+    "RecordEnvelope": openapi_records.RECORD_RESPONSE,
+    "RecordListEnvelope": openapi_records.LIST_RESPONSE,
     "ProblemDetails": "VBAProblemDetails",
 }
 
@@ -91,7 +91,7 @@ client chooses its parser by the media type.
 """
 
 
-def document(server: Server) -> dict[str, Any]:
+def make_document(server: Server) -> dict[str, Any]:
     """Return the document, with the limits and the base path of these settings."""
     return {
         "openapi": "3.1.0",
@@ -108,9 +108,12 @@ def document(server: Server) -> dict[str, Any]:
         },
         "servers": [{"url": server.base_path or "/"}],
         "tags": [{"name": TAG, "description": "Clinical trials of care cases."}],
-        "paths": {BATCH_PATH: {"put": _operation(server)}, **openapi_records.paths(server)},
+        "paths": {
+            BATCH_PATH: {"put": _describe_batch(server)},
+            **openapi_records.make_paths(server),
+        },
         "components": {
-            "schemas": _schemas(server),
+            "schemas": _make_schemas(server),
             "headers": HEADERS,
             "securitySchemes": {
                 "apiKeyAuth": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER},
@@ -120,7 +123,7 @@ def document(server: Server) -> dict[str, Any]:
     }
 
 
-def _operation(server: Server) -> dict[str, Any]:
+def _describe_batch(server: Server) -> dict[str, Any]:
     batch = {
         "type": "array",
         "items": {"$ref": REFERENCE.format(name=RECORD_SCHEMA)},
@@ -128,49 +131,51 @@ def _operation(server: Server) -> dict[str, Any]:
     }
     batches: dict[str, Any] = {}
     outcomes: dict[str, Any] = {}
-    for name, summary, items, reported in _BATCHES:
-        batches |= example(name, summary, items)
-        outcomes |= example(name, summary, envelope([_outcome(*each) for each in reported]))
+    for name, summary, items, reported in _BATCH_EXAMPLES:
+        batches |= make_example(name, summary, items)
+        outcomes |= make_example(
+            name, summary, make_envelope([_make_outcome(*outcome) for outcome in reported])
+        )
     path = server.base_path + BATCH_PATH
-    return operation(
+    return make_operation(
         "UpdateBatchCareCaseClinicalTrial",
         "Create or update a batch of clinical trials",
         _DESCRIPTION,
-        [idempotency_key("batch"), _PREFER],
+        [make_idempotency_key_parameter("batch"), _PREFER],
         {
-            "207": answer(_OUTCOMES, _ENVELOPE, outcomes, PREFERENCE_APPLIED_HEADER),
-            **refusals(_ENVELOPE, path, 400, 409, 413, 415, 422),
+            "207": make_response(_OUTCOMES, _ENVELOPE, outcomes, PREFERENCE_APPLIED_HEADER),
+            **make_problem_responses(_ENVELOPE, path, 400, 409, 413, 415, 422),
         },
-        request_body(
+        make_request_body(
             f"{server.max_batch_items} items and {server.max_body_bytes} bytes", batch, batches
         ),
     )
 
 
-_KEY = RECORD[KEY_FIELD]
-_BATCHES: list[tuple[str, str, list[dict[str, Any]], list[tuple[int, int, str]]]] = [
-    ("created", "A record with a key of its own", [RECORD], [(_KEY, 201, "Created")]),
+_KEY = RECORD_EXAMPLE[KEY_FIELD]
+_BATCH_EXAMPLES: list[tuple[str, str, list[dict[str, Any]], list[tuple[int, int, str]]]] = [
+    ("created", "A record with a key of its own", [RECORD_EXAMPLE], [(_KEY, 201, "Created")]),
     (
         "key-0",
         "A record with key 0: the outcome reports the one that it got",
-        [RECORD | {KEY_FIELD: 0}],
+        [RECORD_EXAMPLE | {KEY_FIELD: 0}],
         [(17, 201, "Created")],
     ),
     (
         "refused",
         "One good record, and one that is rejected",
-        [RECORD, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
+        [RECORD_EXAMPLE, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
         [(_KEY, 200, "Updated"), (_KEY + 1, 400, "update_User: Expected `str` of length <= 20")],
     ),
 ]
 """The examples: name, summary, items, and the outcome of each."""
 
 
-def _outcome(key: int, status: int, body: str) -> dict[str, Any]:
+def _make_outcome(key: int, status: int, body: str) -> dict[str, Any]:
     return {"id": [{"key": KEY_FIELD, "value": str(key)}], "status": status, "body": body}
 
 
-_PREFER = parameter(
+_PREFER = make_parameter(
     PREFER_HEADER,
     "header",
     "Preferences (RFC 7240), separated by commas; unknown ones are ignored.\n\n"
@@ -184,7 +189,7 @@ _PREFER = parameter(
 )
 
 
-def _schemas(server: Server) -> dict[str, Any]:
+def _make_schemas(server: Server) -> dict[str, Any]:
     item = Item if server.ignore_unknown_fields else StrictItem
     _, components = msgspec.json.schema_components(
         [item, Envelope, RecordEnvelope, RecordListEnvelope], ref_template=REFERENCE
@@ -200,20 +205,20 @@ def _schemas(server: Server) -> dict[str, Any]:
     for name, schema in schemas.items():
         schema["title"] = name
         schema["properties"] = {
-            field: _nullable(kind) for field, kind in schema["properties"].items()
+            field: _simplify_nullable(kind) for field, kind in schema["properties"].items()
         }
     record = schemas[RECORD_SCHEMA]
     record["description"] = "One clinical-trial record of a care case. It is replaced as a whole."
     for name in ("entry_Date", "update_Date"):
         # None stands for a date that was not sent; null is refused.
         del record["properties"][name]["default"]
-    for name, value in RECORD.items():
+    for name, value in RECORD_EXAMPLE.items():
         record["properties"][name]["examples"] = [value]
     schemas["MultiCodeResponse"]["properties"]["status"]["enum"] = sorted(_ITEM_STATUSES)
     return schemas
 
 
-def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+def _simplify_nullable(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a list of types in the place of "anyOf" with null, which generators garble."""
     kinds = schema.get("anyOf", [])
     if len(kinds) != 2 or "type" not in kinds[0]:

@@ -23,7 +23,9 @@ REFERENCE = "#/components/schemas/{name}"
 RECORD_SCHEMA = "CareCaseClinicalTrial"
 TAG = "Care Case Clinical Trials"
 
-RECORD: dict[str, Any] = json.loads(SAMPLE.read_text())[6] | {"careCaseClinicalTrialArm_ID": "B"}
+RECORD_EXAMPLE: dict[str, Any] = json.loads(SAMPLE.read_text())[6] | {
+    "careCaseClinicalTrialArm_ID": "B"
+}
 """A record in which every field has a value."""
 
 _ACTIVITY_ID = "0d4c1f0e-6f0a-4f0c-9d0b-2a4a3c0f7b11"
@@ -44,7 +46,7 @@ HEADERS: dict[str, Any] = {
     }.items()
 }
 
-_REFUSALS = {
+_PROBLEMS = {
     400: "A header, the query, the key in the path or the body is malformed.",
     401: "The API key or the token is missing or not valid.",
     403: "The caller has no access to this database, or it does not exist; or the API key is not"
@@ -62,7 +64,7 @@ _REFUSALS = {
 }
 
 
-def parameter(
+def make_parameter(
     name: str, place: str, description: str, schema: Mapping[str, Any], **others: Any
 ) -> dict[str, Any]:
     """Return a parameter, optional unless the others say more."""
@@ -70,7 +72,7 @@ def parameter(
     return {**about, "schema": schema, **others}
 
 
-_DATABASE = parameter(
+_DATABASE = make_parameter(
     DATABASE_HEADER,
     "header",
     "The target database.",
@@ -79,7 +81,7 @@ _DATABASE = parameter(
     example="acme",
 )
 
-_TRACEPARENT = parameter(
+_TRACEPARENT = make_parameter(
     str(hdrs.TRACEPARENT),
     "header",
     "W3C Trace Context; its trace ID is added to the log.",
@@ -87,9 +89,9 @@ _TRACEPARENT = parameter(
 )
 
 
-def idempotency_key(what: str) -> dict[str, Any]:
+def make_idempotency_key_parameter(what: str) -> dict[str, Any]:
     """Return the parameter; ``what`` it names."""
-    return parameter(
+    return make_parameter(
         IDEMPOTENCY_HEADER,
         "header",
         f"Names the {what}, so that it can be resent as a whole: what was created under the"
@@ -99,7 +101,7 @@ def idempotency_key(what: str) -> dict[str, Any]:
     )
 
 
-def operation(
+def make_operation(
     name: str,
     summary: str,
     description: str,
@@ -120,7 +122,7 @@ def operation(
     }
 
 
-def request_body(
+def make_request_body(
     limits: str, schema: Mapping[str, Any], examples: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a body; one type, since generators choose among several: the others work as well."""
@@ -132,43 +134,45 @@ def request_body(
     }
 
 
-def answer(
+def make_response(
     description: str, schema: str, examples: Mapping[str, Any], *headers: str
 ) -> dict[str, Any]:
     """Return a response with this schema in each media type, these examples and these headers."""
     content = {"schema": {"$ref": REFERENCE.format(name=schema)}, "examples": examples}
     return {
         "description": description,
-        "headers": references(*headers, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
+        "headers": make_header_references(*headers, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
         # JSON first, since generated clients ask for the first; the default is text/plain.
         "content": dict.fromkeys(sorted(MEDIA_TYPES), content),
     }
 
 
-def references(*names: str) -> dict[str, Any]:
+def make_header_references(*names: str) -> dict[str, Any]:
     """Return the headers of these names, and the one that every response has."""
     return {
         str(name): {"$ref": f"#/components/headers/{name}"} for name in (ACTIVITY_HEADER, *names)
     }
 
 
-def refusals(schema: str, path: str, *statuses: int) -> dict[str, Any]:
+def make_problem_responses(schema: str, path: str, *statuses: int) -> dict[str, Any]:
     """Return the responses with these statuses, and those that every operation has."""
     found = {}
     for status in sorted({*statuses, 401, 403, 429, 500, 503}):
-        text = _REFUSALS[status]
+        text = _PROBLEMS[status]
         problem = msgspec.to_builtins(problem_envelope(Problem(status, text), path, _ACTIVITY_ID))
         headers = [hdrs.WWW_AUTHENTICATE] if status == 401 else []
         headers += [hdrs.RETRY_AFTER] if status in (409, 429, 503) else []
-        found[str(status)] = answer(text, schema, example("problem", text, problem), *headers)
+        found[str(status)] = make_response(
+            text, schema, make_example("problem", text, problem), *headers
+        )
     return found
 
 
-def example(name: str, summary: str, value: Any) -> dict[str, Any]:
+def make_example(name: str, summary: str, value: Any) -> dict[str, Any]:
     """Return one named example."""
     return {name: {"summary": summary, "value": value}}
 
 
-def envelope(data: Any) -> dict[str, Any]:
+def make_envelope(data: Any) -> dict[str, Any]:
     """Return the envelope of a response with data, as an example."""
     return {"data": data, "error": None, "debug": {"activityID": _ACTIVITY_ID}}

@@ -9,18 +9,18 @@ from aiohttp import hdrs
 
 from service.config import Server
 from service.http.openapi_parts import (
-    RECORD,
+    RECORD_EXAMPLE,
     RECORD_SCHEMA,
     REFERENCE,
-    answer,
-    envelope,
-    example,
-    idempotency_key,
-    operation,
-    parameter,
-    references,
-    refusals,
-    request_body,
+    make_envelope,
+    make_example,
+    make_header_references,
+    make_idempotency_key_parameter,
+    make_operation,
+    make_parameter,
+    make_problem_responses,
+    make_request_body,
+    make_response,
 )
 from service.http.query import SORT_PATTERN
 from service.wire import (
@@ -36,20 +36,20 @@ from service.wire import (
 )
 
 # The names of the public API.
-ONE = "CareCaseClinicalTrialVBAResponse"
-LIST = "CareCaseClinicalTrialListVBAResponse"
+RECORD_RESPONSE = "CareCaseClinicalTrialVBAResponse"
+LIST_RESPONSE = "CareCaseClinicalTrialListVBAResponse"
 
 _RECORD_PATH = RECORDS_PATH + "/{key}"
 
-_KEY = parameter(
+_KEY = make_parameter(
     "key",
     "path",
     f"The record's `{KEY_FIELD}`.",
     {"type": "integer", "minimum": INT32[0], "maximum": INT32[-1]},
     required=True,
-    example=RECORD[KEY_FIELD],
+    example=RECORD_EXAMPLE[KEY_FIELD],
 )
-_SORT = parameter(
+_SORT = make_parameter(
     "sortBy",
     "query",
     "Fields, separated by commas, each with `:asc` (the default) or `:desc`; of"
@@ -59,75 +59,82 @@ _SORT = parameter(
 )
 
 
-def paths(server: Server) -> dict[str, Any]:
+def make_paths(server: Server) -> dict[str, Any]:
     """Return the operations by path and method."""
-    body = request_body(
+    body = make_request_body(
         f"{server.max_item_bytes} bytes",
         {"$ref": REFERENCE.format(name=RECORD_SCHEMA)},
-        example("record", "A record in which every field has a value", RECORD),
+        make_example("record", "A record in which every field has a value", RECORD_EXAMPLE),
     )
     return {
-        RECORDS_PATH: {"get": _list(server), "post": _create(server, body)},
+        RECORDS_PATH: {"get": _describe_list(server), "post": _describe_create(server, body)},
         _RECORD_PATH: {
-            "get": _get(server),
-            "put": _update(server, body),
-            "delete": _delete(server),
+            "get": _describe_get(server),
+            "put": _describe_update(server, body),
+            "delete": _describe_delete(server),
         },
     }
 
 
-def _list(server: Server) -> dict[str, Any]:
-    page = example("page", "A page of records", envelope([RECORD]))
-    return operation(
+def _describe_list(server: Server) -> dict[str, Any]:
+    page = make_example("page", "A page of records", make_envelope([RECORD_EXAMPLE]))
+    return make_operation(
         "ListCareCaseClinicalTrial",
         "List clinical trials",
         "A page of all records. The key breaks ties, so that pages never overlap. Null sorts as"
         f" greater than all values. A page has at most {server.max_page_bytes} bytes of text;"
         " `pageSize=1` always works.",
         [
-            _counted("page", "Which page, counted from 1.", 1, INT32[-1]),
-            _counted("pageSize", "How many records a page has.", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE),
+            _make_number_parameter("page", "Which page, counted from 1.", 1, INT32[-1]),
+            _make_number_parameter(
+                "pageSize", "How many records a page has.", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+            ),
             _SORT,
         ],
         {
-            "200": answer(
-                "The records of the page; none behind the last.", LIST, page, PAGINATION_HEADER
+            "200": make_response(
+                "The records of the page; none behind the last.",
+                LIST_RESPONSE,
+                page,
+                PAGINATION_HEADER,
             ),
-            **refusals(LIST, server.base_path + RECORDS_PATH, 400),
+            **make_problem_responses(LIST_RESPONSE, server.base_path + RECORDS_PATH, 400),
         },
     )
 
 
-def _create(server: Server, body: dict[str, Any]) -> dict[str, Any]:
-    return operation(
+def _describe_create(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    return make_operation(
         "CreateCareCaseClinicalTrial",
         "Create a clinical trial",
         "Creates a record that does not exist; with key 0 the database assigns its key. The answer"
         " has the record as it is stored, read after the commit.",
-        [idempotency_key("record")],
+        [make_idempotency_key_parameter("record")],
         {
-            "201": _record("Created and committed.", hdrs.LOCATION),
-            **refusals(ONE, server.base_path + RECORDS_PATH, 400, 409, 413, 415, 422),
+            "201": _make_record_response("Created and committed.", hdrs.LOCATION),
+            **make_problem_responses(
+                RECORD_RESPONSE, server.base_path + RECORDS_PATH, 400, 409, 413, 415, 422
+            ),
         },
         body,
     )
 
 
-def _get(server: Server) -> dict[str, Any]:
-    return operation(
+def _describe_get(server: Server) -> dict[str, Any]:
+    return make_operation(
         "GetCareCaseClinicalTrial",
         "Read a clinical trial",
         "One record.",
         [_KEY],
         {
-            "200": _record("The record."),
-            **refusals(ONE, server.base_path + _RECORD_PATH, 400, 404),
+            "200": _make_record_response("The record."),
+            **make_problem_responses(RECORD_RESPONSE, server.base_path + _RECORD_PATH, 400, 404),
         },
     )
 
 
-def _update(server: Server, body: dict[str, Any]) -> dict[str, Any]:
-    return operation(
+def _describe_update(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    return make_operation(
         "UpdateCareCaseClinicalTrial",
         "Replace a clinical trial",
         "Replaces a record that exists, as a whole: a nullable field that is omitted becomes null;"
@@ -135,15 +142,17 @@ def _update(server: Server, body: dict[str, Any]) -> dict[str, Any]:
         " has the record as it is stored, read after the commit.",
         [_KEY],
         {
-            "200": _record("Replaced and committed."),
-            **refusals(ONE, server.base_path + _RECORD_PATH, 400, 404, 409, 413, 415),
+            "200": _make_record_response("Replaced and committed."),
+            **make_problem_responses(
+                RECORD_RESPONSE, server.base_path + _RECORD_PATH, 400, 404, 409, 413, 415
+            ),
         },
         body,
     )
 
 
-def _delete(server: Server) -> dict[str, Any]:
-    return operation(
+def _describe_delete(server: Server) -> dict[str, Any]:
+    return make_operation(
         "DeleteCareCaseClinicalTrial",
         "Delete a clinical trial",
         "Deletes one record.",
@@ -151,18 +160,22 @@ def _delete(server: Server) -> dict[str, Any]:
         {
             "204": {
                 "description": "Deleted and committed.",
-                "headers": references(RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
+                "headers": make_header_references(RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
             },
-            **refusals(ONE, server.base_path + _RECORD_PATH, 400, 404, 409),
+            **make_problem_responses(
+                RECORD_RESPONSE, server.base_path + _RECORD_PATH, 400, 404, 409
+            ),
         },
     )
 
 
-def _counted(name: str, description: str, default: int, most: int) -> dict[str, Any]:
-    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
-    return parameter(name, "query", description, schema)
+def _make_number_parameter(
+    name: str, description: str, default: int, maximum: int
+) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
+    return make_parameter(name, "query", description, schema)
 
 
-def _record(description: str, *headers: str) -> dict[str, Any]:
-    stored = example("record", "The stored record", envelope(RECORD))
-    return answer(description, ONE, stored, *headers)
+def _make_record_response(description: str, *headers: str) -> dict[str, Any]:
+    stored = make_example("record", "The stored record", make_envelope(RECORD_EXAMPLE))
+    return make_response(description, RECORD_RESPONSE, stored, *headers)

@@ -203,7 +203,7 @@ def generate(tmp_path: Path) -> Callable[..., Path]:
 
     def generate(language: str, *options: str) -> Path:
         document = tmp_path / "openapi.json"
-        document.write_text(json.dumps(openapi.document(Server())))
+        document.write_text(json.dumps(openapi.make_document(Server())))
         folder = tmp_path / language
         generator = BIN / "openapi-generator-cli"
         run(generator, "generate", "-g", language, "-i", document, "-o", folder, *options)

@@ -44,12 +44,12 @@ def test_the_document_is_valid_and_printed_as_it_is_served() -> None:
     document = json.loads(printed.stdout)
 
     OpenAPIV31SpecValidator(document).validate()
-    assert document == openapi.document(Server())
+    assert document == openapi.make_document(Server())
     assert document["openapi"].startswith("3.1")
 
 
 def test_the_document_names_everything_as_the_public_api_does() -> None:
-    document = openapi.document(Server(base_path="/vbasoftware", max_batch_items=7))
+    document = openapi.make_document(Server(base_path="/vbasoftware", max_batch_items=7))
     operation = document["paths"][PATH]["put"]
 
     assert document["servers"] == [{"url": "/vbasoftware"}]
@@ -79,12 +79,12 @@ def test_the_document_names_everything_as_the_public_api_does() -> None:
 
 def operations() -> dict[str, dict[str, Any]]:
     """Return the operations of the document by their ids."""
-    paths = openapi.document(Server())["paths"]
+    paths = openapi.make_document(Server())["paths"]
     return {each["operationId"]: each for path in paths.values() for each in path.values()}
 
 
 def test_the_operations_on_one_record_are_named_as_the_public_api_names_them() -> None:
-    paths = openapi.document(Server())["paths"]
+    paths = openapi.make_document(Server())["paths"]
     found = operations()
 
     assert {
@@ -150,7 +150,7 @@ async def test_the_examples_of_one_record_are_what_the_service_says(
 
 
 def test_every_field_has_its_limit_and_a_description() -> None:
-    schemas = openapi.document(Server())["components"]["schemas"]
+    schemas = openapi.make_document(Server())["components"]["schemas"]
     fields = schemas["CareCaseClinicalTrial"]["properties"]
 
     assert list(fields) == list(Item.__struct_encode_fields__)
@@ -161,7 +161,7 @@ def test_every_field_has_its_limit_and_a_description() -> None:
     assert fields["case_Key"]["type"] == ["integer", "null"]
     assert fields["entry_Date"]["format"] == "date-time"
     assert schemas["CareCaseClinicalTrial"]["additionalProperties"] is False
-    lenient = openapi.document(Server(ignore_unknown_fields=True))["components"]["schemas"]
+    lenient = openapi.make_document(Server(ignore_unknown_fields=True))["components"]["schemas"]
     assert "additionalProperties" not in lenient["CareCaseClinicalTrial"]
 
 
@@ -169,7 +169,7 @@ async def test_the_type_of_every_problem_leads_to_a_row_of_the_contract(
     make_service: MakeService,
 ) -> None:
     service = await make_service()
-    statuses = [*openapi.document(Server())["paths"][PATH]["put"]["responses"], "404", "405"]
+    statuses = [*openapi.make_document(Server())["paths"][PATH]["put"]["responses"], "404", "405"]
     statuses.remove("207")
     answer = await service.put([], path="/elsewhere")
 
@@ -180,14 +180,14 @@ async def test_the_type_of_every_problem_leads_to_a_row_of_the_contract(
     assert row == "404"
     for status in statuses:
         assert f'<a id="{status}"></a>{status} |' in contract
-    assert openapi.document(Server())["externalDocs"]["url"] == place.lstrip("/")
+    assert openapi.make_document(Server())["externalDocs"]["url"] == place.lstrip("/")
 
 
 async def test_the_examples_of_batches_get_the_outcomes_that_are_shown(
     make_service: MakeService,
 ) -> None:
     service = await make_service()
-    operation = openapi.document(Server())["paths"][PATH]["put"]
+    operation = openapi.make_document(Server())["paths"][PATH]["put"]
     batches = operation["requestBody"]["content"]["application/json"]["examples"]
     content = operation["responses"]["207"]["content"]
     outcomes = content["application/json"]["examples"]
@@ -203,7 +203,7 @@ async def test_the_examples_of_batches_get_the_outcomes_that_are_shown(
 
 
 def test_the_statuses_of_an_item_are_an_enumeration() -> None:
-    schemas = openapi.document(Server())["components"]["schemas"]
+    schemas = openapi.make_document(Server())["components"]["schemas"]
     told = {entry.status for entry in (*sqlstates.BY_CODE.values(), *sqlstates.BY_CLASS.values())}
 
     enumerated = schemas["MultiCodeResponse"]["properties"]["status"]["enum"]
@@ -213,7 +213,7 @@ def test_the_statuses_of_an_item_are_an_enumeration() -> None:
 
 
 def test_every_field_has_an_example_that_is_valid() -> None:
-    fields = openapi.document(Server())["components"]["schemas"]["CareCaseClinicalTrial"]
+    fields = openapi.make_document(Server())["components"]["schemas"]["CareCaseClinicalTrial"]
     record = {name: field["examples"][0] for name, field in fields["properties"].items()}
 
     assert msgspec.convert(record, Item).care_case_clinical_trial_arm_id
@@ -226,7 +226,7 @@ async def test_the_document_and_the_page_need_no_credentials_and_load_nothing_fr
     service = await make_service()
 
     async with service.session.get(f"{service.url}/openapi.json") as response:
-        assert await response.json() == openapi.document(Server())
+        assert await response.json() == openapi.make_document(Server())
         assert response.headers["X-Content-Type-Options"] == "nosniff"
     async with service.session.get(f"{service.url}/") as response:
         assert response.url.path == "/docs"
@@ -353,7 +353,7 @@ async def test_the_page_sends_its_example_and_shows_the_answer_also_after_a_relo
     assert '"Created"' in body
     assert status_again.startswith("207")
     assert '"Updated"' in body_again
-    document = openapi.document(Server())
+    document = openapi.make_document(Server())
     content = document["paths"][PATH]["put"]["requestBody"]["content"]
     example = content["application/json"]["examples"]["created"]["value"]
     assert list(await service.comments()) == [example[0][KEY]]
