@@ -189,7 +189,7 @@ class ProblemDetails(Struct):
     instance: str
 
 
-def problem_type(status: int) -> str:
+def make_problem_type(status: int) -> str:
     """Return the ``type`` of the problems of a status."""
     return f"{CONTRACT_PATH}#{status}"
 

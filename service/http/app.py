@@ -14,7 +14,7 @@ from service.engine.retrying import DatabaseNotReady, TimedOut, Unavailable
 from service.http import docs_page, probes
 from service.http.access import RATE_LIMIT
 from service.http.app_state import AppState, ReloadableState
-from service.http.envelope import RECORD, Problem, problem_response
+from service.http.envelope import RECORD, Problem, make_problem_response
 from service.http.expect_continue import Router
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.http.probes import Probes
@@ -162,7 +162,7 @@ async def _answer(
         return await _handled(request, handler, record.activity_id)
     except Problem as problem:
         record.reason = problem.reason
-        return problem_response(request, problem, record.activity_id)
+        return make_problem_response(request, problem, record.activity_id)
 
 
 async def _handled(request: web.Request, handler: Handler, activity_id: str) -> web.StreamResponse:

@@ -90,7 +90,7 @@ class BatchHandler:
                 if batch.is_still_running and not response.stream.prepared:
                     raise still_running()
                 await _send(response, decoded, applied, is_last=is_last)
-                if not response.is_read:
+                if not response.is_connected:
                     break
         return response.stream
 

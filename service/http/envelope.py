@@ -23,14 +23,14 @@ from service.wire import (
     Envelope,
     Outcome,
     ProblemDetails,
-    problem_type,
+    make_problem_type,
 )
 
 logger = logging.getLogger(__name__)
 
 RECORD = web.RequestKey("record", RequestRecord)
 
-_status = attrgetter("status")
+_get_status = attrgetter("status")
 
 
 class Problem(Exception):
@@ -54,12 +54,12 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
-def problem_envelope(problem: Problem, instance: str, activity_id: str) -> Envelope:
+def make_problem_envelope(problem: Problem, instance: str, activity_id: str) -> Envelope:
     """Return the envelope of a problem; ``instance`` is the request's path."""
     return Envelope(
         data=None,
         error=ProblemDetails(
-            type=problem_type(problem.status),
+            type=make_problem_type(problem.status),
             title=HTTPStatus(problem.status).phrase,
             status=problem.status,
             # It may quote a header, whose bytes need not be UTF-8.
@@ -79,7 +79,7 @@ MEDIA_TYPES = {
 }
 
 
-def accepted(request: web.BaseRequest) -> str:
+def read_accept(request: web.BaseRequest) -> str:
     """Return what the client accepts; several lines are one list (RFC 9110 section 5.3)."""
     # Of a malformed request aiohttp tells the headers as an empty dict.
     return ",".join(request.headers.getall(hdrs.ACCEPT)) if hdrs.ACCEPT in request.headers else ""
@@ -94,7 +94,7 @@ def negotiate(accept: str) -> str:
     """
     best: tuple[float, int, int, int] | None = None
     chosen = DEFAULT_TYPE
-    ranges = [_range(part) for part in accept.split(",")[:50]]
+    ranges = [_parse_range(part) for part in accept.split(",")[:50]]
     for rank, (media_type, content_type) in enumerate(MEDIA_TYPES.items()):
         patterns = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
         # The most specific range that matches decides over the type's quality.
@@ -109,7 +109,7 @@ def negotiate(accept: str) -> str:
     return chosen
 
 
-def _range(part: str) -> tuple[str, float]:
+def _parse_range(part: str) -> tuple[str, float]:
     name, *parameters = part.split(";")
     quality = 1.0
     for parameter in parameters:
@@ -122,20 +122,22 @@ def _range(part: str) -> tuple[str, float]:
     return name.strip().lower(), quality
 
 
-def problem_response(request: web.BaseRequest, problem: Problem, activity_id: str) -> web.Response:
+def make_problem_response(
+    request: web.BaseRequest, problem: Problem, activity_id: str
+) -> web.Response:
     """Return the envelope of a whole-request error in the type that the client accepts."""
-    envelope = problem_envelope(problem, request.path, activity_id)
-    return envelope_response(request, envelope, problem.status, problem.headers)
+    envelope = make_problem_envelope(problem, request.path, activity_id)
+    return make_envelope_response(request, envelope, problem.status, problem.headers)
 
 
-def envelope_response(
+def make_envelope_response(
     request: web.BaseRequest, envelope: msgspec.Struct, status: int, headers: Mapping[str, str]
 ) -> web.Response:
     """Return an envelope in the type that the client accepts."""
     return web.Response(
         status=status,
         body=msgspec.json.encode(envelope),
-        headers={**headers, hdrs.CONTENT_TYPE: negotiate(accepted(request))},
+        headers={**headers, hdrs.CONTENT_TYPE: negotiate(read_accept(request))},
     )
 
 
@@ -175,16 +177,16 @@ def encode_minimal(outcomes: Sequence[Outcome], first: int, key_zero: Container[
 
 def _encode_failure(outcome: Outcome) -> str:
     value = "null" if outcome.key is None else f'"{outcome.key}"'
-    return f'{_BEFORE_VALUE}{value}}}],"status":{outcome.status},"body":{_quoted(outcome.body)}}}'
+    return f'{_BEFORE_VALUE}{value}}}],"status":{outcome.status},"body":{_quote(outcome.body)}}}'
 
 
 @lru_cache
-def _quoted(message: str) -> str:
+def _quote(message: str) -> str:
     """Return a message as JSON; of many bad items most have the same."""
     return msgspec.json.encode(message).decode()
 
 
-def envelope_end(debug: Debug) -> bytes:
+def encode_envelope_end(debug: Debug) -> bytes:
     """Return what follows the last outcome of a streamed envelope."""
     return b'],"error":null,"debug":%b}' % msgspec.json.encode(debug)
 
@@ -192,7 +194,7 @@ def envelope_end(debug: Debug) -> bytes:
 class EnvelopeResponse:
     """A 207 whose envelope goes out piece by piece.
 
-    ``is_read`` is false once the client has hung up, or has not read for too long.
+    ``is_connected`` is false once the client has hung up, or has not read for too long.
     """
 
     def __init__(
@@ -202,10 +204,10 @@ class EnvelopeResponse:
         self._record = request[RECORD]
         self._write_seconds = write_seconds
         self.is_minimal = preferences.is_minimal
-        self._sent = 0
-        self._has_begun = self._has_outcomes = False
-        self.is_read = True
-        self._headers: dict[str, str] = {hdrs.CONTENT_TYPE: negotiate(accepted(request))}
+        self._next_index = 0
+        self._has_started = self._has_outcomes = False
+        self.is_connected = True
+        self._headers: dict[str, str] = {hdrs.CONTENT_TYPE: negotiate(read_accept(request))}
         if preferences.applied:
             self._headers[PREFERENCE_APPLIED_HEADER] = preferences.applied
         self.stream = web.StreamResponse(status=207, headers=self._headers)
@@ -217,16 +219,16 @@ class EnvelopeResponse:
 
         ``key_zero`` are the places among them of items that came with key 0.
         """
-        self._record.outcomes.update(map(_status, outcomes))
+        self._record.outcomes.update(map(_get_status, outcomes))
         data = self._encode(outcomes, key_zero)
         if is_last:
-            data += envelope_end(self._debug())
-        if not self.is_read:
+            data += encode_envelope_end(self._make_debug())
+        if not self.is_connected:
             return
         try:
             if not self.stream.prepared:
                 if is_last:
-                    self._send_whole(data)
+                    self._send_in_one_piece(data)
                     return
                 await self.stream.prepare(self._request)
             async with asyncio.timeout(self._write_seconds):
@@ -235,7 +237,7 @@ class EnvelopeResponse:
                 else:
                     await self.stream.write(data)
         except (ConnectionError, TimeoutError):
-            self.is_read = False
+            self.is_connected = False
             if self._request.transport is not None:
                 # Half an envelope must not end like a whole one.
                 self._request.transport.abort()
@@ -246,22 +248,22 @@ class EnvelopeResponse:
 
     def _encode(self, outcomes: list[Outcome], key_zero: Container[int]) -> bytes:
         if self.is_minimal:
-            reported = encode_minimal(outcomes, self._sent, key_zero)
-            self._sent += len(outcomes)
+            reported = encode_minimal(outcomes, self._next_index, key_zero)
+            self._next_index += len(outcomes)
         else:
             reported = encode_outcomes(outcomes)
-        if not self._has_begun:
+        if not self._has_started:
             start = ENVELOPE_START
         elif not reported:
             # Who waits for long, a proxy above all, sees that the batch goes on.
             start = b"\n"
         else:
             start = b"," if self._has_outcomes else b""
-        self._has_begun = True
+        self._has_started = True
         self._has_outcomes |= bool(reported)
         return start + reported
 
-    def _debug(self) -> Debug:
+    def _make_debug(self) -> Debug:
         debug = Debug(self._record.activity_id)
         if self.is_minimal:
             counts = self._record.outcomes
@@ -269,7 +271,7 @@ class EnvelopeResponse:
             debug.failed = counts.total() - counts[201] - counts[200]
         return debug
 
-    def _send_whole(self, data: bytes) -> None:
+    def _send_in_one_piece(self, data: bytes) -> None:
         """Leave an envelope of one piece to aiohttp, which sends it with the headers at once."""
         self.stream = web.Response(status=207, headers=self._headers, body=data)
         if self._request.version >= HttpVersion11:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs
 
-from service.http.envelope import MEDIA_TYPES, Problem, problem_envelope
+from service.http.envelope import MEDIA_TYPES, Problem, make_problem_envelope
 from service.wire import (
     ACTIVITY_HEADER,
     DATABASE_HEADER,
@@ -159,7 +159,9 @@ def make_problem_responses(schema: str, path: str, *statuses: int) -> dict[str, 
     found = {}
     for status in sorted({*statuses, 401, 403, 429, 500, 503}):
         text = _PROBLEMS[status]
-        problem = msgspec.to_builtins(problem_envelope(Problem(status, text), path, _ACTIVITY_ID))
+        problem = msgspec.to_builtins(
+            make_problem_envelope(Problem(status, text), path, _ACTIVITY_ID)
+        )
         headers = [hdrs.WWW_AUTHENTICATE] if status == 401 else []
         headers += [hdrs.RETRY_AFTER] if status in (409, 429, 503) else []
         found[str(status)] = make_response(

@@ -23,7 +23,7 @@ from service.engine.writers import WriterRegistry
 from service.http.access import Access
 from service.http.admission import Admission, BodyByteCount
 from service.http.body import BodyReader, check_media_type, split_body
-from service.http.envelope import RECORD, Problem, envelope_response
+from service.http.envelope import RECORD, Problem, make_envelope_response
 from service.http.idempotency import (
     RETRY_AFTER,
     check_body,
@@ -229,7 +229,7 @@ def _answer(
     request: web.Request, status: int, record: Item | None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     envelope = RecordEnvelope(data=record, error=None, debug=Debug(request[RECORD].activity_id))
-    return envelope_response(request, envelope, status, headers or {})
+    return make_envelope_response(request, envelope, status, headers or {})
 
 
 def _page_answer(request: web.Request, page: Page, number: int, size: int) -> web.Response:
@@ -237,4 +237,4 @@ def _page_answer(request: web.Request, page: Page, number: int, size: int) -> we
     debug = Debug(request[RECORD].activity_id)
     envelope = RecordListEnvelope(data=page.records, error=None, debug=debug)
     headers = {PAGINATION_HEADER: msgspec.json.encode(pagination).decode()}
-    return envelope_response(request, envelope, 200, headers)
+    return make_envelope_response(request, envelope, 200, headers)

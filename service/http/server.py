@@ -18,7 +18,7 @@ from service import __version__
 from service.config import ConfigurationError, Server, Settings, Tuning
 from service.http import certificate, check
 from service.http.app import MANAGEMENT, STATE, add_headers, build_app
-from service.http.envelope import Problem, problem_response
+from service.http.envelope import Problem, make_problem_response
 from service.http.lifecycle import LIFECYCLE
 from service.http.reload import Reload
 from service.telemetry import metrics
@@ -199,7 +199,7 @@ class _RequestHandler(RequestHandler):
         metrics.REFUSALS.labels("http").inc()
         detail = "Internal error." if status == 500 else "The request is not valid HTTP."
         problem = Problem(status, detail, reason="http")
-        answer = problem_response(request, problem, activity_id)
+        answer = make_problem_response(request, problem, activity_id)
         response = _Unannounced(status=answer.status, body=answer.body, headers=answer.headers)
         add_headers(response, activity_id)
         response.force_close()

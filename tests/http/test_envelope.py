@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.envelope import encode_outcomes, envelope_end
+from service.http.envelope import encode_envelope_end, encode_outcomes
 from service.wire import (
     ENVELOPE_START,
     KEY_FIELD,
@@ -37,6 +37,6 @@ def test_an_envelope_of_fragments_is_that_of_the_structs(
         for outcome in told
     ]
 
-    written = ENVELOPE_START + encode_outcomes(told) + envelope_end(Debug(activity_id))
+    written = ENVELOPE_START + encode_outcomes(told) + encode_envelope_end(Debug(activity_id))
 
     assert written == msgspec.json.encode(Envelope(data, None, Debug(activity_id)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from service.http.envelope import encode_outcomes, envelope_end
+from service.http.envelope import encode_envelope_end, encode_outcomes
 from service.send import display
 from service.send.display import Display
 from service.send.records import Records
@@ -26,7 +26,7 @@ HARMLESS = r"\x1b[2J\x07\r\n\x9b1m\u202e\u2028r"
 
 async def busy(_request: web.Request, _batch: list[Any]) -> web.Response:
     told = encode_outcomes([Outcome(0, 503, HARMFUL)])
-    return web.Response(status=207, body=ENVELOPE_START + told + envelope_end(Debug("1")))
+    return web.Response(status=207, body=ENVELOPE_START + told + encode_envelope_end(Debug("1")))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from service.http.envelope import encode_outcomes, envelope_end
+from service.http.envelope import encode_envelope_end, encode_outcomes
 from service.wire import ENVELOPE_START, IDEMPOTENCY_HEADER, Debug, Outcome
 from tests.support.service import API_KEY, KEY, PATH, ServiceUnderTest, token
 
@@ -141,7 +141,7 @@ class Front:
 def envelope(pairs: Iterable[tuple[int, int]]) -> bytes:
     """Return an envelope of outcomes by (key, status)."""
     told = [Outcome(key, status, "told") for key, status in pairs]
-    return ENVELOPE_START + encode_outcomes(told) + envelope_end(Debug("1"))
+    return ENVELOPE_START + encode_outcomes(told) + encode_envelope_end(Debug("1"))
 
 
 def outcomes(*pairs: tuple[int, int], is_cut: bool = False) -> Callable[..., Any]:
