@@ -14,7 +14,7 @@ from multidict import CIMultiDictProxy
 
 from service.config import Action, ApiKey, Auth, ConfigurationError, Jwt, Tuning
 from service.http.admission import RateLimiter
-from service.http.envelope import RECORD, Problem
+from service.http.envelope import REQUEST_RECORD, Problem
 from service.http.jwks import KeySet, KeySetUnavailable
 from service.wire import API_KEY_HEADER, DATABASE_HEADER, MAX_USER_NAME_LENGTH
 
@@ -197,7 +197,7 @@ class Access:
 
         Raises Problem 401, 429, 400 and 403, in this order.
         """
-        record = request[RECORD]
+        record = request[REQUEST_RECORD]
         caller = await self._authenticator.authenticate(request.headers)
         record.caller = caller.name
         request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)

@@ -14,7 +14,7 @@ from service.engine.retrying import DatabaseNotReady, TimedOut, Unavailable
 from service.http import docs_page, probes
 from service.http.access import RATE_LIMIT
 from service.http.app_state import AppState, ReloadableState
-from service.http.envelope import RECORD, Problem, make_problem_response
+from service.http.envelope import REQUEST_RECORD, Problem, make_problem_response
 from service.http.expect_continue import Router
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.http.probes import Probes
@@ -109,7 +109,7 @@ class RequestMiddleware:
             forwarded_for=request.headers.get(hdrs.X_FORWARDED_FOR),
             user_agent=request.headers.get(hdrs.USER_AGENT),
         )
-        request[RECORD] = record
+        request[REQUEST_RECORD] = record
         ACTIVITY.set(record.activity_id)
         lifecycle = request.app[LIFECYCLE]
         started_at = time.monotonic()
@@ -215,7 +215,7 @@ def add_headers(response: web.StreamResponse, activity_id: str) -> None:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop(hdrs.SERVER, None)
-    add_headers(response, request[RECORD].activity_id)
+    add_headers(response, request[REQUEST_RECORD].activity_id)
     response.headers.update(request.get(RATE_LIMIT, {}))
     if request.app[LIFECYCLE].is_stopping:
         response.force_close()

@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from service.config import Tuning
 from service.http.admission import BodyByteCount
-from service.http.envelope import RECORD, Problem
+from service.http.envelope import REQUEST_RECORD, Problem
 from service.http.expect_continue import ask_for_body
 from service.items.json_scanner import MalformedBody
 from service.items.split import Chunk, split_batch
@@ -87,7 +87,7 @@ class BodyReader:
                 f"The {encoding} data ended before it was complete.",
                 reason="content_encoding",
             )
-        record = request[RECORD]
+        record = request[REQUEST_RECORD]
         record.bytes = len(body)
         metrics.BODY_BYTES.labels(record.database).inc(len(body))
         return body

@@ -28,7 +28,7 @@ from service.wire import (
 
 logger = logging.getLogger(__name__)
 
-RECORD = web.RequestKey("record", RequestRecord)
+REQUEST_RECORD = web.RequestKey("record", RequestRecord)
 
 _get_status = attrgetter("status")
 
@@ -201,7 +201,7 @@ class EnvelopeResponse:
         self, request: web.Request, write_seconds: float, preferences: Preferences
     ) -> None:
         self._request = request
-        self._record = request[RECORD]
+        self._record = request[REQUEST_RECORD]
         self._write_seconds = write_seconds
         self.is_minimal = preferences.is_minimal
         self._next_index = 0

@@ -15,7 +15,7 @@ from service.engine.requests import AnotherBody, RequestRegistry, StillRunning
 from service.engine.rows import Batch, BatchKeys, Mode
 from service.engine.statement import OTHER_BODY
 from service.http.access import Caller
-from service.http.envelope import RECORD, Problem
+from service.http.envelope import REQUEST_RECORD, Problem
 from service.wire import IDEMPOTENCY_HEADER
 
 _KEY = re.compile(r"[!-~]{1,255}")
@@ -61,7 +61,7 @@ def new_batch(
         digest = batch.digest or await _compute_digest(body)
         return BatchKeys(await named_keys() if named_keys else (), digest)
 
-    record = request[RECORD]
+    record = request[REQUEST_RECORD]
     batch = Batch(
         database=record.database or "",
         caller=caller.name,

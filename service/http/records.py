@@ -23,7 +23,7 @@ from service.engine.writers import WriterRegistry
 from service.http.access import Access
 from service.http.admission import Admission, BodyByteCount
 from service.http.body import BodyReader, check_media_type, split_body
-from service.http.envelope import RECORD, Problem, make_envelope_response
+from service.http.envelope import REQUEST_RECORD, Problem, make_envelope_response
 from service.http.idempotency import (
     RETRY_AFTER,
     check_body,
@@ -88,7 +88,7 @@ class RecordHandler:
                     offset=(number - 1) * size,
                     limit=size,
                     max_bytes=max_bytes,
-                    activity_id=request[RECORD].activity_id,
+                    activity_id=request[REQUEST_RECORD].activity_id,
                 )
             except PageTooLarge:
                 raise Problem(
@@ -188,7 +188,7 @@ class RecordHandler:
 
     async def _find(self, request: web.Request, database: str, key: int) -> Item | None:
         pool = (await self.writers.get(database)).pool
-        return await reading.find(pool, key, request[RECORD].activity_id)
+        return await reading.find(pool, key, request[REQUEST_RECORD].activity_id)
 
 
 async def _only_chunk(array: bytes) -> Chunk:
@@ -209,13 +209,13 @@ async def _apply(request: web.Request, writer: Writer, batch: Batch, row: Row) -
         raise still_running()
     if outcome.status >= 400:
         raise _refused(request, outcome)
-    request[RECORD].outcomes[outcome.status] += 1
+    request[REQUEST_RECORD].outcomes[outcome.status] += 1
     return outcome
 
 
 def _refused(request: web.Request, outcome: Outcome) -> Problem:
     """Return the problem that an item's outcome becomes where it is all of the request."""
-    request[RECORD].outcomes[outcome.status] += 1
+    request[REQUEST_RECORD].outcomes[outcome.status] += 1
     headers = RETRY_AFTER if outcome.status == 503 else {}
     reason = "no_record" if outcome.status == 404 else "item"
     return Problem(outcome.status, outcome.body, headers, reason=reason)
@@ -228,13 +228,15 @@ def _no_record() -> Problem:
 def _answer(
     request: web.Request, status: int, record: Item | None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    envelope = RecordEnvelope(data=record, error=None, debug=Debug(request[RECORD].activity_id))
+    envelope = RecordEnvelope(
+        data=record, error=None, debug=Debug(request[REQUEST_RECORD].activity_id)
+    )
     return make_envelope_response(request, envelope, status, headers or {})
 
 
 def _page_answer(request: web.Request, page: Page, number: int, size: int) -> web.Response:
     pagination = Pagination(page.total, -(-page.total // size), number, size)
-    debug = Debug(request[RECORD].activity_id)
+    debug = Debug(request[REQUEST_RECORD].activity_id)
     envelope = RecordListEnvelope(data=page.records, error=None, debug=debug)
     headers = {PAGINATION_HEADER: msgspec.json.encode(pagination).decode()}
     return make_envelope_response(request, envelope, 200, headers)
