@@ -63,7 +63,7 @@ def _add_api(app: web.Application, base_path: str, states: ReloadableState) -> N
 
     router, records = app.router, base_path + RECORDS_PATH
     router.add_put(base_path + BATCH_PATH, by(lambda state: state.batch.handle))
-    router.add_get(records, by(lambda state: state.records.page))
+    router.add_get(records, by(lambda state: state.records.list_page))
     router.add_post(records, by(lambda state: state.records.create))
     router.add_get(records + "/{key}", by(lambda state: state.records.get))
     router.add_put(records + "/{key}", by(lambda state: state.records.replace))

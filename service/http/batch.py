@@ -17,7 +17,12 @@ from service.http.access import Access
 from service.http.admission import Admission
 from service.http.body import BodyReader, check_media_type, split_body
 from service.http.envelope import EnvelopeResponse, Problem
-from service.http.idempotency import check_body, idempotency_key, new_batch, still_running
+from service.http.idempotency import (
+    check_body,
+    make_batch,
+    make_still_running_problem,
+    read_idempotency_key,
+)
 from service.http.preferences import read_preferences
 from service.items.decode import BatchDecoder, DecodedChunk, read_keys
 from service.items.json_scanner import ItemTooLarge
@@ -47,14 +52,14 @@ class BatchHandler:
         """Check, read, decode and apply the batch; stream the outcomes as chunks commit."""
         caller, database = await self.access.grant(request, "batch")
         check_media_type(request)
-        key = idempotency_key(request)
+        key = read_idempotency_key(request)
         preferences = read_preferences(request)
         with self.admission.count_batch(caller.name, database) as byte_count:
             body = await self._reader.read(request, byte_count)
             chunks = await self._chunks(body)
             writer = await self.writers.get(database)
             items = _Items(body, chunks, self._decoder, preferences.mode)
-            batch = new_batch(
+            batch = make_batch(
                 *(request, caller, key, body, preferences.mode, items.named_keys),
                 has_more=len(chunks) > 1,
                 wait_seconds=self.settings.idempotency_wait_seconds,
@@ -82,13 +87,13 @@ class BatchHandler:
             rows = list(map(astuple, decoded.items))
             applied = await writer.apply(batch, rows, decoded.places)
             if batch.is_still_running:
-                raise still_running()
+                raise make_still_running_problem()
             await _send(response, decoded, applied, is_last=True)
             return response.stream
         async with aclosing(_outcomes(items, batch, writer)) as parts:
             async for decoded, applied, is_last in parts:
                 if batch.is_still_running and not response.stream.prepared:
-                    raise still_running()
+                    raise make_still_running_problem()
                 await _send(response, decoded, applied, is_last=is_last)
                 if not response.is_connected:
                     break

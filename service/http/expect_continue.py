@@ -19,14 +19,14 @@ async def ask_for_body(request: web.Request) -> None:
         request.writer.output_size = 0
 
 
-async def _leave_it_to_the_handler(_request: web.Request) -> None:
+async def _do_nothing(_request: web.Request) -> None:
     pass
 
 
 class _MatchInfo(UrlMappingMatchInfo):
     @property
     def expect_handler(self) -> Any:
-        return _leave_it_to_the_handler
+        return _do_nothing
 
 
 class Router(UrlDispatcher):

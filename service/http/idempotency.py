@@ -23,11 +23,11 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
 RETRY_AFTER = {str(hdrs.RETRY_AFTER): "2"}
 
-DIGEST_AT_ONCE = 1_000_000
+MAX_INLINE_DIGEST_BYTES = 1_000_000
 """Bytes that are hashed without leaving the event loop."""
 
 
-def idempotency_key(request: web.Request) -> str | None:
+def read_idempotency_key(request: web.Request) -> str | None:
     """Return the key that the client chose, without its quotes; None where it chose none.
 
     Raises Problem 400.
@@ -44,7 +44,7 @@ def idempotency_key(request: web.Request) -> str | None:
     return key
 
 
-def new_batch(
+def make_batch(
     request: web.Request,
     caller: Caller,
     key: str | None,
@@ -88,12 +88,12 @@ async def check_body(requests: RequestRegistry, batch: Batch, body: bytearray) -
         await requests.wait_for_others(batch)
         await requests.check_body(batch.request_id, batch.digest)
     except StillRunning:
-        raise still_running() from None
+        raise make_still_running_problem() from None
     except AnotherBody:
         raise Problem(422, OTHER_BODY, reason="another_body") from None
 
 
-def still_running() -> Problem:
+def make_still_running_problem() -> Problem:
     """Return the problem of a request whose first attempt is still in progress."""
     detail = f"A request with the same {IDEMPOTENCY_HEADER} is still in progress."
     return Problem(409, detail, RETRY_AFTER, reason="at_work")
@@ -104,10 +104,10 @@ async def _compute_digest(body: bytearray) -> UUID:
 
     By BLAKE3, since SHA-256 was the largest part of what a record of key 0 costs the service.
     """
-    if len(body) <= DIGEST_AT_ONCE:
-        return _digest(body)
-    return await asyncio.to_thread(_digest, body)
+    if len(body) <= MAX_INLINE_DIGEST_BYTES:
+        return _hash(body)
+    return await asyncio.to_thread(_hash, body)
 
 
-def _digest(body: bytearray) -> UUID:
+def _hash(body: bytearray) -> UUID:
     return UUID(bytes=blake3(body).digest(16))

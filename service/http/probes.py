@@ -23,7 +23,7 @@ class Probes:
     """
 
     def __init__(self, states: ReloadableState, *, has_own_port: bool) -> None:
-        self._generations = states
+        self._states = states
         self._has_own_port = has_own_port
 
     def add_routes(self, app: web.Application) -> None:
@@ -39,7 +39,7 @@ class Probes:
         """Tell whether requests may come here. Raises Problem 503."""
         if request.app[LIFECYCLE].is_stopping:
             raise Problem(503, "The service is shutting down.", RETRY_AFTER, reason="stopping")
-        reason = await self._generations.current.writers.readiness_error()
+        reason = await self._states.current.writers.readiness_error()
         if reason is not None:
             raise Problem(503, reason, RETRY_AFTER, reason="database_away")
         return web.Response(text="ok\n")
@@ -52,7 +52,7 @@ class Probes:
                 "Metrics go to loopback alone here; set server.management_port for others.",
                 reason="not_loopback",
             )
-        self._generations.sample()
+        self._states.sample()
         return web.Response(
             body=metrics.render(), headers={hdrs.CONTENT_TYPE: metrics.CONTENT_TYPE}
         )

@@ -22,7 +22,7 @@ SORT_PATTERN = f"^({_PART}(,{_PART})*)?$"
 """What ``sortBy`` looks like."""
 
 
-def key_in_path(request: web.Request) -> int:
+def read_path_key(request: web.Request) -> int:
     """Return the key of the record that the path names. Raises Problem 400."""
     text = request.match_info["key"]
     key = int(text) if _INTEGER.fullmatch(text) else None
@@ -35,7 +35,7 @@ def key_in_path(request: web.Request) -> int:
     return key
 
 
-def page_wanted(request: web.Request) -> tuple[int, int, list[SortField]]:
+def read_page_query(request: web.Request) -> tuple[int, int, list[SortField]]:
     """Return the number of the page, its size, and the order. Raises Problem 400."""
     query = request.query
     for name in query:
@@ -43,20 +43,20 @@ def page_wanted(request: web.Request) -> tuple[int, int, list[SortField]]:
             raise _malformed(f"{name[:50]} is unknown; known are {', '.join(PARAMETERS)}")
         if len(query.getall(name)) > 1:
             raise _malformed(f"{name} came more than once")
-    number = _count(query, "page", 1, INT32[-1])
-    size = _count(query, "pageSize", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-    return number, size, _sorting(query.get("sortBy", ""))
+    number = _read_count(query, "page", 1, INT32[-1])
+    size = _read_count(query, "pageSize", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+    return number, size, _parse_sorting(query.get("sortBy", ""))
 
 
-def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+def _read_count(query: Mapping[str, str], name: str, default: int, maximum: int) -> int:
     text = query.get(name, str(default))
     count = int(text) if _INTEGER.fullmatch(text) else 0
-    if not 1 <= count <= most:
-        raise _malformed(f"{name}: expected an integer from 1 to {most}")
+    if not 1 <= count <= maximum:
+        raise _malformed(f"{name}: expected an integer from 1 to {maximum}")
     return count
 
 
-def _sorting(text: str) -> list[SortField]:
+def _parse_sorting(text: str) -> list[SortField]:
     sorting: dict[str, SortField] = {}
     for part in filter(None, text.split(",")):
         name, _, direction = part.strip().partition(":")

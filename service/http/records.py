@@ -27,11 +27,11 @@ from service.http.envelope import REQUEST_RECORD, Problem, make_envelope_respons
 from service.http.idempotency import (
     RETRY_AFTER,
     check_body,
-    idempotency_key,
-    new_batch,
-    still_running,
+    make_batch,
+    make_still_running_problem,
+    read_idempotency_key,
 )
-from service.http.query import key_in_path, page_wanted
+from service.http.query import read_page_query, read_path_key
 from service.items.decode import BatchDecoder
 from service.items.split import Chunk, TooManyItems
 from service.telemetry.logs import bare
@@ -67,17 +67,17 @@ class RecordHandler:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Return the record of the key in the path. Raises Problem 404 where there is none."""
         caller, database = await self.access.grant(request, "read")
-        key = key_in_path(request)
+        key = read_path_key(request)
         with self.admission.count_batch(caller.name, database):
             record = await self._find(request, database, key)
         if record is None:
-            raise _no_record()
-        return _answer(request, 200, record)
+            raise _make_not_found_problem()
+        return _make_record_response(request, 200, record)
 
-    async def page(self, request: web.Request) -> web.StreamResponse:
+    async def list_page(self, request: web.Request) -> web.StreamResponse:
         """Return a page of all records in the order that the query asks for."""
         caller, database = await self.access.grant(request, "read")
-        number, size, sorting = page_wanted(request)
+        number, size, sorting = read_page_query(request)
         max_bytes = self.settings.max_page_bytes
         with self.admission.count_batch(caller.name, database) as byte_count:
             pool = (await self.writers.get(database)).pool
@@ -98,7 +98,7 @@ class RecordHandler:
                 ) from None
             # A larger page is a single record; it counts as a full page, so that it always fits.
             byte_count.increase_to(min(page.size, max_bytes))
-            response = _page_answer(request, page, number, size)
+            response = _make_page_response(request, page, number, size)
             # Here, so that what waits for a slow reader is counted as long as it is in memory.
             try:
                 async with asyncio.timeout(self.tuning.write_seconds):
@@ -115,64 +115,64 @@ class RecordHandler:
         """
         caller, database = await self.access.grant(request, "write")
         check_media_type(request)
-        key = idempotency_key(request)
+        key = read_idempotency_key(request)
         with self.admission.count_batch(caller.name, database) as byte_count:
-            body, item = await self._item(request, byte_count)
+            body, item = await self._read_item(request, byte_count)
             writer = await self.writers.get(database)
             wait_seconds = self.settings.idempotency_wait_seconds
-            batch = new_batch(request, caller, key, body, Mode.CREATE, wait_seconds=wait_seconds)
+            batch = make_batch(request, caller, key, body, Mode.CREATE, wait_seconds=wait_seconds)
             if key is not None:
                 await check_body(writer.requests, batch, body)
             try:
                 outcome = await _apply(request, writer, batch, astuple(item))
             finally:
                 writer.requests.release(batch)
-            return await self._stored(request, database, outcome)
+            return await self._respond_with_stored(request, database, outcome)
 
     async def replace(self, request: web.Request) -> web.StreamResponse:
         """Replace a record that exists. Raises Problem 404 where there is none."""
         caller, database = await self.access.grant(request, "write")
-        key = key_in_path(request)
+        key = read_path_key(request)
         check_media_type(request)
         with self.admission.count_batch(caller.name, database) as byte_count:
-            body, item = await self._item(request, byte_count)
+            body, item = await self._read_item(request, byte_count)
             if item.care_case_clinical_trial_key != key:
                 got = item.care_case_clinical_trial_key
                 raise Problem(
                     400, f"{KEY_FIELD}: Expected {key} as in the path, got {got}", reason="item"
                 )
             if key == 0:
-                raise _no_record()
+                raise _make_not_found_problem()
             writer = await self.writers.get(database)
-            batch = new_batch(request, caller, None, body, Mode.REPLACE)
+            batch = make_batch(request, caller, None, body, Mode.REPLACE)
             outcome = await _apply(request, writer, batch, astuple(item))
-            return await self._stored(request, database, outcome)
+            return await self._respond_with_stored(request, database, outcome)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete a record. Raises Problem 404 where there is none."""
         caller, database = await self.access.grant(request, "delete")
-        key = key_in_path(request)
+        key = read_path_key(request)
         if key == 0:
-            raise _no_record()
+            raise _make_not_found_problem()
         with self.admission.count_batch(caller.name, database):
             writer = await self.writers.get(database)
-            batch = new_batch(request, caller, None, bytearray(), Mode.DELETE)
+            batch = make_batch(request, caller, None, bytearray(), Mode.DELETE)
             row = (key, *[None] * (len(Item.__struct_fields__) - 1))
             await _apply(request, writer, batch, row)
         return web.Response(status=204)
 
-    async def _item(
+    async def _read_item(
         self, request: web.Request, byte_count: BodyByteCount
     ) -> tuple[bytearray, Item]:
         """Return the body and the item that it is. Raises Problem."""
         body = await self._reader.read(request, byte_count)
         array = b"[" + body.removeprefix(codecs.BOM_UTF8) + b"]"
-        decoded = self._decoder.decode(array, await _only_chunk(array))
+        decoded = self._decoder.decode(array, await _find_only_chunk(array))
         for outcome in decoded.refusals.values():
-            raise _refused(request, outcome)
+            raise _make_item_problem(request, outcome)
         return body, decoded.items[0]
 
-    async def _stored(
+    async def _respond_with_stored(
         self, request: web.Request, database: str, outcome: Outcome
     ) -> web.StreamResponse:
         """Return the stored record, or null if it cannot be read: it is committed all the same."""
@@ -184,14 +184,14 @@ class RecordHandler:
             stored = await self._find(request, database, outcome.key or 0)
         except Exception as error:
             logger.exception("the stored record cannot be read", exc_info=bare(error))
-        return _answer(request, outcome.status, stored, headers)
+        return _make_record_response(request, outcome.status, stored, headers)
 
     async def _find(self, request: web.Request, database: str, key: int) -> Item | None:
         pool = (await self.writers.get(database)).pool
         return await reading.find(pool, key, request[REQUEST_RECORD].activity_id)
 
 
-async def _only_chunk(array: bytes) -> Chunk:
+async def _find_only_chunk(array: bytes) -> Chunk:
     """Return where the only item of an array stands. Raises Problem 400."""
     try:
         chunks = await split_body(array, 1, len(array))
@@ -206,14 +206,14 @@ async def _apply(request: web.Request, writer: Writer, batch: Batch, row: Row) -
     """Return the outcome once it is committed. Raises Problem for one that is none."""
     (outcome,) = await writer.apply(batch, [row], range(1))
     if batch.is_still_running:
-        raise still_running()
+        raise make_still_running_problem()
     if outcome.status >= 400:
-        raise _refused(request, outcome)
+        raise _make_item_problem(request, outcome)
     request[REQUEST_RECORD].outcomes[outcome.status] += 1
     return outcome
 
 
-def _refused(request: web.Request, outcome: Outcome) -> Problem:
+def _make_item_problem(request: web.Request, outcome: Outcome) -> Problem:
     """Return the problem that an item's outcome becomes where it is all of the request."""
     request[REQUEST_RECORD].outcomes[outcome.status] += 1
     headers = RETRY_AFTER if outcome.status == 503 else {}
@@ -221,11 +221,11 @@ def _refused(request: web.Request, outcome: Outcome) -> Problem:
     return Problem(outcome.status, outcome.body, headers, reason=reason)
 
 
-def _no_record() -> Problem:
+def _make_not_found_problem() -> Problem:
     return Problem(404, NOT_FOUND, reason="no_record")
 
 
-def _answer(
+def _make_record_response(
     request: web.Request, status: int, record: Item | None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     envelope = RecordEnvelope(
@@ -234,7 +234,7 @@ def _answer(
     return make_envelope_response(request, envelope, status, headers or {})
 
 
-def _page_answer(request: web.Request, page: Page, number: int, size: int) -> web.Response:
+def _make_page_response(request: web.Request, page: Page, number: int, size: int) -> web.Response:
     pagination = Pagination(page.total, -(-page.total // size), number, size)
     debug = Debug(request[REQUEST_RECORD].activity_id)
     envelope = RecordListEnvelope(data=page.records, error=None, debug=debug)

@@ -307,8 +307,8 @@ MUTANTS = [
     Mutant(
         "a PUT of one record creates it",
         "service/http/records.py",
-        "new_batch(request, caller, None, body, Mode.REPLACE)",
-        "new_batch(request, caller, None, body, Mode.UPSERT)",
+        "make_batch(request, caller, None, body, Mode.REPLACE)",
+        "make_batch(request, caller, None, body, Mode.UPSERT)",
         (RECORDS + "test_put_of_a_record_that_does_not_exist_is_404_and_creates_none",),
     ),
     Mutant(
