@@ -29,7 +29,7 @@ from service.items.json_scanner import ItemTooLarge
 from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
 from service.wire import Outcome
 
-RUNS_AHEAD = 2
+MIN_CHUNKS_AHEAD = 2
 """How many chunks of a batch are with the writer while the next is decoded; as many more as two
 statements may take."""
 
@@ -56,11 +56,11 @@ class BatchHandler:
         preferences = read_preferences(request)
         with self.admission.count_batch(caller.name, database) as byte_count:
             body = await self._reader.read(request, byte_count)
-            chunks = await self._chunks(body)
+            chunks = await self._split(body)
             writer = await self.writers.get(database)
-            items = _Items(body, chunks, self._decoder, preferences.mode)
+            items = _ItemSource(body, chunks, self._decoder, preferences.mode)
             batch = make_batch(
-                *(request, caller, key, body, preferences.mode, items.named_keys),
+                *(request, caller, key, body, preferences.mode, items.read_explicit_keys),
                 has_more=len(chunks) > 1,
                 wait_seconds=self.settings.idempotency_wait_seconds,
             )
@@ -77,29 +77,29 @@ class BatchHandler:
         response: EnvelopeResponse,
         batch: Batch,
         writer: Writer,
-        items: "_Items",
+        items: "_ItemSource",
     ) -> web.StreamResponse:
         if not items.chunks:
             await response.send([], is_last=True)
         elif len(items.chunks) == 1:
             # A task, and a generator of one, would cost as much as to apply a record.
-            decoded = items.decoded(0)
+            decoded = items.decode_chunk(0)
             rows = list(map(astuple, decoded.items))
-            applied = await writer.apply(batch, rows, decoded.places)
+            outcomes = await writer.apply(batch, rows, decoded.places)
             if batch.is_still_running:
                 raise make_still_running_problem()
-            await _send(response, decoded, applied, is_last=True)
+            await _send_outcomes(response, decoded, outcomes, is_last=True)
             return response.stream
-        async with aclosing(_outcomes(items, batch, writer)) as parts:
-            async for decoded, applied, is_last in parts:
+        async with aclosing(_apply_chunks(items, batch, writer)) as applied_chunks:
+            async for decoded, outcomes, is_last in applied_chunks:
                 if batch.is_still_running and not response.stream.prepared:
                     raise make_still_running_problem()
-                await _send(response, decoded, applied, is_last=is_last)
+                await _send_outcomes(response, decoded, outcomes, is_last=is_last)
                 if not response.is_connected:
                     break
         return response.stream
 
-    async def _chunks(self, body: bytearray) -> list[Chunk]:
+    async def _split(self, body: bytearray) -> list[Chunk]:
         try:
             limits = self.settings
             return await split_body(body, limits.max_batch_items, limits.max_item_bytes)
@@ -109,7 +109,7 @@ class BatchHandler:
             raise Problem(413, str(error), reason="item_bytes") from None
 
 
-class _Items:
+class _ItemSource:
     """The items of a batch, whose chunks are decoded as they are asked for."""
 
     def __init__(
@@ -122,7 +122,7 @@ class _Items:
         self._decoded: dict[int, DecodedChunk] = {}
         self._first = 0
 
-    def decoded(self, number: int) -> DecodedChunk:
+    def decode_chunk(self, number: int) -> DecodedChunk:
         """Return a chunk decoded, which is kept until another one is asked for by __iter__()."""
         if number not in self._decoded:
             decoded = self._decoder.decode(self.body, self.chunks[number])
@@ -133,33 +133,33 @@ class _Items:
     def __iter__(self) -> Iterator[DecodedChunk]:
         for number in range(len(self.chunks)):
             self._first = number
-            yield self.decoded(number)
+            yield self.decode_chunk(number)
             del self._decoded[number]
 
-    async def named_keys(self) -> list[int]:
+    async def read_explicit_keys(self) -> list[int]:
         """Return the keys that the items name, as far as they can be read.
 
         Of the next chunks they are those of the decoded items, which will be wanted anyway.
         """
         keys: list[int] = []
         for number, chunk in enumerate(self.chunks):
-            if self._first <= number <= self._first + RUNS_AHEAD:
-                keys += self.decoded(number).named_keys
+            if self._first <= number <= self._first + MIN_CHUNKS_AHEAD:
+                keys += self.decode_chunk(number).named_keys
             else:
                 keys += read_keys(self.body, chunk)
             await asyncio.sleep(0)
         return keys
 
 
-async def _outcomes(
-    items: _Items, batch: Batch, writer: Writer
+async def _apply_chunks(
+    items: _ItemSource, batch: Batch, writer: Writer
 ) -> AsyncGenerator[tuple[DecodedChunk, list[Outcome], bool]]:
     """Yield one chunk after the other, what became of its items, and whether it is the last.
 
     While the writer works on some chunks, the next one is decoded.
     """
-    at_work: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
-    runs_ahead = max(RUNS_AHEAD, 2 * writer.pool.statement_rows // CHUNK_ITEMS)
+    pending: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
+    chunks_ahead = max(MIN_CHUNKS_AHEAD, 2 * writer.pool.statement_rows // CHUNK_ITEMS)
     place = 0
     try:
         for decoded in items:
@@ -167,22 +167,22 @@ async def _outcomes(
             place += len(decoded.items) + len(decoded.refusals)
             rows = list(map(astuple, decoded.items))
             task = asyncio.create_task(writer.apply(batch, rows, places))
-            at_work.append((decoded, task))
+            pending.append((decoded, task))
             # Lets the writer send its statement before the next chunk is decoded.
             await asyncio.sleep(0)
-            if len(at_work) > runs_ahead:
-                first, task = at_work.popleft()
+            if len(pending) > chunks_ahead:
+                first, task = pending.popleft()
                 yield first, await task, False
-        while at_work:
-            first, task = at_work.popleft()
-            yield first, await task, not at_work
+        while pending:
+            first, task = pending.popleft()
+            yield first, await task, not pending
     finally:
         batch.give_up("The client hung up")
-        await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
+        await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
 
 
-async def _send(
-    response: EnvelopeResponse, decoded: DecodedChunk, applied: list[Outcome], *, is_last: bool
+async def _send_outcomes(
+    response: EnvelopeResponse, decoded: DecodedChunk, outcomes: list[Outcome], *, is_last: bool
 ) -> None:
     key_zero = decoded.key_zero if response.is_minimal else ()
-    await response.send(decoded.in_order(applied), is_last=is_last, key_zero=key_zero)
+    await response.send(decoded.in_order(outcomes), is_last=is_last, key_zero=key_zero)

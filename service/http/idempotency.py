@@ -50,7 +50,7 @@ def make_batch(
     key: str | None,
     body: bytearray,
     mode: Mode,
-    named_keys: Callable[[], Awaitable[Sequence[int]]] | None = None,
+    read_explicit_keys: Callable[[], Awaitable[Sequence[int]]] | None = None,
     *,
     has_more: bool = False,
     wait_seconds: float = 0,
@@ -59,7 +59,7 @@ def make_batch(
 
     async def read_keys_and_digest() -> BatchKeys:
         digest = batch.digest or await _compute_digest(body)
-        return BatchKeys(await named_keys() if named_keys else (), digest)
+        return BatchKeys(await read_explicit_keys() if read_explicit_keys else (), digest)
 
     record = request[REQUEST_RECORD]
     batch = Batch(
