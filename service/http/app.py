@@ -24,11 +24,11 @@ from service.wire import ACTIVITY_HEADER, BATCH_PATH, RECORDS_PATH
 
 logger = logging.getLogger(__name__)
 
-TURNED_AWAY = {429, 503}
-WRITES = {hdrs.METH_PUT, hdrs.METH_POST, hdrs.METH_DELETE}
+RETRY_LATER_STATUSES = {429, 503}
+WRITE_METHODS = {hdrs.METH_PUT, hdrs.METH_POST, hdrs.METH_DELETE}
 
 
-STATE = web.AppKey("generations", ReloadableState)
+STATE = web.AppKey("state", ReloadableState)
 MANAGEMENT = web.AppKey("management", web.Application)
 """What answers on ``management_port``, where there is one."""
 
@@ -45,15 +45,15 @@ def build_app(settings: Settings, tuning: Tuning) -> web.Application:
 
     _add_api(app, server.base_path, states)
     docs_page.add_routes(app, lambda: states.current.openapi)
-    probed = app
+    probes_app = app
     if server.management_port is not None:
-        probed = app[MANAGEMENT] = _with_middleware(lifecycle, tuning)
-    Probes(states, has_own_port=probed is not app).add_routes(probed)
+        probes_app = app[MANAGEMENT] = _with_middleware(lifecycle, tuning)
+    Probes(states, has_own_port=probes_app is not app).add_routes(probes_app)
     return app
 
 
 def _add_api(app: web.Application, base_path: str, states: ReloadableState) -> None:
-    def by(get_handler: Callable[[AppState], Handler]) -> Handler:
+    def with_state(get_handler: Callable[[AppState], Handler]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             state = states.current
             with state.in_use():
@@ -62,12 +62,12 @@ def _add_api(app: web.Application, base_path: str, states: ReloadableState) -> N
         return handle
 
     router, records = app.router, base_path + RECORDS_PATH
-    router.add_put(base_path + BATCH_PATH, by(lambda state: state.batch.handle))
-    router.add_get(records, by(lambda state: state.records.list_page))
-    router.add_post(records, by(lambda state: state.records.create))
-    router.add_get(records + "/{key}", by(lambda state: state.records.get))
-    router.add_put(records + "/{key}", by(lambda state: state.records.replace))
-    router.add_delete(records + "/{key}", by(lambda state: state.records.delete))
+    router.add_put(base_path + BATCH_PATH, with_state(lambda state: state.batch.handle))
+    router.add_get(records, with_state(lambda state: state.records.list_page))
+    router.add_post(records, with_state(lambda state: state.records.create))
+    router.add_get(records + "/{key}", with_state(lambda state: state.records.get))
+    router.add_put(records + "/{key}", with_state(lambda state: state.records.replace))
+    router.add_delete(records + "/{key}", with_state(lambda state: state.records.delete))
 
 
 def _with_middleware(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
@@ -77,7 +77,7 @@ def _with_middleware(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
     )
     app[LIFECYCLE] = lifecycle
     app.router.__class__ = Router
-    app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(_complete_headers)
     return app
 
 
@@ -104,7 +104,7 @@ class RequestMiddleware:
             str(uuid.uuid4()),
             trace_id(traceparent),
             method=request.method,
-            path=_path(request),
+            path=_get_route_path(request),
             client=request.remote,
             forwarded_for=request.headers.get(hdrs.X_FORWARDED_FOR),
             user_agent=request.headers.get(hdrs.USER_AGENT),
@@ -116,23 +116,29 @@ class RequestMiddleware:
         status = 0
         with lifecycle.in_use():
             try:
-                response = await _answer(request, handler, record)
+                response = await _respond(request, handler, record)
                 status = response.status
             finally:
                 if request.path not in probes.PATHS:
-                    _report(record, status, time.monotonic() - started_at)
-        if status in TURNED_AWAY and not request.content.is_eof() and not lifecycle.is_stopping:
-            await _hold(request, response, self._rejected_body_pause_seconds)
+                    _log_and_count(record, status, time.monotonic() - started_at)
+        if (
+            status in RETRY_LATER_STATUSES
+            and not request.content.is_eof()
+            and not lifecycle.is_stopping
+        ):
+            await _respond_and_pause(request, response, self._rejected_body_pause_seconds)
         return response
 
 
-def _path(request: web.Request) -> str:
+def _get_route_path(request: web.Request) -> str:
     """Return the request's path for the log: that of the route, which names no record."""
     resource = request.match_info.route.resource
     return resource.canonical if resource else request.path
 
 
-async def _hold(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+async def _respond_and_pause(
+    request: web.Request, response: web.StreamResponse, seconds: float
+) -> None:
     """Send the answer at once, but do not take in the rest of the body for a while.
 
     To take in a large body that is turned away costs a good part of what it costs to apply it;
@@ -143,7 +149,7 @@ async def _hold(request: web.Request, response: web.StreamResponse, seconds: flo
     await asyncio.sleep(seconds)
 
 
-def _report(record: RequestRecord, status: int, seconds: float) -> None:
+def _log_and_count(record: RequestRecord, status: int, seconds: float) -> None:
     """Count and log a request; the status is 0 where its connection was aborted."""
     database = record.database or ""
     metrics.REQUESTS.labels(str(status), database).inc()
@@ -155,20 +161,22 @@ def _report(record: RequestRecord, status: int, seconds: float) -> None:
     logger.info("request", extra=record.fields(status, seconds))
 
 
-async def _answer(
+async def _respond(
     request: web.Request, handler: Handler, record: RequestRecord
 ) -> web.StreamResponse:
     try:
-        return await _handled(request, handler, record.activity_id)
+        return await _call_handler(request, handler, record.activity_id)
     except Problem as problem:
         record.reason = problem.reason
         return make_problem_response(request, problem, record.activity_id)
 
 
-async def _handled(request: web.Request, handler: Handler, activity_id: str) -> web.StreamResponse:
+async def _call_handler(
+    request: web.Request, handler: Handler, activity_id: str
+) -> web.StreamResponse:
     """Return the handler's answer. Raises Problem for everything that is none."""
     try:
-        if request.app[LIFECYCLE].is_stopping and request.method in WRITES:
+        if request.app[LIFECYCLE].is_stopping and request.method in WRITE_METHODS:
             raise Problem(
                 503,
                 "The service is shutting down; try again.",
@@ -194,14 +202,14 @@ async def _handled(request: web.Request, handler: Handler, activity_id: str) -> 
         raise Problem(500, detail, reason="internal") from None
 
 
-_UNROUTED = {
+_ROUTING_ERRORS = {
     404: ("path", "Nothing is served at this path."),
     405: ("method", "This path does not answer this method."),
 }
 
 
 def _to_problem(error: web.HTTPException) -> Problem:
-    reason, detail = _UNROUTED.get(error.status, ("http", error.reason))
+    reason, detail = _ROUTING_ERRORS.get(error.status, ("http", error.reason))
     headers = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
     return Problem(error.status, detail, headers, reason=reason)
 
@@ -213,7 +221,7 @@ def add_headers(response: web.StreamResponse, activity_id: str) -> None:
     response.headers[ACTIVITY_HEADER] = activity_id
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def _complete_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop(hdrs.SERVER, None)
     add_headers(response, request[REQUEST_RECORD].activity_id)
     response.headers.update(request.get(RATE_LIMIT, {}))

@@ -27,21 +27,21 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
 READ_BUFFER_BYTES = 256 * 1024
-HEADER_BYTES = 16 * 1024
+MAX_HEADER_BYTES = 16 * 1024
 
 
 def serve(
     settings: Settings,
-    read: Callable[[], Settings],
+    read_settings: Callable[[], Settings],
     announce: Callable[[str, int], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight and return.
 
-    ``read`` reads the settings again, at SIGHUP; ``announce`` is called with the address once it
-    listens, instead of the log. Raises OSError when it cannot listen there, ConfigurationError for
-    a public key or certificate without use.
+    ``read_settings`` reloads the settings on SIGHUP. ``announce`` is called with the host and port
+    once the service listens; None logs them. Raises OSError if it cannot listen there, and
+    ConfigurationError for an unusable public key or certificate.
     """
-    uvloop.run(_serve(settings, read, announce or partial(_log_address, settings.server)))
+    uvloop.run(_serve(settings, read_settings, announce or partial(_log_address, settings.server)))
 
 
 def _log_address(server: Server, host: str, port: int) -> None:
@@ -57,7 +57,7 @@ def _log_address(server: Server, host: str, port: int) -> None:
 
 
 async def _serve(
-    settings: Settings, read: Callable[[], Settings], announce: Callable[[str, int], None]
+    settings: Settings, read_settings: Callable[[], Settings], announce: Callable[[str, int], None]
 ) -> None:
     server, tuning = settings.server, Tuning()
     tls = certificate.tls_context(server)
@@ -72,7 +72,7 @@ async def _serve(
     await site.start()
     management: web.AppRunner | None = None
     if server.management_port is not None:
-        management = _runner(app[MANAGEMENT], tuning)
+        management = _make_app_runner(app[MANAGEMENT], tuning)
         await management.setup()
         try:
             await web.TCPSite(management, server.host, server.management_port).start()
@@ -81,26 +81,26 @@ async def _serve(
             raise ConfigurationError(f"server.management_port: {reason}") from None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    reload = Reload(app[STATE], tls, read)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    reload = Reload(app[STATE], tls, read_settings)
     # nohup does this: the process is meant to outlive its terminal.
     is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
-    def hang_up() -> None:
+    def handle_hangup_signal() -> None:
         if not is_ignored and _is_terminal_gone():
             # The original meaning of the signal.
             stop.set()
         else:
             reload.now()
 
-    loop.add_signal_handler(signal.SIGHUP, hang_up)
+    loop.add_signal_handler(signal.SIGHUP, handle_hangup_signal)
     # Blocked by service/__main__.py; those that arrived during startup are delivered now.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     announce(*runner.addresses[0][:2])
-    checking = asyncio.create_task(check.log(settings))
+    check_task = asyncio.create_task(check.log(settings))
     await stop.wait()
-    checking.cancel()
+    check_task.cancel()
     logger.info(f"draining {app[LIFECYCLE].in_flight} batches")
     if server.reuse_port:
         # New connections are for the others; kept open, it would refuse its share of them.
@@ -123,18 +123,18 @@ def _is_terminal_gone() -> bool:
 
 def make_runner(settings: Settings, tuning: Tuning) -> web.AppRunner:
     """Return the runner of a new application, not yet set up."""
-    return _runner(build_app(settings, tuning), tuning)
+    return _make_app_runner(build_app(settings, tuning), tuning)
 
 
-def _runner(app: web.Application, tuning: Tuning) -> web.AppRunner:
+def _make_app_runner(app: web.Application, tuning: Tuning) -> web.AppRunner:
     return _Runner(
         app,
         header_seconds=tuning.header_seconds,
         access_log=None,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
         read_bufsize=READ_BUFFER_BYTES,
-        max_line_size=HEADER_BYTES,
-        max_field_size=HEADER_BYTES,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
         # The handler decompresses, after it has checked the credentials and within limits.
         auto_decompress=False,
         # What is still in flight has had its grace period in Lifecycle.drain.
@@ -165,7 +165,7 @@ class _Server(web.Server):
 
 
 class _RequestHandler(RequestHandler):
-    __slots__ = ("_silence",)
+    __slots__ = ("_header_timer",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the first request's headers a time limit; aiohttp limits only what follows it."""
@@ -173,14 +173,14 @@ class _RequestHandler(RequestHandler):
         loop = asyncio.get_running_loop()
         server = self._manager
         assert isinstance(server, _Server)
-        self._silence = loop.call_later(server.header_seconds, self._end_silence)
+        self._header_timer = loop.call_later(server.header_seconds, self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the time limit."""
-        self._silence.cancel()
+        self._header_timer.cancel()
         super().connection_lost(exc)
 
-    def _end_silence(self) -> None:
+    def _close_if_silent(self) -> None:
         if self._request_count == 0:
             self.force_close()
 
@@ -199,14 +199,16 @@ class _RequestHandler(RequestHandler):
         metrics.REFUSALS.labels("http").inc()
         detail = "Internal error." if status == 500 else "The request is not valid HTTP."
         problem = Problem(status, detail, reason="http")
-        answer = make_problem_response(request, problem, activity_id)
-        response = _Unannounced(status=answer.status, body=answer.body, headers=answer.headers)
+        envelope = make_problem_response(request, problem, activity_id)
+        response = _ResponseWithoutServerHeader(
+            status=envelope.status, body=envelope.body, headers=envelope.headers
+        )
         add_headers(response, activity_id)
         response.force_close()
         return response
 
 
-class _Unannounced(web.Response):
+class _ResponseWithoutServerHeader(web.Response):
     """A response whose ``Server`` line aiohttp does not write: it would name versions.
 
     Those of handlers lose it in a signal, which is not sent for malformed HTTP.
