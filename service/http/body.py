@@ -16,7 +16,7 @@ from service.items.json_scanner import MalformedBody
 from service.items.split import Chunk, split_batch
 from service.telemetry import metrics
 
-SHORT_BODY_BYTES = 16 * 1024
+MAX_UNINTERRUPTED_BYTES = 16 * 1024
 """A body of which no part takes so long that others would miss their turn."""
 
 _JSON_TYPES = ("application/json", "text/json")
@@ -39,20 +39,20 @@ class BodyReader:
         room for it.
         """
         if (request.content_length or 0) > self._max_bytes:
-            raise self._too_large()
+            raise self._make_too_large_problem()
         await ask_for_body(request)
-        encoding = _encoding(request)
+        encoding = _read_encoding(request)
         inflater = _Inflater(encoding) if encoding in ("gzip", "deflate") else None
-        body, taken = bytearray(), 0
+        body, received = bytearray(), 0
 
-        async def take(data: bytes) -> None:
-            nonlocal body, taken
-            taken += len(data)
+        async def add(data: bytes) -> None:
+            nonlocal body, received
+            received += len(data)
             for piece in inflater.inflate(data) if inflater else (data,):
                 body += piece
                 # The compressed bytes count as well: members can be empty.
-                if max(taken, len(body)) > self._max_bytes:
-                    raise self._too_large()
+                if max(received, len(body)) > self._max_bytes:
+                    raise self._make_too_large_problem()
                 byte_count.increase_to(len(body))
                 if inflater:
                     # A few bytes may become many, and take long: others get a turn.
@@ -61,9 +61,9 @@ class BodyReader:
         try:
             if request.content.is_eof():
                 # A small body came with the headers; a timer would cost more than reading it.
-                await take(request.content.read_nowait())
+                await add(request.content.read_nowait())
             else:
-                await self._read_steadily(request.content, take)
+                await self._read_steadily(request.content, add)
         except TimeoutError:
             raise Problem(
                 400,
@@ -92,22 +92,22 @@ class BodyReader:
         metrics.BODY_BYTES.labels(record.database).inc(len(body))
         return body
 
-    def _too_large(self) -> Problem:
+    def _make_too_large_problem(self) -> Problem:
         size = f"{self._max_bytes} bytes after decompression"
         return Problem(413, f"The body is larger than {size}{self._advice}.", reason="body_bytes")
 
     async def _read_steadily(
-        self, content: StreamReader, take: Callable[[bytes], Awaitable[None]]
+        self, content: StreamReader, add: Callable[[bytes], Awaitable[None]]
     ) -> None:
         """Take a body as it comes. Raises TimeoutError if it comes too slowly."""
         loop, received = asyncio.get_running_loop(), 0
-        slowest = loop.time() + self._body_idle_seconds
-        async with asyncio.timeout_at(slowest) as limit:
+        first_deadline = loop.time() + self._body_idle_seconds
+        async with asyncio.timeout_at(first_deadline) as limit:
             async for data in content.iter_any():
                 received += len(data)
-                await take(data)
-                at_this_rate = slowest + received / self._bytes_per_second
-                limit.reschedule(min(loop.time() + self._body_idle_seconds, at_this_rate))
+                await add(data)
+                rate_deadline = first_deadline + received / self._bytes_per_second
+                limit.reschedule(min(loop.time() + self._body_idle_seconds, rate_deadline))
 
 
 async def split_body(body: bytes | bytearray, max_items: int, max_item_bytes: int) -> list[Chunk]:
@@ -120,7 +120,7 @@ async def split_body(body: bytes | bytearray, max_items: int, max_item_bytes: in
         for chunk in split_batch(body, max_items, max_item_bytes):
             if chunk is not None:
                 chunks.append(chunk)
-            if len(body) > SHORT_BODY_BYTES:
+            if len(body) > MAX_UNINTERRUPTED_BYTES:
                 await asyncio.sleep(0)
     except MalformedBody as error:
         raise Problem(400, str(error), reason="json") from None
@@ -144,7 +144,7 @@ def check_media_type(request: web.Request) -> None:
     charset = request.charset
     if charset is not None and charset.strip("\"'").lower() not in ("utf-8", "utf8"):
         raise Problem(415, f"Expected charset utf-8, got {charset[:100]}.", reason="media_type")
-    if _encoding(request) not in ("", "identity", "gzip", "deflate"):
+    if _read_encoding(request) not in ("", "identity", "gzip", "deflate"):
         raise Problem(
             415,
             "Expected Content-Encoding gzip, deflate or none,"
@@ -161,21 +161,21 @@ def check_media_type(request: web.Request) -> None:
         )
 
 
-def _encoding(request: web.Request) -> str:
+def _read_encoding(request: web.Request) -> str:
     name = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, [])).strip().lower()
     return name.removeprefix("x-") if name == "x-gzip" else name
 
 
-SLICE_BYTES = 16 * 1024
+MAX_SLICE_BYTES = 16 * 1024
 """Of compressed data, taken at a time: what is left of it is copied for each member."""
 
-PIECE_BYTES = 256 * 1024
+MAX_PIECE_BYTES = 256 * 1024
 """Of decompressed data at most, between two turns for others."""
 
-MEMBERS = 4096
+MAX_GZIP_MEMBERS = 4096
 """Of a gzip body at most; enough for 128 MiB in the blocks of bgzip."""
 
-_TOO_MANY_MEMBERS = f"more than {MEMBERS} members; compress it as one"
+_TOO_MANY_MEMBERS = f"more than {MAX_GZIP_MEMBERS} members; compress it as one"
 
 
 class _Inflater:
@@ -193,19 +193,19 @@ class _Inflater:
 
         Raises zlib.error.
         """
-        for start in range(0, len(data), SLICE_BYTES):
-            yield from self._pieces(data[start : start + SLICE_BYTES])
+        for start in range(0, len(data), MAX_SLICE_BYTES):
+            yield from self._inflate_slice(data[start : start + MAX_SLICE_BYTES])
             yield b""
 
-    def _pieces(self, data: bytes) -> Iterator[bytes]:
+    def _inflate_slice(self, data: bytes) -> Iterator[bytes]:
         piece = b""
         # A full piece may have left something behind although all data was taken in.
-        while data or len(piece) == PIECE_BYTES:
+        while data or len(piece) == MAX_PIECE_BYTES:
             if self._decompressor is None:
                 if not data:
                     return
-                self._decompressor = self._next_member(data)
-            piece = self._decompressor.decompress(data, PIECE_BYTES)
+                self._decompressor = self._start_member(data)
+            piece = self._decompressor.decompress(data, MAX_PIECE_BYTES)
             self.is_complete = self._decompressor.eof
             if self.is_complete:
                 data = self._decompressor.unused_data
@@ -217,9 +217,9 @@ class _Inflater:
             if piece:
                 yield piece
 
-    def _next_member(self, data: bytes) -> Any:
+    def _start_member(self, data: bytes) -> Any:
         self._members += 1
-        if self._members > MEMBERS:
+        if self._members > MAX_GZIP_MEMBERS:
             raise zlib.error(_TOO_MANY_MEMBERS)
         if self._encoding == "gzip":
             return zlib.decompressobj(16 + zlib.MAX_WBITS)

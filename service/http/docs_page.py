@@ -12,11 +12,15 @@ from aiohttp import hdrs, web
 
 from service.wire import CONTRACT_PATH, DOCS_PATH
 
-PAGE = Path(__file__).with_name("page_files")
+PAGE_FILES = Path(__file__).with_name("page_files")
 
 _PACKAGE = Path(__file__).parents[1]
-_INSTALLED = _PACKAGE / "contract.md"
-CONTRACT = _INSTALLED if _INSTALLED.exists() else _PACKAGE.parent / "docs" / "contract.md"
+_INSTALLED_CONTRACT = _PACKAGE / "contract.md"
+CONTRACT_FILE = (
+    _INSTALLED_CONTRACT
+    if _INSTALLED_CONTRACT.exists()
+    else _PACKAGE.parent / "docs" / "contract.md"
+)
 """Inside the package in a wheel, among the documents in a checkout."""
 
 # Nothing from elsewhere; Swagger UI sets styles from its script, and has pictures in its styles.
@@ -37,9 +41,9 @@ class Document:
 
     def __init__(self, make: Callable[[], bytes], media_type: str, encoding: str = "") -> None:
         self._make = make
-        self._about: dict[str, str] = {hdrs.CONTENT_TYPE: media_type}
+        self._content_headers: dict[str, str] = {hdrs.CONTENT_TYPE: media_type}
         if encoding:
-            self._about[hdrs.CONTENT_ENCODING] = encoding
+            self._content_headers[hdrs.CONTENT_ENCODING] = encoding
 
     @cached_property
     def _body(self) -> bytes:
@@ -48,7 +52,7 @@ class Document:
     @cached_property
     def _headers(self) -> dict[str, str]:
         return {
-            **self._about,
+            **self._content_headers,
             hdrs.CONTENT_SECURITY_POLICY: CONTENT_SECURITY_POLICY,
             hdrs.REFERRER_POLICY: "no-referrer",
             hdrs.CACHE_CONTROL: "no-cache",
@@ -57,9 +61,9 @@ class Document:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Return the document, or 304 if the client has it already (RFC 9110 section 13.1.2)."""
-        known = ",".join(request.headers.getall(hdrs.IF_NONE_MATCH, []))
+        known_tags = ",".join(request.headers.getall(hdrs.IF_NONE_MATCH, []))
         # A tag is in quotes, so it is found only as an entry of the list.
-        if self._headers[hdrs.ETAG] in known or known.strip() == "*":
+        if self._headers[hdrs.ETAG] in known_tags or known_tags.strip() == "*":
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=self._headers)
         return web.Response(body=self._body, headers=self._headers)
 
@@ -71,19 +75,19 @@ def add_routes(app: web.Application, openapi: Callable[[], Document]) -> None:
     assert spec.origin is not None
     swagger_ui = Path(spec.origin).parent / "static"
 
-    async def root(_request: web.Request) -> web.Response:
+    async def redirect_to_docs(_request: web.Request) -> web.Response:
         return web.Response(status=HTTPStatus.FOUND, headers={hdrs.LOCATION: DOCS_PATH.lstrip("/")})
 
-    async def openapi_json(request: web.Request) -> web.Response:
+    async def serve_openapi(request: web.Request) -> web.Response:
         return await openapi().handle(request)
 
-    app.router.add_get("/", root)
-    app.router.add_get("/openapi.json", openapi_json)
+    app.router.add_get("/", redirect_to_docs)
+    app.router.add_get("/openapi.json", serve_openapi)
     for path, document in {
-        DOCS_PATH: Document((PAGE / "index.html").read_bytes, "text/html"),
-        f"{DOCS_PATH}/page.js": Document((PAGE / "page.js").read_bytes, "text/javascript"),
+        DOCS_PATH: Document((PAGE_FILES / "index.html").read_bytes, "text/html"),
+        f"{DOCS_PATH}/page.js": Document((PAGE_FILES / "page.js").read_bytes, "text/javascript"),
         # As plain text, which browsers show; they would save Markdown to a file.
-        CONTRACT_PATH: Document(CONTRACT.read_bytes, "text/plain; charset=utf-8"),
+        CONTRACT_PATH: Document(CONTRACT_FILE.read_bytes, "text/plain; charset=utf-8"),
         **{
             f"{DOCS_PATH}/{name}": Document(partial(_gzip, swagger_ui / name), media_type, "gzip")
             for name, media_type in _SWAGGER_UI.items()

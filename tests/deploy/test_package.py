@@ -157,7 +157,9 @@ def test_the_sql_lies_inside_the_package(installed: Installed) -> None:
 
 
 def test_the_contract_lies_inside_the_package(installed: Installed) -> None:
-    found = installed.run("python", "-c", "import service.http.docs_page as p; print(p.CONTRACT)")
+    found = installed.run(
+        "python", "-c", "import service.http.docs_page as p; print(p.CONTRACT_FILE)"
+    )
 
     path = installed.packages / "service/contract.md"
     assert found == f"{path}\n"
