@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, derived from the structs of the wire (contract sections 1 and 4)."""
+"""The OpenAPI 3.1 document, derived from the structs in wire.py (contract sections 1 and 4)."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ from service.wire import (
     StrictItem,
 )
 
-# The names of the public API, so that generated clients and code for it fit.
+# The public API's names, so that clients generated for it and code that uses them still work.
 _PUBLIC_NAMES = {
     "Item": RECORD_SCHEMA,
     "Envelope": "MultiCodeResponseListVBAResponse",
@@ -53,26 +53,26 @@ _ITEM_STATUSES = {
     201: ("`Created`", "inserted and committed"),
     200: ("`Updated`", "replaced and committed"),
     400: (
-        "names the field and the reason",
-        "the item is invalid, or PostgreSQL refused a value",
+        "message naming the field and the reason",
+        "the item is invalid, or PostgreSQL rejected a value",
     ),
     403: ("message", "privilege, row-level security"),
     409: (
         "message",
-        "foreign key, unique or exclusion constraint; a trigger kept the record out; with"
+        "foreign key, unique or exclusion constraint; a trigger suppressed the write; with"
         " `resolution=newest`, a newer record is stored",
     ),
     422: ("message", "a key-0 item whose Idempotency-Key another body used at the same time"),
     503: (
         "message",
-        "the database could not be reached or was overloaded; send the item again",
+        "the database could not be reached or was overloaded; resend the item",
     ),
-    500: ("`Internal error` and the activity ID", "anything else"),
+    500: ("`Internal error` and the activityID", "anything else"),
 }
 
 _OUTCOMES = "\n".join(
     [
-        "One outcome for each item, in request order; each goes out when its row is committed.",
+        "One outcome per item, in request order; each is sent after its row is committed.",
         "",
         "| status | body | when |",
         "|---|---|---|",
@@ -81,33 +81,36 @@ _OUTCOMES = "\n".join(
 )
 
 _DESCRIPTION = f"""\
-Creates or updates many records: one that exists is replaced as a whole, one that does not is
-created. Records are independent: one bad record never spoils another. A batch means its items one
-after another. Items that name their key may always be sent again; those with key 0 with their
-whole batch, under its `{IDEMPOTENCY_HEADER}`, which is the `activityID` where it came without one.
+Creates or updates many records. A record that exists is replaced as a whole; one that does not is
+created. Records are independent: a failed record has no effect other than not being stored. A
+batch is equivalent to applying its items one at a time, in order.
 
-A client that sends no `Accept` gets the JSON as `text/plain`; ask for `application/json` if your
-client chooses its parser by the media type.
+Items with explicit record keys can be resent at any time. An item with key 0 can be resent only
+with its complete batch, under the same `{IDEMPOTENCY_HEADER}`. A batch that was sent without this
+header can be resent with its `activityID` as the `{IDEMPOTENCY_HEADER}`.
+
+Without an `Accept` header the media type of the response is `text/plain`. Send
+`Accept: application/json` if your client chooses its parser by the media type.
 """
 
 
 def make_document(server: Server) -> dict[str, Any]:
-    """Return the document, with the limits and the base path of these settings."""
+    """Return the document with the limits and the base path of these settings."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Care Case Clinical Trials",
             "version": __version__,
-            "description": "Clinical-trial records of care cases, in batches and one by one.",
+            "description": "Care-case clinical-trial records, in batches or one at a time.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "externalDocs": {
-            # From the document's own address on.
+            # Relative to the document's own address.
             "url": CONTRACT_PATH.lstrip("/"),
-            "description": "What the service promises, to the last status code",
+            "description": "The contract: everything that the service promises",
         },
         "servers": [{"url": server.base_path or "/"}],
-        "tags": [{"name": TAG, "description": "Clinical trials of care cases."}],
+        "tags": [{"name": TAG, "description": "Care-case clinical-trial records."}],
         "paths": {
             BATCH_PATH: {"put": _describe_batch(server)},
             **openapi_records.make_paths(server),
@@ -154,21 +157,21 @@ def _describe_batch(server: Server) -> dict[str, Any]:
 
 _KEY = RECORD_EXAMPLE[KEY_FIELD]
 _BATCH_EXAMPLES: list[tuple[str, str, list[dict[str, Any]], list[tuple[int, int, str]]]] = [
-    ("created", "A record with a key of its own", [RECORD_EXAMPLE], [(_KEY, 201, "Created")]),
+    ("created", "A record with an explicit record key", [RECORD_EXAMPLE], [(_KEY, 201, "Created")]),
     (
         "key-0",
-        "A record with key 0: the outcome reports the one that it got",
+        "A record with key 0; the outcome reports the assigned record key",
         [RECORD_EXAMPLE | {KEY_FIELD: 0}],
         [(17, 201, "Created")],
     ),
     (
         "refused",
-        "One good record, and one that is rejected",
+        "A valid record and an invalid one",
         [RECORD_EXAMPLE, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
         [(_KEY, 200, "Updated"), (_KEY + 1, 400, "update_User: Expected `str` of length <= 20")],
     ),
 ]
-"""The examples: name, summary, items, and the outcome of each."""
+"""Name, summary, items and outcomes of each example."""
 
 
 def _make_outcome(key: int, status: int, body: str) -> dict[str, Any]:
@@ -179,12 +182,12 @@ _PREFER = make_parameter(
     PREFER_HEADER,
     "header",
     "Preferences (RFC 7240), separated by commas; unknown ones are ignored.\n\n"
-    "- `return=minimal`: `data` holds only the items that were not stored and those of key 0, each"
-    " with its place in the request as `index`; `debug` also tells how many were created, updated,"
-    " and failed.\n"
-    "- `resolution=newest`: an item replaces a stored record only if its `update_Date`, which it"
-    " then must have, is not older than the stored one; else its outcome is 409.",
-    # No example: the page would send the first.
+    "- `return=minimal`: `data` holds only the items that were not stored and the key-0 items, each"
+    " with its place in the request as `index`, from 0; `debug` also has `created`, `updated` and"
+    " `failed`.\n"
+    "- `resolution=newest`: an item replaces a stored record only if its `update_Date` is not older"
+    " than the stored one; otherwise its outcome is 409. An item without `update_Date` is 400.",
+    # No example: Swagger UI would send it with every request.
     {"type": "string"},
 )
 
@@ -194,7 +197,7 @@ def _make_schemas(server: Server) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(
         [item, Envelope, RecordEnvelope, RecordListEnvelope], ref_template=REFERENCE
     )
-    # Answers have the same records, which stand in the document once.
+    # Requests and responses share one schema.
     components["Item"] = components.pop(item.__name__)
     text = json.dumps(
         {_PUBLIC_NAMES.get(name, name): schema for name, schema in components.items()}
@@ -208,9 +211,11 @@ def _make_schemas(server: Server) -> dict[str, Any]:
             field: _simplify_nullable(kind) for field, kind in schema["properties"].items()
         }
     record = schemas[RECORD_SCHEMA]
-    record["description"] = "One clinical-trial record of a care case. It is replaced as a whole."
+    record["description"] = (
+        "One care-case clinical-trial record. An update replaces the whole record."
+    )
     for name in ("entry_Date", "update_Date"):
-        # None stands for a date that was not sent; null is refused.
+        # None means that the date was omitted; null is rejected.
         del record["properties"][name]["default"]
     for name, value in RECORD_EXAMPLE.items():
         record["properties"][name]["examples"] = [value]
@@ -219,7 +224,7 @@ def _make_schemas(server: Server) -> dict[str, Any]:
 
 
 def _simplify_nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a list of types in the place of "anyOf" with null, which generators garble."""
+    """Replace an "anyOf" with null by a list of types; client generators garble the former."""
     kinds = schema.get("anyOf", [])
     if len(kinds) != 2 or "type" not in kinds[0]:
         return schema

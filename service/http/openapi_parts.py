@@ -1,4 +1,4 @@
-"""What the operations of the OpenAPI document share: parameters, headers, examples, refusals."""
+"""Shared parts of the OpenAPI document: parameters, headers, examples, problem responses."""
 
 import json
 from collections.abc import Mapping
@@ -34,26 +34,27 @@ _VISIBLE_ASCII = "^[!-~]+$"
 HEADERS: dict[str, Any] = {
     str(name): {"description": description, "schema": {"type": "string"}}
     for name, description in {
-        ACTIVITY_HEADER: "Names the request in the log; the same as `debug.activityID`.",
-        PAGINATION_HEADER: 'Which page of how many: `{"TotalCount":25,"TotalPages":3,'
+        ACTIVITY_HEADER: "Identifies the request in the log; the same value as `debug.activityID`.",
+        PAGINATION_HEADER: 'The page and the total: `{"TotalCount":25,"TotalPages":3,'
         '"CurrentPage":1,"PageSize":10}`.',
         hdrs.LOCATION: "The path of the record.",
         hdrs.WWW_AUTHENTICATE: "`Bearer`.",
         hdrs.RETRY_AFTER: "Seconds to wait before resending the request.",
         PREFERENCE_APPLIED_HEADER: "The preferences that were applied, if any.",
-        RATE_LIMIT_HEADER: "What is left of the API key's limit (IETF draft), if it has one.",
-        RATE_LIMIT_POLICY_HEADER: "The API key's limit (IETF draft), if it has one.",
+        RATE_LIMIT_HEADER: "The rest of the API key's rate limit (IETF draft), if it has one.",
+        RATE_LIMIT_POLICY_HEADER: "The API key's rate limit (IETF draft), if it has one.",
     }.items()
 }
 
 _PROBLEMS = {
-    400: "A header, the query, the key in the path or the body is malformed.",
-    401: "The API key or the token is missing or not valid.",
+    400: "A header, the query, the record key in the path or the body is malformed.",
+    401: "The API key or the token is missing, invalid or expired.",
     403: "The caller has no access to this database, or it does not exist; or the API key is not"
     " allowed to do this; or the database refuses the record.",
-    404: "There is no record of this key.",
+    404: "There is nothing at this path, or no record has this record key.",
     409: f"A request with the same {IDEMPOTENCY_HEADER} is still in progress (with `Retry-After`);"
-    " or the record is in conflict: with one of its key, or with others.",
+    " or a single record is in conflict: its record key exists, or it conflicts with other"
+    " records.",
     413: "The body is too large, or the batch has too many items.",
     415: "The media type, charset or content coding is not supported.",
     422: f"The {IDEMPOTENCY_HEADER} was already used with a different body; nothing was applied.",
@@ -67,7 +68,7 @@ _PROBLEMS = {
 def make_parameter(
     name: str, place: str, description: str, schema: Mapping[str, Any], **others: Any
 ) -> dict[str, Any]:
-    """Return a parameter, optional unless the others say more."""
+    """Return a parameter, optional unless ``others`` has ``required``."""
     about = {"name": name, "in": place, "required": False, "description": description}
     return {**about, "schema": schema, **others}
 
@@ -90,13 +91,13 @@ _TRACEPARENT = make_parameter(
 
 
 def make_idempotency_key_parameter(what: str) -> dict[str, Any]:
-    """Return the parameter; ``what`` it names."""
+    """Return the parameter; ``what`` is the thing that it identifies."""
     return make_parameter(
         IDEMPOTENCY_HEADER,
         "header",
-        f"Names the {what}, so that it can be resent as a whole: what was created under the"
-        " Idempotency-Key gets 201 with the record key assigned then. Any string of yours, such"
-        f" as `trials-2025-01-02-part-7`; another {what} needs another one.",
+        f"Identifies the {what}, so that it can be resent as a whole: a record that was created"
+        f" under this {IDEMPOTENCY_HEADER} gets 201 with the record key assigned then. Any string"
+        f" you choose, for example `trials-2025-01-02-part-7`; use another one for another {what}.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": _VISIBLE_ASCII},
     )
 
@@ -109,7 +110,7 @@ def make_operation(
     responses: dict[str, Any],
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return an operation, with the parameters that all of them have; no body for None."""
+    """Return an operation, including the parameters that all operations have."""
     return {
         "operationId": name,
         "tags": [TAG],
@@ -125,7 +126,7 @@ def make_operation(
 def make_request_body(
     limits: str, schema: Mapping[str, Any], examples: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a body; one type, since generators choose among several: the others work as well."""
+    """Return a request body with one media type; client generators choose badly among several."""
     return {
         "required": True,
         "description": f"At most {limits} after decompression; `Content-Encoding` can be `gzip` or"
@@ -137,25 +138,25 @@ def make_request_body(
 def make_response(
     description: str, schema: str, examples: Mapping[str, Any], *headers: str
 ) -> dict[str, Any]:
-    """Return a response with this schema in each media type, these examples and these headers."""
+    """Return a response that has this schema in each media type."""
     content = {"schema": {"$ref": REFERENCE.format(name=schema)}, "examples": examples}
     return {
         "description": description,
         "headers": make_header_references(*headers, RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER),
-        # JSON first, since generated clients ask for the first; the default is text/plain.
+        # JSON first, because generated clients ask for the first one; the default is text/plain.
         "content": dict.fromkeys(sorted(MEDIA_TYPES), content),
     }
 
 
 def make_header_references(*names: str) -> dict[str, Any]:
-    """Return the headers of these names, and the one that every response has."""
+    """Return references to these headers and to the one that every response has."""
     return {
         str(name): {"$ref": f"#/components/headers/{name}"} for name in (ACTIVITY_HEADER, *names)
     }
 
 
 def make_problem_responses(schema: str, path: str, *statuses: int) -> dict[str, Any]:
-    """Return the responses with these statuses, and those that every operation has."""
+    """Return the problem responses with these statuses and those that every operation has."""
     found = {}
     for status in sorted({*statuses, 401, 403, 429, 500, 503}):
         text = _PROBLEMS[status]
@@ -176,5 +177,5 @@ def make_example(name: str, summary: str, value: Any) -> dict[str, Any]:
 
 
 def make_envelope(data: Any) -> dict[str, Any]:
-    """Return the envelope of a response with data, as an example."""
+    """Return the example of an envelope with this data."""
     return {"data": data, "error": None, "debug": {"activityID": _ACTIVITY_ID}}

@@ -1,4 +1,4 @@
-"""The operations on single records, as the OpenAPI document tells them.
+"""The operations on single records in the OpenAPI document.
 
 Contract section 1, "One record".
 """
@@ -52,7 +52,7 @@ _KEY = make_parameter(
 _SORT = make_parameter(
     "sortBy",
     "query",
-    "Fields, separated by commas, each with `:asc` (the default) or `:desc`; of"
+    "Fields separated by commas, each with `:asc` (the default) or `:desc`. Supported:"
     f" {', '.join(f'`{name}`' for name in Item.__struct_encode_fields__)}.",
     {"type": "string", "pattern": SORT_PATTERN},
     example="case_Key:desc,study_Title",
@@ -81,19 +81,19 @@ def _describe_list(server: Server) -> dict[str, Any]:
     return make_operation(
         "ListCareCaseClinicalTrial",
         "List clinical trials",
-        "A page of all records. The key breaks ties, so that pages never overlap. Null sorts as"
+        "A page of all records. The record key breaks ties, so pages never overlap. Null sorts as"
         f" greater than all values. A page has at most {server.max_page_bytes} bytes of text;"
         " `pageSize=1` always works.",
         [
-            _make_number_parameter("page", "Which page, counted from 1.", 1, INT32[-1]),
+            _make_number_parameter("page", "Number of the page, from 1.", 1, INT32[-1]),
             _make_number_parameter(
-                "pageSize", "How many records a page has.", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+                "pageSize", "Number of records per page.", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
             ),
             _SORT,
         ],
         {
             "200": make_response(
-                "The records of the page; none behind the last.",
+                "The records of the page; empty beyond the last page.",
                 LIST_RESPONSE,
                 page,
                 PAGINATION_HEADER,
@@ -107,8 +107,8 @@ def _describe_create(server: Server, body: dict[str, Any]) -> dict[str, Any]:
     return make_operation(
         "CreateCareCaseClinicalTrial",
         "Create a clinical trial",
-        "Creates a record that does not exist; with key 0 the database assigns its key. The answer"
-        " has the record as it is stored, read after the commit.",
+        "Creates a record that does not exist; with key 0 the database assigns its record key. The"
+        " response contains the stored record, read after the commit.",
         [make_idempotency_key_parameter("record")],
         {
             "201": _make_record_response("Created and committed.", hdrs.LOCATION),
@@ -124,7 +124,7 @@ def _describe_get(server: Server) -> dict[str, Any]:
     return make_operation(
         "GetCareCaseClinicalTrial",
         "Read a clinical trial",
-        "One record.",
+        "Returns one record.",
         [_KEY],
         {
             "200": _make_record_response("The record."),
@@ -137,9 +137,9 @@ def _describe_update(server: Server, body: dict[str, Any]) -> dict[str, Any]:
     return make_operation(
         "UpdateCareCaseClinicalTrial",
         "Replace a clinical trial",
-        "Replaces a record that exists, as a whole: a nullable field that is omitted becomes null;"
-        f" `entry_Date` and `entry_User` stay. `{KEY_FIELD}` must be that of the path. The answer"
-        " has the record as it is stored, read after the commit.",
+        "Replaces an existing record as a whole: a nullable field that is omitted becomes null;"
+        f" `entry_Date` and `entry_User` stay. `{KEY_FIELD}` must equal the key in the path. The"
+        " response contains the stored record, read after the commit.",
         [_KEY],
         {
             "200": _make_record_response("Replaced and committed."),
