@@ -1,4 +1,4 @@
-"""How much a process takes on: rate, batches and bytes in flight; beyond it, 429 or 503 at once."""
+"""Limits of a process: request rate, batches and bytes in flight; beyond them 429 or 503."""
 
 import math
 import time
@@ -30,26 +30,26 @@ class Admission:
         self.set_limits(settings)
 
     def set_limits(self, settings: Settings) -> None:
-        """Set the limits; what is already in flight stays counted.
+        """Set the limits; batches in flight stay counted.
 
-        Each database has bytes of its own, which no other can use. What it uses beyond them comes
+        Each database has bytes of its own, which no other database can use. Bytes beyond these come
         from the rest, which all databases share.
         """
         server = settings.server
         self._max_batches = server.max_batches_in_flight
         self._own_bytes = server.own_bytes
         self._shared_bytes = server.max_bytes_in_flight - len(settings.databases) * self._own_bytes
-        # Beside one database, whatever it has in flight, the largest body of another finds room, if
-        # the settings allow for two of them.
+        # Whatever one database has in flight, the largest body of another database finds room, if
+        # the settings allow for two such bodies.
         largest = server.max_body_bytes - self._own_bytes
         self._max_shared_bytes_per_database = max(self._shared_bytes - largest, largest)
 
     @contextmanager
     def count_batch(self, key_name: str, database: str) -> Iterator["BodyByteCount"]:
-        """Count a batch, and the bytes of its body as they arrive, until it ends.
+        """Count a batch and the bytes of its body until it ends.
 
-        Raises Problem 503 if the API key has too many in flight in this database; those of other
-        keys do not count.
+        Raises Problem 503 if the API key has too many batches in flight in this database; those of
+        other API keys do not count.
         """
         if self._batches[key_name, database] >= self._max_batches:
             raise _make_overload_problem(
@@ -96,14 +96,14 @@ class Admission:
 
 
 def _subtract(counts: Counter[Any], name: Any, number: int) -> None:
-    """Subtract from a count, and forget it at 0: there can be many keys and databases."""
+    """Subtract from a count and remove it at 0: there can be many API keys and databases."""
     counts[name] -= number
     if not counts[name]:
         del counts[name]
 
 
 class BodyByteCount:
-    """The part of one body in the count."""
+    """The counted bytes of one body."""
 
     def __init__(self, admission: Admission, database: str) -> None:
         self._admission = admission
@@ -111,7 +111,7 @@ class BodyByteCount:
         self.total = 0
 
     def increase_to(self, size: int) -> None:
-        """Count the body as this large, if it was less. Raises Problem 503."""
+        """Count the body with at least ``size`` bytes. Raises Problem 503."""
         if size > self.total:
             self._admission.count_bytes(self._database, size - self.total)
             self.total = size
@@ -123,17 +123,17 @@ def _make_overload_problem(message: str, reason: str) -> Problem:
 
 
 class RateLimiter:
-    """Counts, in this process, the requests of each key that has a ``rate_limit`` (RFC 6585).
+    """Rate limiter per API key with a ``rate_limit``, in this process (RFC 6585).
 
-    The headers are those of draft-ietf-httpapi-ratelimit-headers. What the one ``previous`` has
-    counted under the same limit counts on.
+    The headers are those of draft-ietf-httpapi-ratelimit-headers. Requests that ``previous`` has
+    counted under the same limit still count.
     """
 
     def __init__(self, keys: Mapping[str, ApiKey], previous: Self | None = None) -> None:
         self._limits: dict[str, limits.RateLimitItem] = {}
         if not any(key.rate_limit for key in keys.values()):
             return
-        # 2 MB of memory that only those who use it shall pay.
+        # Imported here because it takes 2 MB of memory, which only its users should pay for.
         from limits import parse
         from limits.aio.storage import MemoryStorage
         from limits.aio.strategies import SlidingWindowCounterRateLimiter
@@ -146,9 +146,9 @@ class RateLimiter:
         self._limits = {name: parse(key.rate_limit) for name, key in keys.items() if key.rate_limit}
 
     async def count(self, key_name: str) -> dict[str, str]:
-        """Count a request; return the headers that tell the caller what is left.
+        """Count a request and return the headers that report the rest of the limit.
 
-        Raises Problem 429, with Retry-After, when nothing is.
+        Raises Problem 429 with Retry-After if the limit is used up.
         """
         limit = self._limits.get(key_name)
         if limit is None:

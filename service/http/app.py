@@ -1,4 +1,4 @@
-"""Composition root: what answers where, what surrounds it, what starts and ends with it."""
+"""Composition root: routes, middleware, startup and cleanup."""
 
 import asyncio
 import logging
@@ -30,11 +30,11 @@ WRITE_METHODS = {hdrs.METH_PUT, hdrs.METH_POST, hdrs.METH_DELETE}
 
 STATE = web.AppKey("state", ReloadableState)
 MANAGEMENT = web.AppKey("management", web.Application)
-"""What answers on ``management_port``, where there is one."""
+"""The application on ``management_port``, if that is set."""
 
 
 def build_app(settings: Settings, tuning: Tuning) -> web.Application:
-    """Return the application. Raises ConfigurationError for a public key without use."""
+    """Return the application. Raises ConfigurationError for an unusable public key."""
     tracing.start()
     server = settings.server
     states = ReloadableState(settings, tuning)
@@ -71,7 +71,7 @@ def _add_api(app: web.Application, base_path: str, states: ReloadableState) -> N
 
 
 def _with_middleware(lifecycle: Lifecycle, tuning: Tuning) -> web.Application:
-    """Return an application whose every answer is as the contract has it."""
+    """Return an application with the middleware and headers that every response needs."""
     app = web.Application(
         middlewares=[RequestMiddleware(tuning.rejected_body_pause_seconds).handle]
     )
@@ -92,7 +92,7 @@ async def _watch_and_close(app: web.Application) -> AsyncIterator[None]:
 
 
 class RequestMiddleware:
-    """Numbers each request, counts it, logs it, and answers every failure with an envelope."""
+    """Gives each request an activityID, counts and logs it, and turns failures into envelopes."""
 
     def __init__(self, rejected_body_pause_seconds: float) -> None:
         self._rejected_body_pause_seconds = rejected_body_pause_seconds
@@ -131,7 +131,7 @@ class RequestMiddleware:
 
 
 def _get_route_path(request: web.Request) -> str:
-    """Return the request's path for the log: that of the route, which names no record."""
+    """Return the path for the log: the route's pattern, which contains no record key."""
     resource = request.match_info.route.resource
     return resource.canonical if resource else request.path
 
@@ -139,10 +139,10 @@ def _get_route_path(request: web.Request) -> str:
 async def _respond_and_pause(
     request: web.Request, response: web.StreamResponse, seconds: float
 ) -> None:
-    """Send the answer at once, but do not take in the rest of the body for a while.
+    """Send the response, then wait before the rest of the body is read.
 
-    To take in a large body that is turned away costs a good part of what it costs to apply it;
-    a caller that does not wait for Retry-After shall not take that from the others.
+    Reading a large rejected body costs a good part of what applying it would cost. A caller that
+    ignores Retry-After must not spend that at the expense of others.
     """
     await response.prepare(request)
     await response.write_eof()
@@ -150,7 +150,7 @@ async def _respond_and_pause(
 
 
 def _log_and_count(record: RequestRecord, status: int, seconds: float) -> None:
-    """Count and log a request; the status is 0 where its connection was aborted."""
+    """Count and log a request; status 0 means that its connection was aborted."""
     database = record.database or ""
     metrics.REQUESTS.labels(str(status), database).inc()
     metrics.REQUEST_SECONDS.labels(database).observe(seconds)
@@ -174,7 +174,10 @@ async def _respond(
 async def _call_handler(
     request: web.Request, handler: Handler, activity_id: str
 ) -> web.StreamResponse:
-    """Return the handler's answer. Raises Problem for everything that is none."""
+    """Return the handler's response. Raises Problem for each failure.
+
+    Raises ConnectionError if the connection must be aborted.
+    """
     try:
         if request.app[LIFECYCLE].is_stopping and request.method in WRITE_METHODS:
             raise Problem(
@@ -193,10 +196,10 @@ async def _call_handler(
         detail = f"{message}; send the request again."
         raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_away") from None
     except Exception as error:
-        if not isinstance(error, DatabaseNotReady):  # which is in the log
+        if not isinstance(error, DatabaseNotReady):  # already logged
             logger.exception("unhandled", exc_info=bare(error))
         if request.writer.output_size > 0:
-            # Half an envelope cannot be mended: abort, so that it does not look whole.
+            # Abort, so that half an envelope does not look complete.
             raise ConnectionError("aborted") from None
         detail = f"Internal error, activityID {activity_id}."
         raise Problem(500, detail, reason="internal") from None
@@ -215,7 +218,7 @@ def _to_problem(error: web.HTTPException) -> Problem:
 
 
 def add_headers(response: web.StreamResponse, activity_id: str) -> None:
-    """Add the headers that every response has; only documents can be kept in a cache."""
+    """Add the headers that every response has. Only documents can be cached."""
     response.headers[hdrs.X_CONTENT_TYPE_OPTIONS] = "nosniff"
     response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     response.headers[ACTIVITY_HEADER] = activity_id

@@ -1,7 +1,7 @@
-"""What is made of the settings: a reload puts another in its place, and no request notices.
+"""Objects built from one configuration.
 
-Contract section 3: a request ends in the generation in which it began. What only an old
-generation used is closed when its last request has ended.
+A reload swaps in a new set; requests in flight finish with the old one (contract section 3). What
+only the old set used is closed when its last request has ended.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from service.telemetry import metrics
 
 
 class AppState(InFlight):
-    """All that depends on settings which may change while the process runs."""
+    """The objects that depend on reloadable settings."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class AppState(InFlight):
         )
 
     async def close(self, others: Sequence[Self]) -> None:
-        """Close what none of the others uses."""
+        """Close whatever none of the others uses."""
         await self.writers.close([other.writers for other in others])
         await self.authenticator.close([other.authenticator for other in others])
 
 
 class ReloadableState:
-    """The current generation, and older ones that still have requests in flight.
+    """The current state, and older ones that still have requests in flight.
 
-    Raises ConfigurationError for a public key without use.
+    Raises ConfigurationError for an unusable public key.
     """
 
     def __init__(self, settings: Settings, tuning: Tuning) -> None:
@@ -72,14 +72,14 @@ class ReloadableState:
         self._retiring: set[asyncio.Task[None]] = set()
 
     def sample(self) -> None:
-        """Bring the metrics up to date that are looked at and not counted."""
+        """Update the gauge metrics."""
         self._admission.sample()
         self.current.writers.sample()
 
     def replace(self, settings: Settings) -> None:
-        """Let requests from now on go by these settings.
+        """Use these settings for new requests.
 
-        Raises ConfigurationError, and then changes nothing.
+        Raises ConfigurationError, in which case nothing changes.
         """
         old = self.current
         self.current = AppState(settings, self._tuning, self._admission, old)
@@ -97,7 +97,7 @@ class ReloadableState:
         await old.close(self._alive)
 
     async def close(self) -> None:
-        """Close all; what is still in flight is not waited for."""
+        """Close all states without waiting for requests in flight."""
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)

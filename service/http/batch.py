@@ -1,4 +1,4 @@
-"""The one handler: request to chunks to streamed envelope (contract section 1)."""
+"""The handler of batches: request to chunks to streamed envelope (contract section 1)."""
 
 import asyncio
 from collections import deque
@@ -30,13 +30,13 @@ from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
 from service.wire import Outcome
 
 MIN_CHUNKS_AHEAD = 2
-"""How many chunks of a batch are with the writer while the next is decoded; as many more as two
-statements may take."""
+"""Chunks of a batch that the writer has while the next one is decoded; more if two statements can
+take more."""
 
 
 @dataclass
 class BatchHandler:
-    """Answers ``PUT {base_path}/care-case-clinical-trials-batch``."""
+    """The handler of ``PUT {base_path}/care-case-clinical-trials-batch``."""
 
     settings: Server
     tuning: Tuning
@@ -82,7 +82,7 @@ class BatchHandler:
         if not items.chunks:
             await response.send([], is_last=True)
         elif len(items.chunks) == 1:
-            # A task, and a generator of one, would cost as much as to apply a record.
+            # For one chunk, a task and a generator would cost as much as applying a record.
             decoded = items.decode_chunk(0)
             rows = list(map(astuple, decoded.items))
             outcomes = await writer.apply(batch, rows, decoded.places)
@@ -110,7 +110,7 @@ class BatchHandler:
 
 
 class _ItemSource:
-    """The items of a batch, whose chunks are decoded as they are asked for."""
+    """The items of a batch; its chunks are decoded when they are needed."""
 
     def __init__(
         self, body: bytearray, chunks: list[Chunk], decoder: BatchDecoder, mode: Mode
@@ -123,7 +123,7 @@ class _ItemSource:
         self._first = 0
 
     def decode_chunk(self, number: int) -> DecodedChunk:
-        """Return a chunk decoded, which is kept until another one is asked for by __iter__()."""
+        """Return a decoded chunk, which is kept until __iter__() goes on to the next one."""
         if number not in self._decoded:
             decoded = self._decoder.decode(self.body, self.chunks[number])
             is_dated = self._mode is Mode.NEWEST
@@ -137,9 +137,9 @@ class _ItemSource:
             del self._decoded[number]
 
     async def read_explicit_keys(self) -> list[int]:
-        """Return the keys that the items name, as far as they can be read.
+        """Return the explicit record keys of all items whose key can be read.
 
-        Of the next chunks they are those of the decoded items, which will be wanted anyway.
+        The next chunks are decoded for this, because they are needed soon anyway.
         """
         keys: list[int] = []
         for number, chunk in enumerate(self.chunks):
@@ -154,9 +154,9 @@ class _ItemSource:
 async def _apply_chunks(
     items: _ItemSource, batch: Batch, writer: Writer
 ) -> AsyncGenerator[tuple[DecodedChunk, list[Outcome], bool]]:
-    """Yield one chunk after the other, what became of its items, and whether it is the last.
+    """Yield each chunk, the outcomes of its valid items, and whether it is the last.
 
-    While the writer works on some chunks, the next one is decoded.
+    While the writer applies some chunks, the next one is decoded.
     """
     pending: deque[tuple[DecodedChunk, asyncio.Task[list[Outcome]]]] = deque()
     chunks_ahead = max(MIN_CHUNKS_AHEAD, 2 * writer.pool.statement_rows // CHUNK_ITEMS)
@@ -168,7 +168,7 @@ async def _apply_chunks(
             rows = list(map(astuple, decoded.items))
             task = asyncio.create_task(writer.apply(batch, rows, places))
             pending.append((decoded, task))
-            # Lets the writer send its statement before the next chunk is decoded.
+            # So that the writer sends its statement before the next chunk is decoded.
             await asyncio.sleep(0)
             if len(pending) > chunks_ahead:
                 first, task = pending.popleft()
