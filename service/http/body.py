@@ -1,4 +1,4 @@
-"""The request's body to bytes: media type, content encoding, size limit."""
+"""Request body to bytes: media type, content encoding, size and speed limits."""
 
 import asyncio
 import zlib
@@ -17,13 +17,16 @@ from service.items.split import Chunk, split_batch
 from service.telemetry import metrics
 
 MAX_UNINTERRUPTED_BYTES = 16 * 1024
-"""A body of which no part takes so long that others would miss their turn."""
+"""Size up to which a body is split without giving other requests a turn."""
 
 _JSON_TYPES = ("application/json", "text/json")
 
 
 class BodyReader:
-    """Reads bodies, as long as they are declared right, come steadily and are not too large."""
+    """Reads request bodies within limits of size and speed.
+
+    ``advice`` ends the message for a body that is too large.
+    """
 
     def __init__(self, max_bytes: int, tuning: Tuning, advice: str = "; send it in parts") -> None:
         self._max_bytes = max_bytes
@@ -32,11 +35,10 @@ class BodyReader:
         self._bytes_per_second = tuning.body_bytes_per_second
 
     async def read(self, request: web.Request, byte_count: BodyByteCount) -> bytearray:
-        """Ask for the body where the client waits for that, and return it decompressed.
+        """Return the decompressed body; send "100 Continue" first if the client waits for that.
 
-        Raises Problem 413 as soon as it is longer than ``max_body_bytes``, 400 when it cannot be
-        decompressed, is cut short, stops coming or comes too slowly, and 503 when there is no
-        room for it.
+        Raises Problem 413 as soon as the body exceeds the limit, 400 if it cannot be decompressed,
+        is incomplete, stalls or is too slow, and 503 if there is no room for it.
         """
         if (request.content_length or 0) > self._max_bytes:
             raise self._make_too_large_problem()
@@ -50,17 +52,17 @@ class BodyReader:
             received += len(data)
             for piece in inflater.inflate(data) if inflater else (data,):
                 body += piece
-                # The compressed bytes count as well: members can be empty.
+                # Compressed bytes count as well, because gzip members can be empty.
                 if max(received, len(body)) > self._max_bytes:
                     raise self._make_too_large_problem()
                 byte_count.increase_to(len(body))
                 if inflater:
-                    # A few bytes may become many, and take long: others get a turn.
+                    # A few bytes can expand to many; other requests get a turn.
                     await asyncio.sleep(0)
 
         try:
             if request.content.is_eof():
-                # A small body came with the headers; a timer would cost more than reading it.
+                # A small body arrived with the headers; a timer would cost more than reading it.
                 await add(request.content.read_nowait())
             else:
                 await self._read_steadily(request.content, add)
@@ -99,7 +101,7 @@ class BodyReader:
     async def _read_steadily(
         self, content: StreamReader, add: Callable[[bytes], Awaitable[None]]
     ) -> None:
-        """Take a body as it comes. Raises TimeoutError if it comes too slowly."""
+        """Pass data on as it arrives. Raises TimeoutError if the body stalls or is too slow."""
         loop, received = asyncio.get_running_loop(), 0
         first_deadline = loop.time() + self._body_idle_seconds
         async with asyncio.timeout_at(first_deadline) as limit:
@@ -111,9 +113,9 @@ class BodyReader:
 
 
 async def split_body(body: bytes | bytearray, max_items: int, max_item_bytes: int) -> list[Chunk]:
-    """Return the chunks of a body that is valid JSON to its end, before any is applied.
+    """Return all chunks of a body, so that none is applied unless the whole body is valid JSON.
 
-    Raises Problem 400, TooManyItems and ItemTooLarge.
+    Raises Problem 400 if it is not, TooManyItems and ItemTooLarge.
     """
     chunks: list[Chunk] = []
     try:
@@ -128,9 +130,10 @@ async def split_body(body: bytes | bytearray, max_items: int, max_item_bytes: in
 
 
 def check_media_type(request: web.Request) -> None:
-    """Raise Problem 415 unless the body is declared as JSON in UTF-8, plain or compressed.
+    """Check the declared media type, charset and encodings of the body.
 
-    Raises Problem 400 for a transfer coding but chunked (RFC 9112 section 6.1).
+    Raises Problem 415 unless the body is JSON in UTF-8, uncompressed or with gzip or deflate, and
+    Problem 400 for a transfer coding other than chunked (RFC 9112 section 6.1).
     """
     content_type = request.content_type
     is_suffixed = content_type.startswith("application/") and content_type.endswith("+json")
@@ -167,20 +170,23 @@ def _read_encoding(request: web.Request) -> str:
 
 
 MAX_SLICE_BYTES = 16 * 1024
-"""Of compressed data, taken at a time: what is left of it is copied for each member."""
+"""Compressed bytes per step; zlib copies the unused ones for each gzip member."""
 
 MAX_PIECE_BYTES = 256 * 1024
-"""Of decompressed data at most, between two turns for others."""
+"""Maximum decompressed bytes between two turns of other requests."""
 
 MAX_GZIP_MEMBERS = 4096
-"""Of a gzip body at most; enough for 128 MiB in the blocks of bgzip."""
+"""Maximum number of members in a gzip body; enough for 128 MiB in bgzip's blocks."""
 
 _TOO_MANY_MEMBERS = f"more than {MAX_GZIP_MEMBERS} members; compress it as one"
 
 
 class _Inflater:
-    """Decompresses gzip with several members (RFC 1952), and deflate in both of its
-    forms: zlib's (RFC 1950), and the bare one (RFC 1951) that some clients send."""
+    """Decompressor for gzip and deflate.
+
+    gzip can have several members (RFC 1952). deflate is accepted in zlib's format (RFC 1950) and in
+    the raw one that some clients send (RFC 1951).
+    """
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
@@ -189,9 +195,9 @@ class _Inflater:
         self.is_complete = True
 
     def inflate(self, data: bytes) -> Iterator[bytes]:
-        """Yield what the data expands to, in pieces, each after a bounded amount of work.
+        """Yield the decompressed data in pieces, each after a bounded amount of work.
 
-        Raises zlib.error.
+        Raises zlib.error for invalid data.
         """
         for start in range(0, len(data), MAX_SLICE_BYTES):
             yield from self._inflate_slice(data[start : start + MAX_SLICE_BYTES])
@@ -199,7 +205,7 @@ class _Inflater:
 
     def _inflate_slice(self, data: bytes) -> Iterator[bytes]:
         piece = b""
-        # A full piece may have left something behind although all data was taken in.
+        # After a full piece, zlib can have output left even if it has consumed all data.
         while data or len(piece) == MAX_PIECE_BYTES:
             if self._decompressor is None:
                 if not data:

@@ -1,4 +1,4 @@
-"""The document at ``/openapi.json``, and the page at ``/docs`` that shows it (Swagger UI)."""
+"""The OpenAPI document at ``/openapi.json`` and its page at ``/docs`` (Swagger UI)."""
 
 import gzip
 import hashlib
@@ -21,9 +21,9 @@ CONTRACT_FILE = (
     if _INSTALLED_CONTRACT.exists()
     else _PACKAGE.parent / "docs" / "contract.md"
 )
-"""Inside the package in a wheel, among the documents in a checkout."""
+"""In a wheel inside the package, in a checkout in docs/."""
 
-# Nothing from elsewhere; Swagger UI sets styles from its script, and has pictures in its styles.
+# Nothing from other origins. Swagger UI sets styles from its script and has images in its styles.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
@@ -31,13 +31,13 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-# Only browsers ask for these, and all of them accept gzip. As they are, the larger one has 1.5 MB,
-# and sending it costs more than 3 times as much CPU as a 404.
+# Always sent with gzip, which all browsers accept. Uncompressed, the larger file has 1.5 MB, and
+# sending it costs more than 3 times as much CPU as a 404.
 _SWAGGER_UI = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 
 class Document:
-    """A document that anyone can read: made for the first request, then kept in memory."""
+    """A public document, made for the first request and then kept in memory."""
 
     def __init__(self, make: Callable[[], bytes], media_type: str, encoding: str = "") -> None:
         self._make = make
@@ -60,16 +60,16 @@ class Document:
         }
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Return the document, or 304 if the client has it already (RFC 9110 section 13.1.2)."""
+        """Return the document, or 304 if the client already has it (RFC 9110 section 13.1.2)."""
         known_tags = ",".join(request.headers.getall(hdrs.IF_NONE_MATCH, []))
-        # A tag is in quotes, so it is found only as an entry of the list.
+        # The tag includes its quotes, so it matches only a complete list entry.
         if self._headers[hdrs.ETAG] in known_tags or known_tags.strip() == "*":
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=self._headers)
         return web.Response(body=self._body, headers=self._headers)
 
 
 def add_routes(app: web.Application, openapi: Callable[[], Document]) -> None:
-    """Serve the OpenAPI document and the page; neither contains a secret."""
+    """Serve the documents and the page without credentials; none of them contains a secret."""
     spec = importlib.util.find_spec("swagger_ui")
     assert spec is not None
     assert spec.origin is not None
@@ -86,7 +86,7 @@ def add_routes(app: web.Application, openapi: Callable[[], Document]) -> None:
     for path, document in {
         DOCS_PATH: Document((PAGE_FILES / "index.html").read_bytes, "text/html"),
         f"{DOCS_PATH}/page.js": Document((PAGE_FILES / "page.js").read_bytes, "text/javascript"),
-        # As plain text, which browsers show; they would save Markdown to a file.
+        # Plain text, because browsers show it; they would download Markdown.
         CONTRACT_PATH: Document(CONTRACT_FILE.read_bytes, "text/plain; charset=utf-8"),
         **{
             f"{DOCS_PATH}/{name}": Document(partial(_gzip, swagger_ui / name), media_type, "gzip")

@@ -1,4 +1,4 @@
-"""Outcomes and whole-request errors to the envelope, in the type the client prefers.
+"""Outcomes and whole-request errors to the envelope, in the media type that the client prefers.
 
 Contract section 1, "Response: 207" and "Whole-request errors".
 """
@@ -34,9 +34,9 @@ _get_status = attrgetter("status")
 
 
 class Problem(Exception):
-    """Ends a request with an envelope that carries the problem instead of data.
+    """A whole-request error, which becomes an envelope without data.
 
-    ``reason`` is for operators: which check refused the request, one of telemetry's REASONS.
+    ``reason`` tells operators which check rejected the request; one of telemetry's REASONS.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ def make_problem_envelope(problem: Problem, instance: str, activity_id: str) -> 
             type=make_problem_type(problem.status),
             title=HTTPStatus(problem.status).phrase,
             status=problem.status,
-            # It may quote a header, whose bytes need not be UTF-8.
+            # It can quote a header, whose bytes need not be UTF-8.
             detail=problem.detail.encode(errors="replace").decode(),
             instance=instance,
         ),
@@ -80,8 +80,8 @@ MEDIA_TYPES = {
 
 
 def read_accept(request: web.BaseRequest) -> str:
-    """Return what the client accepts; several lines are one list (RFC 9110 section 5.3)."""
-    # Of a malformed request aiohttp tells the headers as an empty dict.
+    """Return the Accept header; several lines are one list (RFC 9110 section 5.3)."""
+    # For a malformed request, aiohttp's headers are an empty dict, which has no getall().
     return ",".join(request.headers.getall(hdrs.ACCEPT)) if hdrs.ACCEPT in request.headers else ""
 
 
@@ -89,15 +89,15 @@ def read_accept(request: web.BaseRequest) -> str:
 def negotiate(accept: str) -> str:
     """Return the Content-Type that the Accept header prefers (RFC 9110 section 12.5.1).
 
-    By quality, then by how specific the range is, then by its place in the header. Where
-    nothing fits, the default: an answer in another type serves better than none.
+    The order is quality, then specificity of the range, then place in the header. If nothing
+    matches, it is the default: a response in another type is more useful than none.
     """
     best: tuple[float, int, int, int] | None = None
     chosen = DEFAULT_TYPE
     ranges = [_parse_range(part) for part in accept.split(",")[:50]]
     for rank, (media_type, content_type) in enumerate(MEDIA_TYPES.items()):
         patterns = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
-        # The most specific range that matches decides over the type's quality.
+        # The most specific matching range determines the type's quality.
         for specificity in (2, 1, 0):
             places = [i for i, (name, _) in enumerate(ranges) if name == patterns[specificity]]
             if places:
@@ -149,9 +149,9 @@ _AFTER_VALUE = {
 
 
 def encode_outcomes(outcomes: Iterable[Outcome]) -> bytes:
-    """Return the outcomes as JSON, comma-separated: what encoding MultiCodeResponses gives.
+    """Return the outcomes as comma-separated JSON, the same as encoded MultiCodeResponses.
 
-    Put together from fragments, 4 times as fast as by way of those structs.
+    Joining fragments is 4 times as fast as encoding those structs.
     """
     return ",".join(
         [
@@ -164,9 +164,10 @@ def encode_outcomes(outcomes: Iterable[Outcome]) -> bytes:
 
 
 def encode_minimal(outcomes: Sequence[Outcome], first: int, key_zero: Container[int]) -> bytes:
-    """Return, each with its index, the outcomes that are none of 200 and 201, or of key 0.
+    """Return the failures and the outcomes of key-0 items, each with its index.
 
-    ``first`` is the index of the first; ``key_zero`` are the places among them of items of key 0.
+    ``first`` is the index of the first outcome; ``key_zero`` are the places of key-0 items in
+    ``outcomes``.
     """
     return b",".join(
         b'%b,"index":%d}' % (encode_outcomes([outcome])[:-1], first + place)
@@ -182,19 +183,19 @@ def _encode_failure(outcome: Outcome) -> str:
 
 @lru_cache
 def _quote(message: str) -> str:
-    """Return a message as JSON; of many bad items most have the same."""
+    """Return a message as JSON. Cached, because many invalid items have the same message."""
     return msgspec.json.encode(message).decode()
 
 
 def encode_envelope_end(debug: Debug) -> bytes:
-    """Return what follows the last outcome of a streamed envelope."""
+    """Return the part of a streamed envelope after its last outcome."""
     return b'],"error":null,"debug":%b}' % msgspec.json.encode(debug)
 
 
 class EnvelopeResponse:
-    """A 207 whose envelope goes out piece by piece.
+    """A 207 with a streamed envelope.
 
-    ``is_connected`` is false once the client has hung up, or has not read for too long.
+    ``is_connected`` is false once the client has disconnected or has stopped reading for too long.
     """
 
     def __init__(
@@ -215,9 +216,9 @@ class EnvelopeResponse:
     async def send(
         self, outcomes: list[Outcome], *, is_last: bool, key_zero: Container[int] = ()
     ) -> None:
-        """Write the outcomes of a committed chunk, and complete the envelope after the last.
+        """Send the outcomes of a committed chunk and, after the last one, the envelope's end.
 
-        ``key_zero`` are the places among them of items that came with key 0.
+        ``key_zero`` are the places of key-0 items in ``outcomes``.
         """
         self._record.outcomes.update(map(_get_status, outcomes))
         data = self._encode(outcomes, key_zero)
@@ -239,7 +240,7 @@ class EnvelopeResponse:
         except (ConnectionError, TimeoutError):
             self.is_connected = False
             if self._request.transport is not None:
-                # Half an envelope must not end like a whole one.
+                # Half an envelope must not look complete.
                 self._request.transport.abort()
             logger.info(
                 "client reads no more; its batch ends",
@@ -255,7 +256,7 @@ class EnvelopeResponse:
         if not self._has_started:
             start = ENVELOPE_START
         elif not reported:
-            # Who waits for long, a proxy above all, sees that the batch goes on.
+            # Whitespace as a keep-alive, above all for proxies.
             start = b"\n"
         else:
             start = b"," if self._has_outcomes else b""
@@ -272,7 +273,7 @@ class EnvelopeResponse:
         return debug
 
     def _send_in_one_piece(self, data: bytes) -> None:
-        """Leave an envelope of one piece to aiohttp, which sends it with the headers at once."""
+        """Let aiohttp send the envelope together with the headers."""
         self.stream = web.Response(status=207, headers=self._headers, body=data)
         if self._request.version >= HttpVersion11:
             self.stream.enable_chunked_encoding()

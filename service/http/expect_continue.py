@@ -1,6 +1,6 @@
-"""``Expect: 100-continue``: a client's body is asked for only once it is wanted (RFC 9110, 10.1.1).
+"""``Expect: 100-continue``: 100 only when the body is wanted (RFC 9110 section 10.1.1).
 
-aiohttp asks for it before any handler runs, also where it then answers 404 or 405.
+aiohttp sends 100 before any handler runs, even if the response is then 404 or 405.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ async def ask_for_body(request: web.Request) -> None:
     is_expecting = "100-continue" in map(str.strip, expected)
     if is_expecting and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # Not part of the response, which has not begun.
+        # 100 Continue is not part of the response, which has not started yet.
         request.writer.output_size = 0
 
 
@@ -30,10 +30,10 @@ class _MatchInfo(UrlMappingMatchInfo):
 
 
 class Router(UrlDispatcher):
-    """Finds handlers, all of which ask for bodies themselves."""
+    """A router whose handlers send "100 Continue" themselves."""
 
     async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
-        """Return the match, which asks for no body by itself."""
+        """Return the match without aiohttp's handling of ``Expect``."""
         found = await super().resolve(request)
         if hdrs.EXPECT not in request.headers:
             return found

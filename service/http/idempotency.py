@@ -1,6 +1,6 @@
-"""``Idempotency-Key``: a request that may be sent again (contract section 1, "Sending again").
+"""``Idempotency-Key``: requests that are safe to retry (contract section 1, "Sending again").
 
-The header is that of draft-ietf-httpapi-idempotency-key-header.
+Source of the header: draft-ietf-httpapi-idempotency-key-header.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 RETRY_AFTER = {str(hdrs.RETRY_AFTER): "2"}
 
 MAX_INLINE_DIGEST_BYTES = 1_000_000
-"""Bytes that are hashed without leaving the event loop."""
+"""Maximum bytes that are hashed on the event loop; longer bodies go to a thread."""
 
 
 def read_idempotency_key(request: web.Request) -> str | None:
-    """Return the key that the client chose, without its quotes; None where it chose none.
+    """Return the Idempotency-Key without quotes, None if the header is missing.
 
-    Raises Problem 400.
+    Raises Problem 400 if it is repeated or malformed.
     """
     values = request.headers.getall(IDEMPOTENCY_HEADER, [])
     if not values:
@@ -55,7 +55,7 @@ def make_batch(
     has_more: bool = False,
     wait_seconds: float = 0,
 ) -> Batch:
-    """Return the batch in a request; its activityID stands for an Idempotency-Key of None."""
+    """Return a new batch. Without a ``key``, its Idempotency-Key is the activityID."""
 
     async def read_keys_and_digest() -> BatchKeys:
         digest = batch.digest or await _compute_digest(body)
@@ -78,10 +78,10 @@ def make_batch(
 
 
 async def check_body(requests: RequestRegistry, batch: Batch, body: bytearray) -> None:
-    """Note the digest of a body that came with an Idempotency-Key.
+    """Check the body of a batch with an Idempotency-Key, and set the batch's digest.
 
-    Raises Problem 409 if the same request is in progress for too long, 422 if it created records
-    with another body, and what served() does.
+    Raises Problem 409 if the same request stays in progress for too long and 422 if it created
+    records with another body. Errors of run_system_statement() are passed on.
     """
     batch.digest = await _compute_digest(body)
     try:
@@ -100,9 +100,9 @@ def make_still_running_problem() -> Problem:
 
 
 async def _compute_digest(body: bytearray) -> UUID:
-    """Return what tells one body from another.
+    """Return the digest that identifies a body.
 
-    By BLAKE3, since SHA-256 was the largest part of what a record of key 0 costs the service.
+    BLAKE3, because SHA-256 was the largest part of the service's work for a key-0 item.
     """
     if len(body) <= MAX_INLINE_DIGEST_BYTES:
         return _hash(body)

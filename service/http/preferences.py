@@ -1,6 +1,6 @@
-"""``Prefer``: how a batch is to be applied and answered (contract section 1, "Preferences").
+"""The header ``Prefer`` of a batch (contract section 1, "Preferences").
 
-RFC 7240, sections 2 and 3.
+RFC 7240 sections 2 and 3.
 """
 
 import re
@@ -13,15 +13,15 @@ from service.wire import PREFER_HEADER
 
 _QUOTED = r'"(?:[^"\\]|\\.)*+(?:"|\\?$)'
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-# A quotation that does not end goes on to the end, so that no byte is looked at twice.
+# An unterminated quoted string extends to the end, so that no byte is scanned twice.
 _ELEMENT = re.compile(rf'(?:[^",]|{_QUOTED})++')
 _PREFERENCE = re.compile(rf"[ \t]*+({_WORD})[ \t]*+(?:=[ \t]*+({_WORD}|{_QUOTED}|))?[ \t]*+(?:;|$)")
 
 
 class Preferences(NamedTuple):
-    """What a client prefers, as far as the service does that.
+    """The supported preferences of a request.
 
-    ``is_minimal``: only what the client cannot know otherwise is told of its items.
+    ``is_minimal``: the response contains only failures and newly assigned record keys.
     """
 
     is_minimal: bool = False
@@ -29,7 +29,7 @@ class Preferences(NamedTuple):
 
     @property
     def applied(self) -> str:
-        """The value of ``Preference-Applied``, empty where there is none."""
+        """The value of ``Preference-Applied``, empty if no preference was applied."""
         applied = [_MINIMAL] if self.is_minimal else []
         if self.mode is Mode.NEWEST:
             applied.append(_NEWEST)
@@ -41,14 +41,14 @@ _NEWEST = ("resolution", "newest")
 
 
 def read_preferences(request: web.Request) -> Preferences:
-    """Return what the client prefers; several lines are one list, unknown ones are ignored."""
+    """Return the preferences. Several lines are one list; unknown preferences are ignored."""
     preferred: dict[str, str] = {}
     for element in _ELEMENT.findall(",".join(request.headers.getall(PREFER_HEADER, []))):
         if match := _PREFERENCE.match(element):
             name, value = match[1].lower(), match[2] or ""
             if value.startswith('"'):
                 value = re.sub(r"\\(.)", r"\1", value[1:-1])
-            # Of two values of one preference the first counts.
+            # Of two values of one preference, the first counts.
             preferred.setdefault(name, value.lower())
     return Preferences(
         _MINIMAL in preferred.items(),

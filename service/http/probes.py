@@ -1,4 +1,4 @@
-"""``/livez``, ``/readyz`` and ``/metrics``: what supervisors ask, without credentials."""
+"""``/livez``, ``/readyz`` and ``/metrics``: endpoints for monitoring, without credentials."""
 
 import ipaddress
 
@@ -16,10 +16,10 @@ RETRY_AFTER: dict[str, str] = {hdrs.RETRY_AFTER: "5"}
 
 
 class Probes:
-    """Answers about this process and its databases.
+    """Handlers that report the state of this process and its databases.
 
-    ``has_own_port``: nobody but supervisors comes to the port, so that everybody there may have the
-    metrics; elsewhere they go to loopback alone.
+    ``has_own_port``: the port is for monitoring only, so that every client of it gets the metrics.
+    Otherwise only loopback gets them.
     """
 
     def __init__(self, states: ReloadableState, *, has_own_port: bool) -> None:
@@ -27,16 +27,16 @@ class Probes:
         self._has_own_port = has_own_port
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer on this application's port."""
+        """Add the endpoints to an application."""
         for path, handler in zip(PATHS, (self.livez, self.readyz, self.metrics), strict=True):
             app.router.add_get(path, handler)
 
     async def livez(self, _request: web.Request) -> web.Response:
-        """Tell that the process answers."""
+        """Report that the process is up."""
         return web.Response(text="ok\n")
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """Tell whether requests may come here. Raises Problem 503."""
+        """Report that the service is ready. Raises Problem 503 if it is not."""
         if request.app[LIFECYCLE].is_stopping:
             raise Problem(503, "The service is shutting down.", RETRY_AFTER, reason="stopping")
         reason = await self._states.current.writers.readiness_error()
@@ -45,7 +45,7 @@ class Probes:
         return web.Response(text="ok\n")
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Give Prometheus what it asks for. Raises Problem 403."""
+        """Return the metrics for Prometheus. Raises Problem 403 if the client cannot see them."""
         if not (self._has_own_port or is_loopback(request.remote)):
             raise Problem(
                 403,
@@ -59,7 +59,7 @@ class Probes:
 
 
 def is_loopback(address: str | None) -> bool:
-    """Tell whether a peer is a process of this machine."""
+    """Return whether a peer's address belongs to this machine's loopback interface."""
     try:
         peer = ipaddress.ip_address(address or "")
     except ValueError:

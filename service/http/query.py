@@ -1,4 +1,4 @@
-"""Which records a request is about: the key in its path, or the page that its query asks for.
+"""The record key in a path, and the page and order in a query.
 
 Contract section 1, "One record".
 """
@@ -19,11 +19,11 @@ _FIELDS = Item.__struct_encode_fields__
 
 _PART = rf"({'|'.join(_FIELDS)})(:(asc|desc))?"
 SORT_PATTERN = f"^({_PART}(,{_PART})*)?$"
-"""What ``sortBy`` looks like."""
+"""Regular expression of ``sortBy``, for the OpenAPI document."""
 
 
 def read_path_key(request: web.Request) -> int:
-    """Return the key of the record that the path names. Raises Problem 400."""
+    """Return the record key in the path. Raises Problem 400 if it is not an int32."""
     text = request.match_info["key"]
     key = int(text) if _INTEGER.fullmatch(text) else None
     if key is None or key not in INT32:
@@ -36,7 +36,7 @@ def read_path_key(request: web.Request) -> int:
 
 
 def read_page_query(request: web.Request) -> tuple[int, int, list[SortField]]:
-    """Return the number of the page, its size, and the order. Raises Problem 400."""
+    """Return the page's number (from 1), its size and the order. Raises Problem 400."""
     query = request.query
     for name in query:
         if name not in PARAMETERS:
@@ -64,7 +64,7 @@ def _parse_sorting(text: str) -> list[SortField]:
             raise _malformed(f"sortBy: {name[:50]} is no field; known are {', '.join(_FIELDS)}")
         if direction not in ("", "asc", "desc"):
             raise _malformed(f"sortBy: expected {name}:asc or {name}:desc")
-        # One that comes again changes nothing any more.
+        # A repeated field no longer affects the order.
         sorting.setdefault(name, SortField(name, direction == "desc"))
     return [*sorting.values()]
 

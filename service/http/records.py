@@ -1,4 +1,4 @@
-"""One record, and reading back: the handlers of single records and of pages of them.
+"""The handlers of single records and of pages of records.
 
 Contract section 1, "One record".
 """
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RecordHandler:
-    """Answers for ``{base_path}/care-case-clinical-trials`` and what lies below it."""
+    """The handlers of ``{base_path}/care-case-clinical-trials`` and ``…/{key}``."""
 
     settings: Server
     tuning: Tuning
@@ -65,7 +65,7 @@ class RecordHandler:
         self._decoder = BatchDecoder(ignore_unknown_fields=self.settings.ignore_unknown_fields)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """Return the record of the key in the path. Raises Problem 404 where there is none."""
+        """Return the record with the key in the path. Raises Problem 404 if it does not exist."""
         caller, database = await self.access.grant(request, "read")
         key = read_path_key(request)
         with self.admission.count_batch(caller.name, database):
@@ -75,7 +75,10 @@ class RecordHandler:
         return _make_record_response(request, 200, record)
 
     async def list_page(self, request: web.Request) -> web.StreamResponse:
-        """Return a page of all records in the order that the query asks for."""
+        """Return the page of records that the query asks for.
+
+        Raises Problem 400 for a page with too much text.
+        """
         caller, database = await self.access.grant(request, "read")
         number, size, sorting = read_page_query(request)
         max_bytes = self.settings.max_page_bytes
@@ -96,10 +99,10 @@ class RecordHandler:
                     f"The page has more than {max_bytes} bytes; ask for a smaller pageSize.",
                     reason="page_bytes",
                 ) from None
-            # A larger page is a single record; it counts as a full page, so that it always fits.
+            # Only a single record can be larger; it counts as a full page, so that it always fits.
             byte_count.increase_to(min(page.size, max_bytes))
             response = _make_page_response(request, page, number, size)
-            # Here, so that what waits for a slow reader is counted as long as it is in memory.
+            # Sent here, so that the page counts until a slow client has read it.
             try:
                 async with asyncio.timeout(self.tuning.write_seconds):
                     await response.prepare(request)
@@ -109,9 +112,9 @@ class RecordHandler:
             return response
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Store a record that does not exist; with an Idempotency-Key it may be sent again.
+        """Create a record. With an Idempotency-Key the request is safe to retry.
 
-        Raises Problem 409 where one exists, and that of check_body().
+        Raises Problem 409 if the record exists; for other problems see check_body().
         """
         caller, database = await self.access.grant(request, "write")
         check_media_type(request)
@@ -130,7 +133,7 @@ class RecordHandler:
             return await self._respond_with_stored(request, database, outcome)
 
     async def replace(self, request: web.Request) -> web.StreamResponse:
-        """Replace a record that exists. Raises Problem 404 where there is none."""
+        """Replace a record. Raises Problem 404 if it does not exist."""
         caller, database = await self.access.grant(request, "write")
         key = read_path_key(request)
         check_media_type(request)
@@ -149,7 +152,7 @@ class RecordHandler:
             return await self._respond_with_stored(request, database, outcome)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
-        """Delete a record. Raises Problem 404 where there is none."""
+        """Delete a record. Raises Problem 404 if it does not exist."""
         caller, database = await self.access.grant(request, "delete")
         key = read_path_key(request)
         if key == 0:
@@ -164,7 +167,7 @@ class RecordHandler:
     async def _read_item(
         self, request: web.Request, byte_count: BodyByteCount
     ) -> tuple[bytearray, Item]:
-        """Return the body and the item that it is. Raises Problem."""
+        """Return the body and its item. Raises Problem if either is invalid."""
         body = await self._reader.read(request, byte_count)
         array = b"[" + body.removeprefix(codecs.BOM_UTF8) + b"]"
         decoded = self._decoder.decode(array, await _find_only_chunk(array))
@@ -175,7 +178,7 @@ class RecordHandler:
     async def _respond_with_stored(
         self, request: web.Request, database: str, outcome: Outcome
     ) -> web.StreamResponse:
-        """Return the stored record, or null if it cannot be read: it is committed all the same."""
+        """Return the stored record; null if it cannot be read, because it is committed anyway."""
         headers: dict[str, str] = {}
         if outcome.status == 201:
             headers[hdrs.LOCATION] = f"{request.path}/{outcome.key}"
@@ -192,7 +195,7 @@ class RecordHandler:
 
 
 async def _find_only_chunk(array: bytes) -> Chunk:
-    """Return where the only item of an array stands. Raises Problem 400."""
+    """Return the chunk of an array with one item. Raises Problem 400 for any other number."""
     try:
         chunks = await split_body(array, 1, len(array))
     except TooManyItems:
@@ -203,7 +206,7 @@ async def _find_only_chunk(array: bytes) -> Chunk:
 
 
 async def _apply(request: web.Request, writer: Writer, batch: Batch, row: Row) -> Outcome:
-    """Return the outcome once it is committed. Raises Problem for one that is none."""
+    """Return the outcome of a committed row. Raises Problem for a failed one."""
     (outcome,) = await writer.apply(batch, [row], range(1))
     if batch.is_still_running:
         raise make_still_running_problem()
@@ -214,7 +217,7 @@ async def _apply(request: web.Request, writer: Writer, batch: Batch, row: Row) -
 
 
 def _make_item_problem(request: web.Request, outcome: Outcome) -> Problem:
-    """Return the problem that an item's outcome becomes where it is all of the request."""
+    """Return an item's failed outcome as the problem of its request, and count the outcome."""
     request[REQUEST_RECORD].outcomes[outcome.status] += 1
     headers = RETRY_AFTER if outcome.status == 503 else {}
     reason = "no_record" if outcome.status == 404 else "item"

@@ -1,4 +1,4 @@
-"""The application as a process: listening, TLS, signals, shutdown."""
+"""The server process: listening, TLS, signals, shutdown."""
 
 import asyncio
 import errno
@@ -84,18 +84,18 @@ async def _serve(
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     reload = Reload(app[STATE], tls, read_settings)
-    # nohup does this: the process is meant to outlive its terminal.
+    # nohup ignores the signal, so that the process outlives its terminal.
     is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
     def handle_hangup_signal() -> None:
         if not is_ignored and _is_terminal_gone():
-            # The original meaning of the signal.
+            # The original meaning of SIGHUP.
             stop.set()
         else:
             reload.now()
 
     loop.add_signal_handler(signal.SIGHUP, handle_hangup_signal)
-    # Blocked by service/__main__.py; those that arrived during startup are delivered now.
+    # service/__main__.py blocked the signals; those that arrived during startup are delivered now.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     announce(*runner.addresses[0][:2])
     check_task = asyncio.create_task(check.log(settings))
@@ -103,7 +103,7 @@ async def _serve(
     check_task.cancel()
     logger.info(f"draining {app[LIFECYCLE].in_flight} batches")
     if server.reuse_port:
-        # New connections are for the others; kept open, it would refuse its share of them.
+        # Other processes share the port; an open listener would still get connections.
         await site.stop()
     await app[LIFECYCLE].drain(app[STATE].current.settings.server.shutdown_grace_seconds)
     await runner.cleanup()
@@ -113,7 +113,7 @@ async def _serve(
 
 
 def _is_terminal_gone() -> bool:
-    """Return whether stdin is a terminal that was closed; os.isatty hides that it was one."""
+    """Return whether stdin is a closed terminal, which os.isatty() reports as no terminal."""
     try:
         termios.tcgetattr(0)
     except termios.error as error:
@@ -135,15 +135,15 @@ def _make_app_runner(app: web.Application, tuning: Tuning) -> web.AppRunner:
         read_bufsize=READ_BUFFER_BYTES,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
-        # The handler decompresses, after it has checked the credentials and within limits.
+        # The handler decompresses within limits, after it has checked the credentials.
         auto_decompress=False,
-        # What is still in flight has had its grace period in Lifecycle.drain.
+        # Requests still in flight had their grace period in Lifecycle.drain.
         shutdown_timeout=1,
     )
 
 
 class _Runner(web.AppRunner):
-    """Answers with an envelope also where aiohttp answers by itself: malformed HTTP."""
+    """A runner that also responds to malformed HTTP with an envelope."""
 
     def __init__(self, app: web.Application, *, header_seconds: float, **options: Any) -> None:
         super().__init__(app, **options)
@@ -168,7 +168,7 @@ class _RequestHandler(RequestHandler):
     __slots__ = ("_header_timer",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Give the first request's headers a time limit; aiohttp limits only what follows it."""
+        """Set a time limit for the first request's headers; aiohttp limits only later requests."""
         super().connection_made(transport)
         loop = asyncio.get_running_loop()
         server = self._manager
@@ -176,7 +176,7 @@ class _RequestHandler(RequestHandler):
         self._header_timer = loop.call_later(server.header_seconds, self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the time limit."""
+        """Cancel the time limit."""
         self._header_timer.cancel()
         super().connection_lost(exc)
 
@@ -191,7 +191,7 @@ class _RequestHandler(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the envelope; aiohttp's own message may quote what the client sent."""
+        """Return an envelope, because aiohttp's own message can quote what the client sent."""
         if request.writer.output_size > 0:
             raise ConnectionError("aborted")
         activity_id = str(uuid.uuid4())
@@ -209,9 +209,9 @@ class _RequestHandler(RequestHandler):
 
 
 class _ResponseWithoutServerHeader(web.Response):
-    """A response whose ``Server`` line aiohttp does not write: it would name versions.
+    """A response without aiohttp's ``Server`` header, which contains versions.
 
-    Those of handlers lose it in a signal, which is not sent for malformed HTTP.
+    on_response_prepare removes it from other responses, but does not run for malformed HTTP.
     """
 
     async def _prepare_headers(self) -> None:
