@@ -190,7 +190,7 @@ async def _call_handler(
     except (Problem, ConnectionError):
         raise
     except web.HTTPException as error:
-        raise _to_problem(error) from None
+        raise _make_http_problem(error) from None
     except (Unavailable, TimedOut) as error:
         message = str(error) or "The database did not answer in time"
         detail = f"{message}; send the request again."
@@ -211,7 +211,7 @@ _ROUTING_ERRORS = {
 }
 
 
-def _to_problem(error: web.HTTPException) -> Problem:
+def _make_http_problem(error: web.HTTPException) -> Problem:
     reason, detail = _ROUTING_ERRORS.get(error.status, ("http", error.reason))
     headers = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
     return Problem(error.status, detail, headers, reason=reason)

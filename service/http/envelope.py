@@ -36,7 +36,7 @@ _get_status = attrgetter("status")
 class Problem(Exception):
     """A whole-request error, which becomes an envelope without data.
 
-    ``reason`` tells operators which check rejected the request; one of telemetry's REASONS.
+    ``reason`` is for operators: the check that rejected the request, one of telemetry's REASONS.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class EnvelopeResponse:
         return debug
 
     def _send_in_one_piece(self, data: bytes) -> None:
-        """Let aiohttp send the envelope together with the headers."""
+        """Hand the complete envelope to aiohttp, which sends it together with the headers."""
         self.stream = web.Response(status=207, headers=self._headers, body=data)
         if self._request.version >= HttpVersion11:
             self.stream.enable_chunked_encoding()

@@ -165,7 +165,7 @@ _BATCH_EXAMPLES: list[tuple[str, str, list[dict[str, Any]], list[tuple[int, int,
         [(17, 201, "Created")],
     ),
     (
-        "refused",
+        "rejected",
         "A valid record and an invalid one",
         [RECORD_EXAMPLE, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
         [(_KEY, 200, "Updated"), (_KEY + 1, 400, "update_User: Expected `str` of length <= 20")],

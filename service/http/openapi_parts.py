@@ -69,8 +69,8 @@ def make_parameter(
     name: str, place: str, description: str, schema: Mapping[str, Any], **others: Any
 ) -> dict[str, Any]:
     """Return a parameter, optional unless ``others`` has ``required``."""
-    about = {"name": name, "in": place, "required": False, "description": description}
-    return {**about, "schema": schema, **others}
+    fields = {"name": name, "in": place, "required": False, "description": description}
+    return {**fields, "schema": schema, **others}
 
 
 _DATABASE = make_parameter(

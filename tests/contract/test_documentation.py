@@ -73,7 +73,7 @@ def test_the_document_names_everything_as_the_public_api_does() -> None:
     body = operation["requestBody"]["content"]["application/json"]
     assert body["schema"]["maxItems"] == 7
     assert list(operation["requestBody"]["content"]) == ["application/json"]
-    assert list(body["examples"]) == ["created", "key-0", "refused"]
+    assert list(body["examples"]) == ["created", "key-0", "rejected"]
     assert len(msgspec.convert(body["examples"]["created"]["value"], list[Item])) == 1
 
 
