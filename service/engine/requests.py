@@ -1,4 +1,4 @@
-"""Requests that can be resent under an Idempotency-Key (contract section 1, "Sending again").
+"""Requests that can be resent under an Idempotency-Key (contract section 1, "Retries").
 
 What a request created is in its receipts, which the statements themselves write and read.
 """

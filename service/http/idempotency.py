@@ -1,4 +1,4 @@
-"""``Idempotency-Key``: requests that are safe to retry (contract section 1, "Sending again").
+"""``Idempotency-Key``: requests that are safe to retry (contract section 1, "Retries").
 
 Source of the header: draft-ietf-httpapi-idempotency-key-header.
 """

@@ -1,4 +1,4 @@
--- Which of some requests created records with another body (contract section 1, "Sending again").
+-- Which of some requests created records with another body (contract section 1, "Retries").
 --
 -- $1 the requests, $2 the digest of the body of each
 -- Columns: place (in the arrays, from 1)

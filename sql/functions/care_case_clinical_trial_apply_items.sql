@@ -1,5 +1,5 @@
--- Applies items one at a time, each in a savepoint of its own (contract section 1, "A batch means its items
--- one after another"), and returns how far it came; the caller sends the rest again. As long as the order
+-- Applies items one at a time, each in a savepoint of its own (contract section 1, "Equivalence to one
+-- item at a time"), and returns how far it came; the caller sends the rest again. As long as the order
 -- is not observable (the rows commute), all are tried by one statement first; otherwise, and after a failure,
 -- up to 32 items share a savepoint until one of them fails.
 --

@@ -51,7 +51,7 @@ create type care_case_clinical_trial_item as (
 
 -- Which record keys were assigned: a receipt of what one statement did with the key-0 items of one
 -- request, committed with their records. A retry of the statement finds here what the first attempt
--- did (contract section 1, "Sending again").
+-- did (contract section 1, "Retries").
 --
 -- request      identifies API key name, database and Idempotency-Key (or activityID)
 -- first_place  the lowest of the places

@@ -1,4 +1,4 @@
-"""Contract section 1, "Sending again": a whole batch under its Idempotency-Key."""
+"""Contract section 1, "Retries": a whole batch under its Idempotency-Key."""
 
 import asyncio
 from typing import Any
