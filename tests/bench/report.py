@@ -83,13 +83,13 @@ def _parts(results: Results) -> Mapping[str, str]:
 
 
 def _rates(results: Results, titles: Mapping[Scenario, str], names: Sequence[str]) -> str:
-    """Return the items a second to three digits, a column for each contestant."""
+    """Return the items per second to three digits, one column for each contestant."""
     present = [name for name in names if any(results.middle(s.name, name) for s in titles)]
     rows: Rows = [
         [title, *(_three_digits(results.middle(s.name, name)) for name in present)]
         for s, title in titles.items()
     ]
-    return _table(["items a second", *(NAMES[name] for name in present)], rows)
+    return _table(["items per second", *(NAMES[name] for name in present)], rows)
 
 
 def _three_digits(value: float | None) -> str:
@@ -107,7 +107,7 @@ def _cpu(results: Results) -> str:
             allowed = results.cores * 1e6 / sum(costs)
             figures = (_three_digits(allowed), _three_digits(rate), f"{rate / allowed:.0%}")
             rows.append([title, *(f"{cost:.1f}" for cost in costs), *figures])
-    heads = ("PostgreSQL, µs an item", "service, µs", "load generator, µs")
+    heads = ("PostgreSQL, µs per item", "service, µs", "load generator, µs")
     return _table(["", *heads, "the cores allow, items/s", "reached", "share"], rows)
 
 
