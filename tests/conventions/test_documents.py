@@ -210,7 +210,7 @@ def test_the_plan_names_every_file_of_a_folder(folder: str) -> None:
 
 
 def test_the_design_says_what_each_folder_of_tests_holds() -> None:
-    (table,) = (t for t in tables("docs/design.md") if t[0] == ["folder", "holds"])
+    (table,) = (t for t in tables("docs/design.md") if t[0] == ["folder", "contents"])
     named = {name for row in table[1:] for name in re.findall(r"`tests/(\w+)/`", row[0])}
 
     holding = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
