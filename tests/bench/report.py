@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 
 from .figures import RATE, Results
 from .goals import GOALS, Goal
@@ -138,19 +138,26 @@ def _figures(results: Results) -> str:
 
 
 def side_by_side(results: Results, other: Path) -> str:
-    """Return the medians of this checkout and another, and their ratio in each round."""
+    """Return the medians of this checkout and another, their ratio in each round, and its means.
+
+    The means are geometric, of the ratio's medians over all scenarios.
+    """
     names = list(dict.fromkeys(scenario for scenario, _ in results.turns()))
     compared = [(name, field) for name in names for field in (RATE, *COMPARED)]
     rows: Rows = []
+    ratios_by_field: dict[str, list[float]] = {RATE: [], COMPARED[0]: [], COMPARED[1]: []}
     for scenario, field in [*compared, (names[0], "idle_mb")]:
         ratio = Goal("", (scenario, ONE, field), (scenario, OTHER, field)).reached(results)
         if ratio is not None:
             medians = (results.middle(scenario, name, field) or 0 for name in (ONE, OTHER))
             figures = (*medians, ratio.median, ratio.lowest, ratio.highest)
+            if field in ratios_by_field:
+                ratios_by_field[field].append(ratio.median)
             title = "idle process" if field == "idle_mb" else TITLES[scenario]
             rows.append([title, field, *(f"{figure:,.2f}" for figure in figures)])
     heads = ("what", "figure", "here", "there", "ratio", "lowest", "highest")
-    return f"there: {other}\n\n{_table(heads, rows)}"
+    means = [f"{field} {geometric_mean(ratios):.3f}" for field, ratios in ratios_by_field.items()]
+    return f"there: {other}\n\n{_table(heads, rows)}\n\nGeometric means: {', '.join(means)}"
 
 
 def machine_and_versions(postgres: str) -> dict[str, str]:
