@@ -1,20 +1,20 @@
-"""The settings (contract section 3): loaded and checked once, then handed to everything else."""
+"""Settings (contract section 3), loaded and checked once, then passed to everything else."""
 
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct, field
 
 from service import sources
 from service.postgres import MAX_PORT, SEARCH_PATH, check_dsn
-from service.sources import ConfigErrors, Wrong
-from service.wire import DEFAULT_MAX_BATCH_ITEMS
+from service.sources import ConfigErrors, InvalidSetting
+from service.wire import BATCH_ITEMS
 
 OWN_BYTES = 1_048_576
-"""Bytes of bodies that each database can have in memory, whatever other databases have."""
+"""Bytes of bodies in memory that are reserved for each database."""
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=MAX_PORT)]
@@ -24,7 +24,7 @@ BasePath = Annotated[
     str,
     Meta(
         pattern=r"^(/[A-Za-z0-9._~-]+)*\Z",
-        description='a path such as "/vbasoftware", which does not end with a slash, or nothing',
+        description='a path such as "/vbasoftware", without a slash at its end, or an empty string',
     ),
 ]
 Dsn = Annotated[
@@ -34,7 +34,7 @@ Dsn = Annotated[
 SchemaName = Annotated[
     str,
     Meta(
-        # Neither quotes nor a dot, and no name of PostgreSQL's own, which would come first.
+        # No quotes or dots, and no schema of PostgreSQL's own, which would be searched first.
         pattern=r"""^(?!pg_)[^\x00-\x1f"'\\{}.$]{1,63}\Z""",
     ),
 ]
@@ -42,7 +42,7 @@ Action = Literal["batch", "read", "write", "delete"]
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used; each line of the message names one setting."""
+    """The configuration is not usable; each line of the message names one setting."""
 
 
 class _Settings(Struct, forbid_unknown_fields=True, frozen=True):
@@ -50,7 +50,9 @@ class _Settings(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Server(_Settings, frozen=True):
-    """How the service listens, and what it accepts."""
+    """Listening addresses and limits."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"max_queue_seconds": "idempotency_wait_seconds"}
 
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -71,38 +73,41 @@ class Server(_Settings, frozen=True):
     def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_certificate"
-            raise Wrong(missing, "missing; tls_certificate and tls_key go together")
+            raise InvalidSetting(missing, "missing; set both tls_certificate and tls_key")
         if self.management_port == self.port != 0:
-            raise Wrong("management_port", "is that of server.port; expected another one")
+            raise InvalidSetting("management_port", "must differ from server.port")
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of bodies that are reserved for each database: no more than one body can have."""
+        """Bytes of bodies that are reserved for each database: at most one body's."""
         return min(OWN_BYTES, self.max_body_bytes)
 
     @property
     def max_page_bytes(self) -> int:
-        """What a page of records may have of text: whatever was stored, its cost is bounded."""
+        """Maximum bytes of text in a page, which bounds its cost whatever is stored."""
         return 4 * self.max_item_bytes
 
 
 class ApiKey(_Settings, frozen=True):
-    """A caller's API key, known only by the SHA-256 of its secrets, and what it opens."""
+    """An API key, known only by the SHA-256 of its secrets, and what it allows."""
 
     sha256: Annotated[str | list[str], Meta(description=_DIGEST)]
     databases: list[str]
-    allow: Annotated[
-        list[Action], Meta(description='a list of "batch", "read", "write" and "delete"')
-    ] = field(default_factory=lambda: ["batch"])
+    allow: list[str] = field(default_factory=lambda: ["batch"])
     rate_limit: str | None = None
 
     def __post_init__(self) -> None:
         if not self._hex_digests:
-            raise Wrong("sha256", f"expected {_DIGEST}, got an empty list")
-        for text in self._hex_digests:
-            if not re.fullmatch(f"[0-9a-fA-F]{{{_HEX_DIGITS}}}", text):
-                got = "other" if len(text) == _HEX_DIGITS else len(text)
-                raise Wrong("sha256", f"expected {_DIGEST}, got {got} characters")
+            raise InvalidSetting("sha256", f"expected {_DIGEST}, got an empty list")
+        for digest in self._hex_digests:
+            if not re.fullmatch(f"[0-9a-fA-F]{{{_HEX_DIGITS}}}", digest):
+                got = "other" if len(digest) == _HEX_DIGITS else len(digest)
+                raise InvalidSetting("sha256", f"expected {_DIGEST}, got {got} characters")
+        for action in self.allow:
+            if action not in get_args(Action):
+                supported = ", ".join(get_args(Action))
+                reason = f"unknown action {action!r}; supported: {supported}"
+                raise InvalidSetting("allow", reason)
         if self.rate_limit is None:
             return
         from limits import parse
@@ -110,7 +115,7 @@ class ApiKey(_Settings, frozen=True):
         try:
             parse(self.rate_limit)
         except ValueError:
-            raise Wrong("rate_limit", "expected a number and a time, as in 600/minute") from None
+            raise InvalidSetting("rate_limit", 'expected a rate such as "600/minute"') from None
 
     @property
     def _hex_digests(self) -> list[str]:
@@ -118,19 +123,19 @@ class ApiKey(_Settings, frozen=True):
 
     @property
     def digests(self) -> list[bytes]:
-        """The SHA-256 digests of all secrets: several while one replaces another."""
-        return [bytes.fromhex(text) for text in self._hex_digests]
+        """The SHA-256 digests of all secrets; more than one during a rotation."""
+        return [bytes.fromhex(digest) for digest in self._hex_digests]
 
 
-_SYMMETRIC = {"HS256", "HS384", "HS512"}
-_ASYMMETRIC = {
+_SYMMETRIC = ("HS256", "HS384", "HS512")
+_ASYMMETRIC = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA"),
-}
+)
 
 
 class Jwt(_Settings, frozen=True):
-    """How tokens are verified; exactly one of secret, public_key_file and jwks_url."""
+    """Rules that tokens are verified with; exactly one source of keys."""
 
     algorithms: Annotated[list[str], Meta(min_length=1)]
     secret: Annotated[str, Meta(min_length=1)] | None = None
@@ -145,34 +150,35 @@ class Jwt(_Settings, frozen=True):
     )
 
     def __post_init__(self) -> None:
-        keys = [self.secret, self.public_key_file, self.jwks_url]
-        if sum(key is not None for key in keys) != 1:
-            raise Wrong("", "set exactly one of secret, public_key_file and jwks_url")
-        # A key of one family used with an algorithm of the other is the classic confusion.
-        known = _SYMMETRIC if self.secret is not None else _ASYMMETRIC
+        sources_of_keys = ("secret", "public_key_file", "jwks_url")
+        given = [name for name in sources_of_keys if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InvalidSetting("", "set exactly one of secret, public_key_file and jwks_url")
+        # Prevents the algorithm confusion attack: a public key used as an HMAC secret.
+        *supported, last = _SYMMETRIC if self.secret is not None else _ASYMMETRIC
         for algorithm in self.algorithms:
-            if algorithm not in known:
-                expected = ", ".join(sorted(known))
-                reason = (
-                    f"{algorithm} does not go with this kind of key; expected some of {expected}"
-                )
-                raise Wrong("algorithms", reason)
+            if algorithm not in (*supported, last):
+                use = f"{', '.join(supported)} or {last}"
+                reason = f"{algorithm} is not valid with auth.jwt.{given[0]}; use {use}"
+                raise InvalidSetting("algorithms", reason)
 
     def __repr__(self) -> str:
         return f"Jwt(algorithms={self.algorithms!r}, …)"
 
 
 class Auth(_Settings, frozen=True):
-    """Who may call."""
+    """Credentials that the service accepts."""
 
     api_keys: dict[str, ApiKey]
-    """By name, which the log tells as the caller."""
+    """By name, which is the ``caller`` in the log."""
 
     jwt: Jwt
 
 
 class Database(_Settings, frozen=True):
     """One tenant database."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"run_items": "statement_rows"}
 
     dsn: Dsn
     migration_dsn: Dsn | None = None
@@ -183,7 +189,7 @@ class Database(_Settings, frozen=True):
     statement_rows: PositiveInt = 500
     distributed: bool = False
     search_path: Annotated[
-        list[SchemaName], Meta(min_length=1, description='a list of schemas, as in ["public"]')
+        list[SchemaName], Meta(min_length=1, description='a list of schemas, such as ["public"]')
     ] = field(default_factory=lambda: [*SEARCH_PATH])
 
     def __post_init__(self) -> None:
@@ -191,14 +197,14 @@ class Database(_Settings, frozen=True):
             try:
                 check_dsn(dsn or "")
             except ValueError as error:
-                raise Wrong(setting, str(error)) from None
+                raise InvalidSetting(setting, str(error)) from None
 
     def __repr__(self) -> str:
         return f"Database(pool_max_size={self.pool_max_size}, …)"
 
 
 class Settings(_Settings, frozen=True):
-    """The whole file."""
+    """The whole configuration."""
 
     auth: Auth
     databases: dict[str, Database]
@@ -206,38 +212,36 @@ class Settings(_Settings, frozen=True):
 
     def __post_init__(self) -> None:
         server = self.server
-        smallest = server.max_body_bytes + (len(self.databases) - 1) * server.own_bytes
-        if server.max_bytes_in_flight < smallest:
-            raise Wrong(
+        others = max(0, len(self.databases) - 1)
+        minimum = server.max_body_bytes + others * server.own_bytes
+        if server.max_bytes_in_flight < minimum:
+            raise InvalidSetting(
                 "server.max_bytes_in_flight",
-                f"expected at least {smallest}, so that the largest body and a body of each other"
-                f" database fit, got {server.max_bytes_in_flight}",
+                f"must be at least {minimum} (max_body_bytes, and {server.own_bytes} for each"
+                f" database except one), got {server.max_bytes_in_flight}",
             )
 
 
 class Tuning(Struct, frozen=True):
-    """What nobody has had to change, so that it is not in the file; tests make it small.
-
-    Times are in seconds.
-    """
+    """Internal limits that are not settings; tests override them. Times are in seconds."""
 
     connect_seconds: float = 5
-    """How long a new connection to PostgreSQL may take, and what runs on it past its limit."""
+    """Maximum time to connect to PostgreSQL, and of a statement beyond its own limit."""
 
     header_seconds: float = 30
-    """How long a connection may take for its first request's headers."""
+    """Maximum time for the headers of a connection's first request."""
 
     body_idle_seconds: float = 30
-    """How long a client may pause in the middle of its body."""
+    """Maximum pause in the middle of a body."""
 
     body_bytes_per_second: float = 16_384
-    """How fast a body must come on the whole, but for what the longest pause makes up for."""
+    """Minimum average rate of a body, after its first ``body_idle_seconds``."""
 
     write_seconds: float = 60
-    """How long a client may keep an outcome waiting before it counts as gone."""
+    """Time after which a client that does not read outcomes counts as disconnected."""
 
     rejected_body_pause_seconds: float = 2
-    """How long the body of a request that was turned away is not taken in."""
+    """Time for which the body of a rejected request is not read."""
 
     key_set_refresh_seconds: float = 300
     """Age at which the keys behind a JWKS URL are fetched again."""
@@ -250,14 +254,14 @@ class Tuning(Struct, frozen=True):
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the file, where there is one, and the environment, which wins; check the whole.
+    """Return the settings of the file, if any, and the environment, which takes precedence.
 
-    Raises ConfigurationError, a line for each problem: a file that cannot be read, an unknown or
-    mistyped setting, a missing variable or secret file, settings that contradict each other.
+    Raises ConfigurationError with a line for each problem: an unreadable file, a setting that is
+    unknown, renamed or mistyped, a missing variable or secret file, or contradictory settings.
     """
     environment = os.environ if environment is None else environment
     problems = ConfigErrors()
-    document = {} if path is None else sources.from_file(path, problems)
+    document = {} if path is None else sources.read_file(path, problems)
     settings = None
     if not problems:
         sources.overlay(document, environment)
@@ -272,12 +276,12 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Set
 
 
 def is_in_environment() -> bool:
-    """Tell whether the environment holds any setting, so that there need not be a file."""
+    """Return whether the environment has any setting, so that no file is needed."""
     return any(map(sources.is_setting, os.environ))
 
 
 def _check_api_keys(document: dict[str, Any], problems: ConfigErrors) -> None:
-    """Note unprintable names, digests given twice, and unknown databases."""
+    """Report unprintable names, repeated digests and unknown databases."""
     auth, databases = document.get("auth"), document.get("databases")
     if not isinstance(auth, dict) or not isinstance(databases, dict):
         return

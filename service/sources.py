@@ -1,6 +1,6 @@
-"""Where settings come from: a TOML file, the environment, and the references inside a value.
+"""Reads settings from a TOML file, the environment, and the references inside a value.
 
-What is read is typed by the structs of ``service.config``; every problem is told, one line each.
+The structs of ``service.config`` give the types. Every problem is reported, one line each.
 """
 
 import difflib
@@ -17,14 +17,14 @@ PREFIX = "SERVICE_"
 SEPARATOR = "__"
 
 
-class Text(str):
-    """A value from outside the file, which has no type but the setting's."""
+class UntypedString(str):
+    """A value from outside the file; the setting determines its type."""
 
     __slots__ = ()
 
 
-class Wrong(ValueError):
-    """Raised by a struct of settings for values that contradict each other, or no type refuses."""
+class InvalidSetting(ValueError):
+    """A rule that a type cannot state is broken; raised by the structs of settings."""
 
     def __init__(self, setting: str, reason: str) -> None:
         super().__init__(f"{setting}: {reason}")
@@ -33,17 +33,17 @@ class Wrong(ValueError):
 
 
 class ConfigErrors(list[str]):
-    """What is wrong, each in one line that names the setting."""
+    """Problems of a configuration, each in one line that names the setting."""
 
     def add(self, setting: str, reason: str) -> None:
-        """Note what is wrong with a setting."""
+        """Add a line for a setting."""
         line = f"{setting}: {reason}" if setting else reason
         # A name from a file or the environment can contain a line break.
         self.append(line if line.isprintable() else ascii(line)[1:-1])
 
 
-def from_file(path: Path, problems: ConfigErrors) -> dict[str, Any]:
-    """Return the document in a TOML file."""
+def read_file(path: Path, problems: ConfigErrors) -> dict[str, Any]:
+    """Return the document in a TOML file; empty, with a problem, if it cannot be read."""
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
@@ -56,12 +56,12 @@ def from_file(path: Path, problems: ConfigErrors) -> dict[str, Any]:
 
 
 def is_setting(variable: str) -> bool:
-    """Tell whether a variable of the environment is a setting's; all others are not looked at."""
+    """Return whether an environment variable is a setting; all others are ignored."""
     return variable.startswith(PREFIX) and SEPARATOR in variable.removeprefix(PREFIX)
 
 
 def overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Let the environment's settings replace those of the document."""
+    """Replace settings of the document by those of the environment."""
     for variable in filter(is_setting, environment):
         *parents, name = variable.removeprefix(PREFIX).lower().split(SEPARATOR)
         node = document
@@ -70,7 +70,7 @@ def overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
             if not isinstance(inner, dict):
                 inner = node[parent] = {}
             node = inner
-        node[name] = Text(environment[variable])
+        node[name] = UntypedString(environment[variable])
 
 
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
@@ -79,7 +79,7 @@ _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
 def expand(
     node: Any, environment: Mapping[str, str], problems: ConfigErrors, name: str = ""
 ) -> Any:
-    """Return the document with its references replaced by what they lead to."""
+    """Return the document with its references replaced by their values."""
     if isinstance(node, dict):
         return {
             key: expand(value, environment, problems, f"{name}.{key}".lstrip("."))
@@ -106,50 +106,58 @@ def expand(
             problems.add(name, f"cannot read {source}: {reason}")
             return ""
 
-    return Text(_REFERENCE.sub(get_value, node))
+    return UntypedString(_REFERENCE.sub(get_value, node))
 
 
 def read(kind: Any, node: Any, problems: ConfigErrors, name: str = "") -> Any:
-    """Return the node as the kind of a setting; None, and a problem, where it is none."""
-    kind_of_table = _plain(kind)
-    if _is_struct(kind_of_table):
-        return _read_struct(kind_of_table, node, problems, name)
-    if get_origin(kind_of_table) is dict:
+    """Return the node converted to the type of a setting; None, with a problem, if it cannot be."""
+    plain = _strip_limits(kind)
+    if _is_struct(plain):
+        return _read_struct(plain, node, problems, name)
+    if get_origin(plain) is dict:
         if not isinstance(node, dict):
-            problems.add(name, f"expected a table by name, {_got(node)}")
+            problems.add(name, f"expected a table with an entry per name, {_describe_value(node)}")
             return None
-        member = get_args(kind_of_table)[1]
-        return {key: read(member, each, problems, f"{name}.{key}") for key, each in node.items()}
+        member = get_args(plain)[1]
+        return {key: read(member, value, problems, f"{name}.{key}") for key, value in node.items()}
     return _read_value(kind, node, problems, name)
 
 
 def _read_struct(kind: type[Struct], node: Any, problems: ConfigErrors, name: str) -> Any:
     if not isinstance(node, dict):
-        problems.add(name, f"expected a table, {_got(node)}")
+        problems.add(name, f"expected a table, {_describe_value(node)}")
         return None
-    fields = {each.name: each for each in msgspec.structs.fields(kind)}
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
     for key in sorted(node.keys() - fields.keys()):
-        near = difflib.get_close_matches(key, fields, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(fields)}"
-        problems.add(f"{name}.{key}".lstrip("."), f"unknown setting{hint}")
+        problems.add(f"{name}.{key}".lstrip("."), _describe_unknown(key, kind))
     values = {}
     known = len(problems)
-    for key, each in fields.items():
+    for key, field in fields.items():
         setting = f"{name}.{key}".lstrip(".")
         if key in node:
-            values[key] = read(each.type, node[key], problems, setting)
-        elif each.required and _is_struct(each.type):
-            # Names what is missing in it.
-            read(each.type, {}, problems, setting)
-        elif each.required:
-            problems.add(setting, f"missing; expected {_expected(each.type)}")
+            values[key] = read(field.type, node[key], problems, setting)
+        elif field.required and _is_struct(field.type):
+            # Reports the settings that are missing in it.
+            read(field.type, {}, problems, setting)
+        elif field.required:
+            problems.add(setting, f"missing; expected {_describe_type(field.type)}")
     if len(problems) > known:
         return None
     try:
         return kind(**values)
-    except Wrong as wrong:
-        problems.add(f"{name}.{wrong.setting}".strip("."), wrong.reason)
+    except InvalidSetting as error:
+        problems.add(f"{name}.{error.setting}".strip("."), error.reason)
         return None
+
+
+def _describe_unknown(key: str, kind: type[Struct]) -> str:
+    """Return the problem of a setting that the struct lacks; ``RENAMED`` has its old names."""
+    if new_name := getattr(kind, "RENAMED", {}).get(key):
+        return f"this setting is now called {new_name}"
+    names = kind.__struct_fields__
+    near = difflib.get_close_matches(key, names, 1)
+    hint = f"did you mean {near[0]}?" if near else f"supported: {', '.join(names)}"
+    return f"unknown setting; {hint}"
 
 
 def _is_struct(kind: Any) -> bool:
@@ -157,21 +165,21 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _read_value(kind: Any, node: Any, problems: ConfigErrors, name: str) -> Any:
-    value = str(node) if isinstance(node, Text) else node
-    plain = _plain(kind)
+    value = str(node) if isinstance(node, UntypedString) else node
+    plain = _strip_limits(kind)
     try:
-        accepts_list = any(get_origin(each) is list for each in (plain, *get_args(plain)))
-        if isinstance(node, Text) and accepts_list and node.lstrip().startswith("["):
+        accepts_list = any(get_origin(option) is list for option in (plain, *get_args(plain)))
+        if isinstance(node, UntypedString) and accepts_list and node.lstrip().startswith("["):
             value = msgspec.json.decode(str(node))
-        is_typed = not (isinstance(node, Text) and plain in (int, bool))
+        is_typed = not (isinstance(node, UntypedString) and plain in (int, bool))
         return msgspec.convert(value, kind, strict=is_typed)
     except (msgspec.ValidationError, msgspec.DecodeError):
-        problems.add(name, f"expected {_expected(kind)}, {_got(node)}")
+        problems.add(name, f"expected {_describe_type(kind)}, {_describe_value(node)}")
         return None
 
 
-def _plain(kind: Any) -> Any:
-    """Return a kind without its limits, and without "or None", which TOML cannot say."""
+def _strip_limits(kind: Any) -> Any:
+    """Return a type without its limits and without "or None", which TOML cannot express."""
     while True:
         if get_origin(kind) is Annotated or type(None) in get_args(kind):
             kind = get_args(kind)[0]
@@ -179,36 +187,37 @@ def _plain(kind: Any) -> Any:
             return kind
 
 
-_WORDS = {str: "a text", int: "a whole number", bool: "true or false"}
+_TYPE_NAMES = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-def _expected(kind: Any) -> str:
-    """Return what a setting may hold, in words: its own, else those of its type and limits."""
+def _describe_type(kind: Any) -> str:
+    """Return what a setting can be: its own description, or its type and limits."""
     while type(None) in get_args(kind):
         kind = get_args(kind)[0]
-    limits = [each for each in get_args(kind)[1:] if isinstance(each, Meta)]
+    limits = [limit for limit in get_args(kind)[1:] if isinstance(limit, Meta)]
     for limit in limits:
         if limit.description:
             return limit.description
-    plain = _plain(kind)
-    message = _WORDS.get(plain, "a table")
+    plain = _strip_limits(kind)
+    description = _TYPE_NAMES.get(plain, "a table")
     if get_origin(plain) is list:
-        message = "a list of texts"
+        description = "a list of strings"
     for limit in limits:
         if limit.ge is not None:
-            message += f" from {limit.ge}"
+            description += f" from {limit.ge}"
         if limit.le is not None:
-            message += f" to {limit.le}"
+            description += f" to {limit.le}"
         if limit.min_length is not None:
-            message += ", not empty"
-    return message
+            description += ", not empty"
+    return description
 
 
-def _got(node: Any) -> str:
-    """Return what was found, as far as it cannot be a secret."""
+def _describe_value(node: Any) -> str:
+    """Return what was found, without anything that can be a secret."""
     if isinstance(node, bool):
         return f"got {str(node).lower()}"
     if isinstance(node, int | float):
         return f"got {node}"
-    kinds = {str: "text", dict: "a table", list: "a list"}
-    return f"got {next((name for kind, name in kinds.items() if isinstance(node, kind)), 'none')}"
+    kinds = {str: "a string", dict: "a table", list: "a list"}
+    names = (name for kind, name in kinds.items() if isinstance(node, kind))
+    return f"got {next(names, 'a date or time')}"

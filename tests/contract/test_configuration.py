@@ -106,16 +106,30 @@ UNPRINTABLE = ["a\0b", "a\nb", "\x1b[2J", "\u202egnp"]
     ("path", "value", "named"),
     [
         ("server.prot", 8080, "server.prot: unknown setting; did you mean port?"),
-        ("server.port", "8080", "server.port: expected a whole number from 0 to 65535, got text"),
-        ("server.port", 70_000, "server.port: expected a whole number from 0 to 65535, got 70000"),
+        ("server.port", "8080", "server.port: expected an integer from 0 to 65535, got a string"),
+        ("server.port", 70_000, "server.port: expected an integer from 0 to 65535, got 70000"),
         ("server.reuse_port", 1, "server.reuse_port"),
-        ("server", {"port": 1, "management_port": 1}, "server.management_port: is that of"),
+        (
+            "server",
+            {"port": 1, "management_port": 1},
+            "server.management_port: must differ",
+        ),
         ("server.max_body_bytes", 1.5, "server.max_body_bytes"),
         ("server.base_path", "vbasoftware", "server.base_path"),
         ("server.base_path", "/x/", "server.base_path"),
         ("server.ignore_unknown_fields", "no", "server.ignore_unknown_fields"),
         ("server.tls_key", "key.pem", "server.tls_certificate: missing"),
         ("srever.port", 1, "srever"),
+        (
+            "server.max_queue_seconds",
+            10,
+            "server.max_queue_seconds: this setting is now called idempotency_wait_seconds",
+        ),
+        (
+            "databases.acme.run_items",
+            500,
+            "databases.acme.run_items: this setting is now called statement_rows",
+        ),
         *(
             ("auth.api_keys.loader.sha256", value, f"auth.api_keys.loader.sha256: {reason}")
             for value, reason in DIGESTS
@@ -136,10 +150,28 @@ UNPRINTABLE = ["a\0b", "a\nb", "\x1b[2J", "\u202egnp"]
         ),
         *((name, {}, f"{ascii(name)[1:-1]}: unknown setting") for name in UNPRINTABLE),
         ("auth.api_keys.loader.databases", ["nowhere"], "auth.api_keys.loader.databases: nowhere"),
-        ("auth.api_keys", ["loader"], "auth.api_keys: expected a table by name, got a list"),
-        ("auth.api_keys.loader.allow", ["all"], "auth.api_keys.loader.allow: expected a list of"),
+        ("auth.api_keys", ["loader"], "auth.api_keys: expected a table with an entry per name"),
+        (
+            "auth.api_keys.loader.allow",
+            ["batch", "wriet"],
+            "auth.api_keys.loader.allow: unknown action 'wriet'; supported: batch, read, write,"
+            " delete",
+        ),
+        (
+            "auth.api_keys.loader.allow",
+            "batch",
+            "auth.api_keys.loader.allow: expected a list of strings, got a string",
+        ),
         ("auth.jwt.algorithms", ["none"], "auth.jwt.algorithms"),
-        ("auth.jwt.algorithms", ["RS256"], "auth.jwt.algorithms"),
+        *(
+            (
+                "auth.jwt.algorithms",
+                [algorithm],
+                f"auth.jwt.algorithms: {algorithm} is not valid with auth.jwt.secret; use HS256,"
+                " HS384 or HS512",
+            )
+            for algorithm in ("RS256", "HS257")
+        ),
         ("auth.jwt.algorithms", [], "auth.jwt.algorithms"),
         ("auth.jwt.public_key_file", "key.pem", "exactly one"),
         ("auth.jwt.secret", "", "auth.jwt.secret"),
@@ -158,7 +190,7 @@ UNPRINTABLE = ["a\0b", "a\nb", "\x1b[2J", "\u202egnp"]
         ),
         ("databases.acme.pool_max_size", 0, "databases.acme.pool_max_size"),
         ("databases.acme.poolsize", 5, "databases.acme.poolsize"),
-        ("databases.acme", "postgresql://h/acme", "databases.acme: expected a table, got text"),
+        ("databases.acme", "postgresql://h/acme", "databases.acme: expected a table, got a string"),
         ("auth.api_keys.loader.rate_limit", "often", "auth.api_keys.loader.rate_limit: expected"),
     ],
 )
@@ -198,24 +230,29 @@ async def test_all_that_is_wrong_is_told_at_once_a_line_each(
 
 
 @pytest.mark.parametrize(
-    ("databases", "max_body_bytes", "smallest"),
-    [(1, 5_000_000, 5_000_000), (3, 5_000_000, 5_000_000 + 2 * 2**20), (3, 100, 300)],
-    ids=["one database", "1 MiB for each further one", "small bodies"],
+    ("databases", "max_body_bytes", "minimum"),
+    [
+        (0, 5_000_000, 5_000_000),
+        (1, 5_000_000, 5_000_000),
+        (3, 5_000_000, 5_000_000 + 2 * 2**20),
+        (3, 100, 300),
+    ],
+    ids=["no database", "one database", "1 MiB for each further one", "small bodies"],
 )
-def test_the_smallest_number_of_bytes_in_flight_depends_on_the_number_of_databases(
-    load_document: Callable[..., Settings], databases: int, max_body_bytes: int, smallest: int
+def test_too_few_bytes_in_flight_for_the_largest_body_and_the_databases_stop_the_start(
+    load_document: Callable[..., Settings], databases: int, max_body_bytes: int, minimum: int
 ) -> None:
     dsns = {f"database{number}": "postgresql://h/x" for number in range(databases)}
 
-    load_document(document(dsns, max_body_bytes=max_body_bytes, max_bytes_in_flight=smallest))
+    load_document(document(dsns, max_body_bytes=max_body_bytes, max_bytes_in_flight=minimum))
     with pytest.raises(ConfigurationError) as raised:
         load_document(
-            document(dsns, max_body_bytes=max_body_bytes, max_bytes_in_flight=smallest - 1)
+            document(dsns, max_body_bytes=max_body_bytes, max_bytes_in_flight=minimum - 1)
         )
 
     assert str(raised.value) == (
-        f"server.max_bytes_in_flight: expected at least {smallest}, so that the largest body and"
-        f" a body of each other database fit, got {smallest - 1}"
+        f"server.max_bytes_in_flight: must be at least {minimum} (max_body_bytes, and"
+        f" {min(2**20, max_body_bytes)} for each database except one), got {minimum - 1}"
     )
 
 
@@ -278,11 +315,25 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     ("variable", "value", "named"),
     [
         ("SERVICE_SERVER__PROT", "1", "server.prot: unknown setting"),
-        ("SERVICE_SERVER__PORT", "many", "server.port: expected a whole number"),
+        ("SERVICE_SERVER__PORT", "many", "server.port: expected an integer"),
         ("SERVICE_SERVER__REUSE_PORT", "maybe", "server.reuse_port: expected true or false"),
         ("SERVICE_AUTH__API_KEYS__LOADER__SHA256", '["abc', "sha256: expected 64 hex digits"),
-        ("SERVICE_AUTH__JWT__ALGORITHMS", "HS256", "auth.jwt.algorithms: expected a list of texts"),
+        (
+            "SERVICE_AUTH__JWT__ALGORITHMS",
+            "HS256",
+            "auth.jwt.algorithms: expected a list of strings",
+        ),
         ("SERVICE_DATABASES__ACME", "postgresql://h/x", "databases.acme: expected a table"),
+        (
+            "SERVICE_SERVER__MAX_QUEUE_SECONDS",
+            "10",
+            "server.max_queue_seconds: this setting is now called idempotency_wait_seconds",
+        ),
+        (
+            "SERVICE_DATABASES__ACME__RUN_ITEMS",
+            "500",
+            "databases.acme.run_items: this setting is now called statement_rows",
+        ),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named_by_its_setting(
@@ -292,6 +343,7 @@ def test_what_is_wrong_in_the_environment_is_named_by_its_setting(
         load(None, {**ENVIRONMENT, variable: value})
 
     assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_what_is_missing_in_the_environment_is_named() -> None:
@@ -351,6 +403,7 @@ async def test_a_key_does_only_what_it_is_allowed_to(make_service: MakeService) 
 )
 def test_the_harness_knows_every_setting(settings: type, typed: type) -> None:
     known = get_type_hints(settings)
-    known.pop("dsn", None)
+    for name in ("dsn", "RENAMED"):
+        known.pop(name, None)
 
     assert get_type_hints(typed) == known
