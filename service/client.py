@@ -1,10 +1,10 @@
-"""A client of the service, to import: ``Client``, ``CouldNotSend`` and ``Outcome``.
+"""Client of the service, for programs: ``Client``, ``CouldNotSend`` and ``Outcome``.
 
     async with Client("http://127.0.0.1:8080", "acme", api_key, token) as client:
         async for record, outcome in client.send(records):
             print(outcome.status, outcome.body, record)
 
-After Elasticsearch's ``streaming_bulk``: records go in, and each comes back with its outcome.
+Modeled on Elasticsearch's ``streaming_bulk``: yields each record with its outcome.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ from service.wire import Envelope, Outcome
 __all__ = ["Client", "CouldNotSend", "Outcome"]
 
 FIRST_DELAY_SECONDS = 0.5
-LONGEST_DELAY_SECONDS = 30
+MAX_DELAY_SECONDS = 30
 
 Record = TypeVar("Record")
 
 
 class CouldNotSend(Exception):
-    """The service takes no batch from this caller now; the message says why.
+    """The service did not accept a batch.
 
-    ``status`` is that of the answer, if there was one. Another attempt may help, after so many
-    seconds, unless ``retry_after`` is None.
+    ``status`` is the status of the response, if any. ``retry_after`` is the time in seconds after
+    which another attempt can succeed; None if it cannot.
     """
 
     def __init__(self, reason: str, status: int | None = None, retry_after: float | None = None):
@@ -48,7 +48,7 @@ class CouldNotSend(Exception):
 
 
 class _Item(NamedTuple):
-    """A record, its JSON, and its key; None where it cannot be read."""
+    """A record, its JSON, and its key; None if the key cannot be read."""
 
     record: Any
     text: bytes
@@ -57,14 +57,14 @@ class _Item(NamedTuple):
 
 @dataclass
 class Client:
-    """The service at a URL, as one caller sees one of its databases; ``async with`` opens it.
+    """Sends records to one database of a service; used by ``async with``.
 
-    A batch holds at most ``batch_items`` records and ``batch_bytes`` of JSON and may take
-    ``timeout_seconds``; ``concurrency`` of them are under way at once. What met 429, 503 or a
-    broken connection is sent again, ``retries`` times at most, later each time, and not before
-    the service's Retry-After. Before each retry ``pause`` is awaited with the reason, the seconds
-    to wait and the number of the attempt that follows; what it raises ends the sending.
-    ``in_flight`` counts the records that were sent and have not come back with their outcomes.
+    A batch has at most ``batch_items`` records and ``batch_bytes`` of JSON, and ends after
+    ``timeout_seconds``. At most ``concurrency`` batches are in flight. After 429, 503 or a broken
+    connection a batch is resent, at most ``retries`` times, with growing delays that include the
+    service's Retry-After. Before each retry ``pause`` is awaited with the reason, the seconds to
+    wait and the number of the next attempt; an exception that it raises ends the sending.
+    ``in_flight`` is the number of records that were sent and not yet returned.
     """
 
     url: str
@@ -100,13 +100,13 @@ class Client:
     ) -> AsyncGenerator[tuple[Record, Outcome]]:
         """Yield each record with its outcome, in the order of the records. Raises CouldNotSend.
 
-        A record is what msgspec encodes as a JSON object: a dict, a Struct, or JSON as
-        ``msgspec.Raw``. Records of one key take effect in their order. A 503 is one that
-        lasted through all retries; of a record with key 0 it ends the sending.
+        A record is anything that msgspec encodes as a JSON object: a dict, a Struct, or JSON as
+        ``msgspec.Raw``. Records with the same key take effect in their order. An outcome with 503
+        remained so after all retries; for a record with key 0, CouldNotSend is raised instead.
 
-        Records with key 0 are created once, however often a batch is sent again. With a name
-        that holds for later calls, too: the same records in the same order under the same name
-        are created once, for as long as the service remembers (its ``idempotency_days``).
+        Records with key 0 are created once, however often a batch is resent. If a name is given,
+        this includes later calls: the same records in the same order under the same name are
+        created once, while the service remembers them (its ``idempotency_days``).
         """
         async with aclosing(self.batches(records, name or str(uuid4()))) as batches:
             async for batch in batches:
@@ -116,36 +116,36 @@ class Client:
     async def batches(
         self, records: Iterable[Record] | AsyncIterable[Record], name: str, place: int = 0
     ) -> AsyncGenerator[list[tuple[Record, Outcome]]]:
-        """Yield the same batch by batch; ``place`` is that of the first record under the name.
+        """Yield the pairs of send() per batch; ``place`` is the first record's under the name.
 
-        Who goes on after a batch, with the place of the next record, cuts the rest as before.
+        A later call that starts at the record after a batch cuts the rest into the same batches.
         """
-        at_work: deque[tuple[set[int], asyncio.Task[list[tuple[Any, Outcome]]]]] = deque()
+        pending: deque[tuple[set[int], asyncio.Task[list[tuple[Any, Outcome]]]]] = deque()
         try:
             async for items in self._cut(records):
                 keys = {item.key for item in items if item.key}
-                # Of two batches at once the later might come first.
-                most = self.concurrency if items else 1  # an empty one: await all
-                while len(at_work) >= most or any(keys & each for each, _ in at_work):
-                    batch = await at_work.popleft()[1]
+                # The later of two concurrent batches could be applied first.
+                limit = self.concurrency if items else 1  # an empty batch: wait for all
+                while len(pending) >= limit or any(keys & others for others, _ in pending):
+                    batch = await pending.popleft()[1]
                     self.in_flight -= len(batch)
                     yield batch
                 if items:
                     task = asyncio.create_task(self._deliver(items, f"{name}\n{place}"))
-                    at_work.append((keys, task))
+                    pending.append((keys, task))
                     self.in_flight += len(items)
                     place += len(items)
         finally:
-            for _, task in at_work:
+            for _, task in pending:
                 task.cancel()
-            await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
+            await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
 
     async def _cut(self, records: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterable[list[_Item]]:
-        """Yield batches, then an empty one; likewise before an error of ``records`` is raised."""
+        """Yield batches, then an empty one, even before an error of ``records`` is raised."""
         batch: list[_Item] = []
         size = 0
         try:
-            async for record in records if isinstance(records, AsyncIterable) else _each(records):
+            async for record in records if isinstance(records, AsyncIterable) else _iter(records):
                 text = msgspec.json.encode(record)
                 key = None
                 with suppress(ValueError, RecursionError):
@@ -163,9 +163,9 @@ class Client:
         yield []
 
     async def _deliver(self, items: Sequence[_Item], name: str) -> list[tuple[Any, Outcome]]:
-        """Send a batch, and find the records for which it is refused whole."""
+        """Send a batch; split one that is rejected as a whole to find the records at fault."""
         try:
-            outcomes = await self._persist(items, name)
+            outcomes = await self._send_with_retries(items, name)
         except CouldNotSend as error:
             if error.status not in (400, 413):
                 raise
@@ -176,31 +176,39 @@ class Client:
             outcomes = [Outcome(items[0].key, error.status, str(error))]
         return [(item.record, outcome) for item, outcome in zip(items, outcomes, strict=True)]
 
-    async def _persist(self, items: Sequence[_Item], name: str) -> list[Outcome]:
-        """Send items until the outcome of each is known, or 503 lasts. Raises CouldNotSend."""
-        known: dict[int, Outcome] = {}
+    async def _send_with_retries(self, items: Sequence[_Item], name: str) -> list[Outcome]:
+        """Send items until each has an outcome, which is 503 after all retries.
+
+        Raises CouldNotSend.
+        """
+        results: dict[int, Outcome] = {}
         sent: Sequence[int] = range(len(items))
         for attempt in count(1):
             try:
                 outcomes = await self._put([items[index] for index in sent], name)
-                known.update(zip(sent, outcomes, strict=True))
-                again = [index for index in sent if known[index].status == 503]
-                # Records without a key are created once within the same batch only.
-                are_named = all(items[index].key for index in again)
-                if not again or (attempt > self.retries and are_named and len(again) < len(items)):
+                results.update(zip(sent, outcomes, strict=True))
+                failed = [index for index in sent if results[index].status == 503]
+                # Records with key 0 are created once only if the same batch is resent.
+                have_keys = all(items[index].key for index in failed)
+                is_last = attempt > self.retries and have_keys and len(failed) < len(items)
+                if not failed or is_last:
                     break
-                sent = again if are_named else sent
-                raise CouldNotSend(f"{len(again)} records got 503: {known[again[0]].body}", 503, 0)
+                sent = failed if have_keys else sent
+                message = f"{len(failed)} records got 503: {results[failed[0]].body}"
+                raise CouldNotSend(message, 503, retry_after=0)
             except CouldNotSend as error:
                 if error.retry_after is None or attempt > self.retries:
                     raise
-                backoff = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (attempt - 1))
+                backoff = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (attempt - 1))
                 seconds = error.retry_after + backoff * random.uniform(0.5, 1)  # noqa: S311
                 await self.pause(str(error), seconds, attempt + 1)
-        return list(known.values())
+        return list(results.values())
 
     async def _put(self, items: Sequence[_Item], name: str) -> list[Outcome]:
-        """Send a batch; the same items under the same name are the same request."""
+        """Send a batch one time. Raises CouldNotSend.
+
+        The same items under the same name have the same Idempotency-Key.
+        """
         body = b"[" + b",".join(item.text for item in items) + b"]"
         digest = hashlib.sha256(f"{name}\n".encode() + body).hexdigest()
         try:
@@ -210,42 +218,44 @@ class Client:
                 headers={wire.IDEMPOTENCY_HEADER: digest},
                 allow_redirects=False,
             ) as response:
-                answer = await response.read()
+                content = await response.read()
         except (aiohttp.ClientSSLError, ValueError) as error:
             raise CouldNotSend(f"{error}; check URL (https?), certificate, credentials") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            reason = str(error) or "no answer came in time"
+            reason = str(error) or "the response timed out"
             if isinstance(error, aiohttp.ClientConnectorError) and (error.errno or 0) > 0:
                 reason += f": {os.strerror(error.errno or 0)}"
             raise CouldNotSend(reason, retry_after=0) from None
         envelope = None
         with suppress(ValueError):
-            envelope = msgspec.json.decode(answer, type=Envelope)
+            envelope = msgspec.json.decode(content, type=Envelope)
         if envelope is None or envelope.data is None:
-            raise _refusal(response, envelope)
+            raise _describe_rejection(response, envelope)
         if len(envelope.data) != len(items):
-            raise CouldNotSend("the answer is incomplete", retry_after=0)
+            raise CouldNotSend("the response is incomplete", retry_after=0)
         return [
-            Outcome(int(value) if (value := each.id[0].value) else None, each.status, each.body)
-            for each in envelope.data
+            Outcome(int(value) if (value := item.id[0].value) else None, item.status, item.body)
+            for item in envelope.data
         ]
 
 
-async def _each(records: Iterable[Record]) -> AsyncGenerator[Record]:
+async def _iter(records: Iterable[Record]) -> AsyncGenerator[Record]:
     for record in records:
         yield record
 
 
-def _refusal(response: aiohttp.ClientResponse, envelope: Envelope | None) -> CouldNotSend:
-    """Return what an answer without outcomes means."""
+def _describe_rejection(
+    response: aiohttp.ClientResponse, envelope: Envelope | None
+) -> CouldNotSend:
+    """Return the error for a response without outcomes."""
     status, retry_after = response.status, response.headers.get(hdrs.RETRY_AFTER, "")
-    reason = f"the service answered {status}"
+    reason = f"the service returned {status}"
     if envelope and envelope.error:
         reason += ": " + "".join(filter(str.isprintable, envelope.error.detail))[:500]
     elif status <= 400:
-        # Of something between: a batch that the service refuses is told in an envelope.
-        return CouldNotSend(f"{reason}, as it never does; check the URL")
-    # 409: the same batch is still at work, for an earlier run or another one.
+        # Not from the service, whose rejections of a batch have an envelope.
+        return CouldNotSend(f"unexpected response {status}; is this the right URL?")
+    # 409: the same batch is still in progress, for an earlier run or a concurrent one.
     if status >= 500 or status == 429 or (status == 409 and retry_after):
         return CouldNotSend(reason, status, float(retry_after) if retry_after.isdecimal() else 0)
     return CouldNotSend(reason, status)

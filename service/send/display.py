@@ -1,4 +1,4 @@
-"""What a person sees of a run: one line that changes, or a plain one now and then."""
+"""Terminal output of ``send``: one line that is updated, or plain lines elsewhere."""
 
 import asyncio
 import sys
@@ -10,11 +10,11 @@ import click
 from service.send.records import Records
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 0.5, 10
-"""Between two lines, on a terminal and where there is none."""
+"""Minimum time between two lines, on a terminal and elsewhere."""
 
 
 class Display:
-    """Tells on standard error how the sending of a file goes on."""
+    """Progress of a file on standard error."""
 
     def __init__(self, file: Records) -> None:
         self._file = file
@@ -22,21 +22,21 @@ class Display:
         self._retry = ("", 0)
 
     def advance(self, done: int, failed: int) -> None:
-        """Show how much of the file is done, unless that was shown just now."""
-        now, (then, done_then, share_then) = time.monotonic(), self._shown
-        if now - then < (TERMINAL_SECONDS if sys.stderr.isatty() else PLAIN_SECONDS):
+        """Print the progress unless it was printed a moment ago."""
+        now, (shown_at, shown_done, shown_share) = time.monotonic(), self._shown
+        if now - shown_at < (TERMINAL_SECONDS if sys.stderr.isatty() else PLAIN_SECONDS):
             return
         share = self._file.share
         self._shown = (now, done, share)
         text = f"{self._file.path.name}: {done:,} records, {failed:,} failed"
-        text += f", {(done - done_then) / (now - then):,.0f}/s"
-        if share > share_then:
-            left = int((now - then) * (1 - share) / (share - share_then))
+        text += f", {(done - shown_done) / (now - shown_at):,.0f}/s"
+        if share > shown_share:
+            left = int((now - shown_at) * (1 - share) / (share - shown_share))
             text += f", {share:.0%}, {left // 60}:{left % 60:02} left"
         print_status(text, ends_line=not sys.stderr.isatty())
 
     async def pause(self, reason: str, seconds: float, attempt: int) -> None:
-        """Wait before a retry, and tell why: once, where several batches meet the same."""
+        """Wait before a retry; print the reason, one time for several batches with the same."""
         if (reason, attempt) != self._retry:
             self._retry = reason, attempt
             print_status(f"{reason}; attempt {attempt} in {seconds:.1f} s")
@@ -44,21 +44,22 @@ class Display:
 
 
 def print_status(text: str, *, ends_line: bool = True) -> None:
-    """Write a line, on a terminal in place of the one that changes."""
+    """Write a line to standard error; on a terminal it replaces the progress line."""
     start = "\r\x1b[K" if sys.stderr.isatty() else ""
-    click.echo(start + printable(text), err=True, nl=ends_line)
+    click.echo(start + escape(text), err=True, nl=ends_line)
 
 
-def report(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str]) -> None:
     """Write lines to standard output."""
-    click.echo("\n".join(map(printable, lines)))
+    click.echo("\n".join(map(escape, lines)))
 
 
-def printable(line: str) -> str:
-    """Return a line in which nothing can control a terminal: line breaks are escaped as well.
+def escape(line: str) -> str:
+    """Return a line without characters that control a terminal; line breaks are escaped as well.
 
     Parts of the line come from files and servers.
     """
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in line
     )

@@ -1,4 +1,4 @@
-"""How far a file is sent, kept beside it."""
+"""Progress of a file, kept beside it."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,17 @@ from service.send.records import Unreadable
 
 
 class Progress:
-    """Keeps the outcomes of a file's batches that went to a destination, in their order."""
+    """Outcomes of a file's batches that were sent to a destination, in order."""
 
     def __init__(self, path: Path, destination: str) -> None:
         self.path = path
         self._destination = destination
 
     def resume(self, records: Iterator[Any]) -> Iterator[list[tuple[Any, Outcome]]]:
-        """Yield the first records with their outcomes, batch by batch. Raises Unreadable."""
+        """Yield the records that were already sent with their outcomes, per batch.
+
+        Raises Unreadable if the records have changed.
+        """
         with self.path.open("rb") if self.path.exists() else nullcontext(()) as lines:
             for line in lines:
                 try:
@@ -30,24 +33,24 @@ class Progress:
                     continue  # the run that wrote it was killed
                 if destination == self._destination:
                     batch = list(islice(records, len(outcomes)))
-                    if digest != _digest(batch):
+                    if digest != _compute_digest(batch):
                         raise Unreadable(
-                            f"{self.path}: the records that it tells of are no longer the same;"
-                            " delete it to send all anew (those without a key are created again)"
+                            f"{self.path}: the records that were already sent have changed; delete"
+                            " this file to send all (records with key 0 are created again)"
                         )
                     yield list(zip(batch, outcomes, strict=True))
 
-    def keep(self, batch: Sequence[tuple[Any, Outcome]]) -> None:
-        """Add the next batch."""
+    def append(self, batch: Sequence[tuple[Any, Outcome]]) -> None:
+        """Append the next batch. Raises OSError."""
         records, outcomes = zip(*batch, strict=True)
-        line = msgspec.json.encode((self._destination, _digest(records), outcomes))
-        with naming(self.path), self.path.open("ab") as file:
-            file.write(b"\n" + line)  # the line before may lack its end
+        line = msgspec.json.encode((self._destination, _compute_digest(records), outcomes))
+        with add_path_to_errors(self.path), self.path.open("ab") as file:
+            file.write(b"\n" + line)  # the previous line may be cut off
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Add the file to errors that lack it, such as that of a full disk."""
+def add_path_to_errors(path: Path) -> Iterator[None]:
+    """Add the file's name to errors that lack it, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -57,5 +60,5 @@ def naming(path: Path) -> Iterator[None]:
 _Line = tuple[str, str, list[Outcome]]
 
 
-def _digest(records: Sequence[Any]) -> str:
+def _compute_digest(records: Sequence[Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(records)).hexdigest()

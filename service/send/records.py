@@ -1,4 +1,4 @@
-"""The records of a file as JSON, NDJSON or CSV, one after the other."""
+"""Reads the records of a JSON, NDJSON or CSV file, one at a time."""
 
 import asyncio
 import csv
@@ -22,34 +22,34 @@ from msgspec import Raw
 from service.wire import KEY_FIELD, Item, StrictItem
 
 DELIMITERS = ",;\t|"
-"""Those of a CSV file that its header is tried with."""
+"""Delimiters that are tried with a CSV header."""
 
 csv.field_size_limit(2**27)  # characters of a cell; csv's own limit is 128 kB
 
 
 class Unreadable(ValueError):
-    """The file as a whole is not what its beginning says."""
+    """The file, or a record that stops the command, cannot be read."""
 
 
 class Refused(NamedTuple):
-    """Something that must not be stored, and why. It is sent in an array, which is no item."""
+    """A record that must not be stored. It is sent as an array, which is not a valid item."""
 
     reason: str
     content: Any
 
 
 def has_key_zero(record: Any) -> bool:
-    """Tell whether a record has key 0: the service gives it one."""
+    """Return whether a record has key 0, so that the database assigns one."""
     return isinstance(record, dict) and record.get(KEY_FIELD) == 0
 
 
 class Records:
-    """Yields the records of a file, plain or compressed by gzip, as what JSON decodes to.
+    """Yields the decoded records of a file, plain or compressed by gzip.
 
-    Its beginning shows whether it is a JSON array, NDJSON or CSV; ``columns`` are the erasable
-    fields in a CSV header. Raises Unreadable, with the name of the file. Unless it ``replaces``,
-    records whose update would erase omitted fields raise it as well: at once in an array and at
-    the start of any file, otherwise in asynchronous iteration.
+    The first line shows whether it is a JSON array, NDJSON or CSV; ``columns`` are the erasable
+    fields in a CSV header. Raises Unreadable with the name of the file. Unless it ``replaces``, so
+    do records whose update would erase omitted fields: immediately in an array and for the first
+    record of any file, otherwise in asynchronous iteration.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Records:
             lines = chain([first], plain)
             if b"\0" in first[:4]:
                 raise Unreadable("it is in UTF-16; save it in UTF-8 (Excel: CSV UTF-8)")
-            # A brace alone begins a JSON text of many lines, which is told to be no array.
+            # A brace alone begins an indented JSON object, which is reported as not an array.
             if first.lstrip()[:1] == b"[" or first.strip() == b"{":
                 items = msgspec.json.decode(b"".join(lines), type=list[Raw])
                 self._total = len(items)
@@ -86,7 +86,7 @@ class Records:
 
     @property
     def share(self) -> float:
-        """How much of the file has been read, from 0 to 1; 0 where nobody knows."""
+        """Fraction of the file that has been read, from 0 to 1; 0 if unknown."""
         if self._total:
             return self._number / self._total
         return self.source.tell() / self._size if self._size else 0
@@ -98,14 +98,14 @@ class Records:
                 yield record
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        # In a thread: standard input may keep the reader waiting.
+        # In a thread, because reading standard input can block.
         while chunk := await asyncio.to_thread(lambda: list(islice(self, 1000))):
             for number, record in enumerate(chunk, self._number - len(chunk) + 1):
                 self._require_whole(number, record)
                 yield record
 
     def find_omission(self, record: Any) -> str:
-        """Return which omitted fields an update with this record would erase; empty if none."""
+        """Return a message about omitted fields that an update would erase; empty if none."""
         key = record.get(KEY_FIELD) if isinstance(record, dict) else None
         if type(key) is not int or key == 0:  # rejected by the service, or created
             return ""
@@ -127,7 +127,7 @@ class Records:
 
 
 def _record(text: Any) -> Any:
-    """Return the record in a JSON text, or in a line of a file of failed records."""
+    """Return the record in a JSON text, or in a line of FILE.failed.ndjson."""
     try:
         record = _JSON.decode(text)
     except (ValueError, RecursionError) as error:
@@ -138,7 +138,7 @@ def _record(text: Any) -> Any:
 
 
 def _number(text: str) -> float:
-    """Return a number; as an integer if its value is whole, however it is written."""
+    """Return a number, as an integer if its value is whole."""
     number = float(text)
     if not isfinite(number) or "_" in text:
         raise ValueError("the number is out of range")
@@ -149,18 +149,18 @@ _JSON = msgspec.json.Decoder(float_hook=_number)
 
 _NAMES = Item.__struct_encode_fields__
 _FIELDS = dict(zip((*Item.__struct_fields__, *_NAMES), _NAMES * 2, strict=True))
-"""The fields by their names on the wire and by those of their columns, as COPY writes them."""
+"""Field names by field name and by column name, which COPY writes."""
 
 _ERASABLE = [n for n in _NAMES if n != KEY_FIELD and not n.startswith(("entry_", "update_"))]
-"""Those that become null in an update with a record that lacks them."""
+"""Fields that become null in an update with a record that lacks them."""
 
 
 def _from_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterator[Any]]:
-    """Read the header; return the fields that it names, and an iterator of the rows."""
+    """Return the fields in the header, and an iterator of the rows."""
     texts = (line.decode() for line in lines)
     first = next(texts)
-    for each in delimiter:
-        header = next(csv.reader([first], delimiter=each), [])
+    for tried in delimiter:
+        header = next(csv.reader([first], delimiter=tried), [])
         fields = [_FIELDS.get(name, "") for name in header]
         if KEY_FIELD in fields:
             break
@@ -170,14 +170,16 @@ def _from_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterat
             f"expected JSON, or a CSV header row that names {KEY_FIELD}, got {seen!r} (separators"
             f" tried: {' '.join(map(repr, delimiter))}; --delimiter names another)"
         )
-    for name, field in zip(header, fields, strict=True):
+    for number, (name, field) in enumerate(zip(header, fields, strict=True), 1):
+        if not name:
+            raise Unreadable(f"column {number} has no name (pandas: use index=False)")
         if not field:
             close = get_close_matches(name, _NAMES, 1)
-            hint = f"did you mean {close[0]}?" if close else "a record has no such field"
-            raise Unreadable(f"column {name or 'without a name'}: {hint}")
+            hint = f"did you mean {close[0]}?" if close else "records have no such field"
+            raise Unreadable(f"column {name}: {hint}")
         if fields.count(field) > 1:
             raise Unreadable(f"more than one column is {field}")
-    rows = csv.reader(texts, delimiter=each, strict=True)
+    rows = csv.reader(texts, delimiter=tried, strict=True)
     return fields, (_row(row, fields) for row in rows if row)
 
 
@@ -189,11 +191,11 @@ _SEPARATED = re.compile(r"\s*([+-]?[0-9]{1,10})[.,]([0-9]{1,10})\s*")
 
 
 def _row(cells: list[str], fields: list[str]) -> Any:
-    """Return a row of CSV as a record; an empty cell is a field that is not sent."""
+    """Return a CSV row as a record without the fields of empty cells."""
     if len(cells) != len(fields):
-        # As cells: with the fields that are left it would be a record, and erase the rest.
+        # As an array: a record with the remaining fields would erase the others.
         return Refused(f"the row has {len(cells)} cells, the header has {len(fields)}", cells)
-    # Omitted, not null: the same, save for dates, whose default null would refuse.
+    # Omitted and not null, which is invalid for dates; for other fields it is the same.
     record: dict[str, Any] = {name: cell for name, cell in zip(fields, cells, strict=True) if cell}
     reasons = []
     for name in (KEY_FIELD, "case_Key"):

@@ -272,15 +272,15 @@ MUTANTS = [
     Mutant(
         "the client sends batches of one key at once",
         "service/client.py",
-        "any(keys & each for each, _ in at_work)",
+        "any(keys & others for others, _ in pending)",
         "False",
         (CLIENT + "test_batches_that_share_a_key_are_never_sent_at_once",),
     ),
     Mutant(
         "the client sends an item without key again alone",
         "service/client.py",
-        "sent = again if are_named else sent",
-        "sent = again",
+        "sent = failed if have_keys else sent",
+        "sent = failed",
         (CLIENT + "test_items_without_key_that_got_503_are_sent_again_with_their_whole_batch",),
     ),
     Mutant(

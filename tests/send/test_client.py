@@ -141,8 +141,8 @@ async def test_an_overloaded_service_is_asked_again_when_it_says(
 
     assert statuses(pairs) == [200, 200]
     assert [(reason, attempt) for reason, _, attempt in pauses] == [
-        (f"the service answered {status}: x", 2),
-        (f"the service answered {status}: x", 3),
+        (f"the service returned {status}: x", 2),
+        (f"the service returned {status}: x", 3),
     ]
     assert 7.25 <= pauses[0][1] <= 7.5
     assert 7.5 <= pauses[1][1] <= 8
@@ -293,7 +293,7 @@ async def test_without_a_whole_answer_the_batch_is_sent_again_under_its_key(
 async def test_a_refusal_of_the_request_ends_the_sending(send: Send, status: int) -> None:
     async with serving(Front()) as front:
         front.answers = [problem(status)]
-        with pytest.raises(CouldNotSend, match=f"the service answered {status}: x") as raised:
+        with pytest.raises(CouldNotSend, match=f"the service returned {status}: x") as raised:
             await send(front.url, [{KEY: 0}, {KEY: 1}])
 
     assert len(front.batches) == 1

@@ -88,8 +88,8 @@ async def test_a_row_with_another_number_of_cells_erases_nothing(
     [
         (f"{KEY},commnt", "column commnt: did you mean comment?"),
         (f"{KEY},Protocol_number", "column Protocol_number: did you mean protocol_Number?"),
-        (f"{KEY},zzz", "column zzz: a record has no such field"),
-        (f"{KEY},comment,", "column without a name: a record has no such field"),
+        (f"{KEY},zzz", "column zzz: records have no such field"),
+        (f"{KEY},comment,", "column 3 has no name (pandas: use index=False)"),
         (f"{KEY},comment,comment", "more than one column is comment"),
         (f"{KEY},case_Key,case_key", "more than one column is case_Key"),
         ("a;b", "got 'a;b'"),

@@ -30,8 +30,8 @@ def resumed(progress: Progress, records: list[Any]) -> list[list[tuple[Any, Outc
 
 
 def test_what_is_kept_is_resumed_batch_by_batch_and_the_rest_is_left(tmp_path: Path) -> None:
-    progress_of(tmp_path).keep(pairs(*RECORDS[:2]))
-    progress_of(tmp_path).keep(pairs(*RECORDS[2:4]))
+    progress_of(tmp_path).append(pairs(*RECORDS[:2]))
+    progress_of(tmp_path).append(pairs(*RECORDS[2:4]))
 
     rest = iter(RECORDS)
 
@@ -42,17 +42,17 @@ def test_what_is_kept_is_resumed_batch_by_batch_and_the_rest_is_left(tmp_path: P
 @pytest.mark.parametrize("torn", range(1, 40, 6))
 def test_what_a_killed_run_kept_in_part_is_sent_again(tmp_path: Path, torn: int) -> None:
     progress = progress_of(tmp_path)
-    progress.keep(pairs(*RECORDS[:2]))
-    progress.keep(pairs(*RECORDS[2:4]))
+    progress.append(pairs(*RECORDS[:2]))
+    progress.append(pairs(*RECORDS[2:4]))
     progress.path.write_bytes(progress.path.read_bytes()[:-torn])
 
     assert resumed(progress_of(tmp_path), RECORDS) == [pairs(*RECORDS[:2])]
-    progress.keep(pairs(*RECORDS[2:4]))
+    progress.append(pairs(*RECORDS[2:4]))
     assert len(resumed(progress_of(tmp_path), RECORDS)) == 2
 
 
 def test_another_destination_is_sent_everything(tmp_path: Path) -> None:
-    progress_of(tmp_path).keep(pairs(*RECORDS))
+    progress_of(tmp_path).append(pairs(*RECORDS))
 
     assert resumed(progress_of(tmp_path, "http://x globex"), RECORDS) == []
     assert resumed(progress_of(tmp_path, "http://y acme"), RECORDS) == []
@@ -64,7 +64,7 @@ def test_a_progress_file_of_another_version_is_not_looked_at(tmp_path: Path, con
     progress_of(tmp_path).path.write_text(content)
 
     assert resumed(progress_of(tmp_path), RECORDS) == []
-    progress_of(tmp_path).keep(pairs(*RECORDS))
+    progress_of(tmp_path).append(pairs(*RECORDS))
     assert resumed(progress_of(tmp_path), RECORDS) == [pairs(*RECORDS)]
 
 
@@ -72,9 +72,9 @@ def test_a_progress_file_of_another_version_is_not_looked_at(tmp_path: Path, con
 def test_records_that_were_edited_after_they_were_sent_are_refused(
     tmp_path: Path, edited: list[Any]
 ) -> None:
-    progress_of(tmp_path).keep(pairs(*RECORDS[:2]))
+    progress_of(tmp_path).append(pairs(*RECORDS[:2]))
 
-    with pytest.raises(Unreadable, match=r"r\.progress: .* no longer the same; delete it"):
+    with pytest.raises(Unreadable, match=r"r\.progress: .* have changed; delete this file"):
         resumed(progress_of(tmp_path), edited)
 
 
@@ -113,7 +113,7 @@ async def test_an_edit_of_what_is_sent_ends_the_next_run_and_leaves_all_results(
         ended = await command.run(*arguments)
 
     assert ended.status == 2
-    assert "r.ndjson.progress: the records that it tells of are no longer the same" in ended.stderr
+    assert "r.ndjson.progress: the records that were already sent have changed" in ended.stderr
     assert contents(tmp_path) == before
     assert len(front.batches) == 3
 

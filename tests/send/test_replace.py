@@ -110,7 +110,7 @@ async def test_the_first_record_that_lacks_fields_ends_the_run_unless_it_replace
     replaced = await command.run(*arguments, "--replace")
 
     assert (checked.status, ended.status, replaced.status) == (1, 2, 1)
-    assert "r: 8 records, 1 without a key, 6 bad\n" in checked.stdout
+    assert "r: 8 records, 1 with key 0, 6 invalid\n" in checked.stdout
     assert f"\n  record 6: {lacking('comment', 'website')}" in checked.stdout
     assert ended.stderr == f"Error: cannot read r: record 6: {lacking('comment', 'website')}"
     assert "sent      0 " in ended.stdout

@@ -175,9 +175,9 @@ async def test_a_line_that_is_not_json_spoils_no_other(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--token", "marker"], "the service answered 401: "),
+        (["--token", "marker"], "the service returned 401: "),
         (["--database", "marker"], "403: The caller may not use this database."),
-        (["--url", "{url}/marker"], "the service answered 404"),
+        (["--url", "{url}/marker"], "the service returned 404"),
     ],
     ids=["token", "database", "path"],
 )
@@ -201,12 +201,12 @@ async def test_a_refusal_ends_the_run_with_what_the_service_says(
     ("arguments", "status", "says"),
     [
         (["--retries", "0"], 3, "host 127.0.0.1:1 "),
-        (["--retries", "0"], 3, ": Connection refused; repeat"),
-        (["--url", "http://me:marker@x"], 2, "no credentials"),
-        (["--url", "http://x?marker"], 2, "no credentials, query"),
+        (["--retries", "0"], 3, ": Connection refused; run"),
+        (["--url", "http://me:marker@x"], 2, "without credentials"),
+        (["--url", "http://x?marker"], 2, "without credentials, query"),
         (["--url", "marker"], 2, "http://host:port"),
         (["--url", "http://x:999999"], 3, "check URL"),
-        (["--outcomes", "{file}"], 2, "FILE itself"),
+        (["--outcomes", "{file}"], 2, "must not be that FILE"),
         (["--outcomes", "/"], 2, "is a directory"),
     ],
     ids=["host", "cause", "credentials", "query", "url", "port", "outcomes", "folder"],
@@ -270,8 +270,8 @@ async def test_nothing_is_left_where_nothing_was_sent_and_the_corrected_command_
         (problem(401), "; check SERVICE_API_KEY and SERVICE_TOKEN"),
         (problem(403), "; check --database\n"),
         (problem(404), "; check --url"),
-        (problem(422), "the service answered 422: x\n"),
-        (problem(503), "; repeat the command\n"),
+        (problem(422), "the service returned 422: x\n"),
+        (problem(503), "; run the same command again\n"),
     ],
     ids=["401", "403", "404", "422", "503"],
 )
@@ -287,7 +287,7 @@ async def test_the_advice_fits_what_happened(
 
     assert ended.status == 3
     assert advice in ended.stderr
-    assert ended.stderr.count("repeat") == advice.count("repeat")
+    assert ended.stderr.count("again") == advice.count("again")
 
 
 async def test_the_first_retry_is_told_with_its_reason_its_pause_and_its_number(
@@ -301,7 +301,7 @@ async def test_the_first_retry_is_told_with_its_reason_its_pause_and_its_number(
 
     assert ended.status == 0
     assert re.fullmatch(
-        r"the service answered 503: x; attempt 2 in 0\.[3-5] s\n", ended.stderr
+        r"the service returned 503: x; attempt 2 in 0\.[3-5] s\n", ended.stderr
     )  # once for four batches
 
 
@@ -333,7 +333,7 @@ async def test_a_record_without_key_whose_503_lasts_ends_the_run_and_is_not_call
         again = await command.run(*arguments)
 
     assert ended.status == 3
-    assert "1 records got 503: told; repeat the command\n" in ended.stderr
+    assert "1 records got 503: told; run the same command again\n" in ended.stderr
     assert left == ["r.json"]
     assert again.status == 0
     assert front.keys[0] == front.keys[1]
@@ -423,9 +423,9 @@ async def test_check_tells_what_would_fail_and_sends_nothing(
         ended = await command.run("good.json", "bad.ndjson", *address)
 
     assert good.status == 0
-    assert good.stdout == "good.json: 4 records, 1 without a key, 0 bad\n"
+    assert good.stdout == "good.json: 4 records, 1 with key 0, 0 invalid\n"
     assert ended.status == 1
-    assert "bad.ndjson: 7 records, 0 without a key, 6 bad\n" in ended.stdout
+    assert "bad.ndjson: 7 records, 0 with key 0, 6 invalid\n" in ended.stdout
     told = {line.partition(":")[0].strip(): line for line in ended.stdout.splitlines()}
     assert "commnt" in told["record 1"]
     assert "case_Key" in told["record 3"]

@@ -125,7 +125,7 @@ async def test_after_an_interrupt_the_next_run_goes_on_where_it_ended(
         ended = await command.run(*arguments)
 
     assert interrupted.status == 130
-    assert interrupted.stderr == "Error: interrupted; repeat the command to go on\n"
+    assert interrupted.stderr == "Interrupted; run the same command again to resume.\n"
     counts = re.search(r"\nsent      ([\d,]+) .*\nin flight ([12],000) ", interrupted.stdout)
     assert counts
     assert sum(int(count.replace(",", "")) for count in counts.groups()) >= sent * 1000
@@ -184,7 +184,7 @@ async def test_when_the_command_is_started_twice_at_once(
         front.seconds = 0
         runs = await asyncio.gather(command.end(first), command.end(second))
 
-    assert told == b"Waiting for another command, which sends r.ndjson\n"
+    assert told == b"Another care-trials send is sending r.ndjson; waiting\n"
     assert [run.status for run in runs] == [1, 1], [run.stderr for run in runs]
     # Nothing but how far it is, where that took long.
     lines = [line for run in runs for line in run.stderr.splitlines()]
