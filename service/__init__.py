@@ -1,3 +1,3 @@
-"""Batch upserts of clinical-trial records of care cases into PostgreSQL, over HTTP."""
+"""HTTP service that batch-upserts care-case clinical-trial records into PostgreSQL."""
 
 __version__ = "1.0.0"

@@ -1,4 +1,4 @@
-"""Brings a database to the current schema: the tables by dbmate, then the functions."""
+"""Updates a database to the current schema: first the tables, by dbmate, then the functions."""
 
 import asyncio
 import os
@@ -17,10 +17,10 @@ from service.config import Database
 from service.postgres import (
     CANNOT_CONNECT,
     SEARCH_PATH,
-    connect_arguments,
     describe_error,
+    find_unsafe_schemas,
+    get_connect_arguments,
     schema_is_current,
-    unsafe_schemas,
 )
 from service.statements import (
     CLEAN_PATH,
@@ -37,25 +37,25 @@ from service.statements import (
 )
 
 CONNECT_SECONDS = 10
-ASK_AGAIN_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 
 
 class MigrationFailed(Exception):
-    """The database is not at the current schema; the message holds no credentials."""
+    """The schema is out of date; the message contains no credentials."""
 
 
 class Unreachable(MigrationFailed):
-    """No server was found that takes migrations; there may be one in a moment."""
+    """No server that accepts migrations was found; a retry can succeed."""
 
 
 async def is_current(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> bool:
-    """Return whether a database is at the current schema; the role needs no privilege for this.
+    """Return whether a schema is up to date; needs no privilege.
 
     Raises Unreachable.
     """
     try:
         connection = await asyncpg.connect(
-            **connect_arguments(dsn, CONNECT_SECONDS), statement_cache_size=0
+            **get_connect_arguments(dsn, CONNECT_SECONDS), statement_cache_size=0
         )
     except CANNOT_CONNECT as error:
         raise Unreachable(describe_error(error, dsn)) from None
@@ -74,12 +74,12 @@ async def is_current(dsn: str, search_path: Sequence[str] = SEARCH_PATH) -> bool
 async def wait_until_current(
     dsn: str, seconds: float, search_path: Sequence[str] = SEARCH_PATH
 ) -> bool:
-    """Return the same as soon as it is, or when the time is over. Raises Unreachable."""
+    """Wait at most ``seconds`` until is_current(), and return whether it is. Raises Unreachable."""
     return await _wait(lambda: is_current(dsn, search_path), seconds)
 
 
 async def migrate_once_reachable(database: Database, seconds: float) -> None:
-    """Migrate a database as soon as its server is there. Raises MigrationFailed."""
+    """Migrate a database, waiting at most ``seconds`` for its server. Raises MigrationFailed."""
     dsn = database.migration_dsn or database.dsn
 
     async def attempt() -> bool:
@@ -90,9 +90,9 @@ async def migrate_once_reachable(database: Database, seconds: float) -> None:
 
 
 async def _wait(attempt: Callable[[], Awaitable[bool]], seconds: float) -> bool:
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
-        is_over = time.monotonic() >= until
+        is_over = time.monotonic() >= deadline
         try:
             if await attempt():
                 return True
@@ -101,23 +101,21 @@ async def _wait(attempt: Callable[[], Awaitable[bool]], seconds: float) -> bool:
                 raise
         if is_over:
             return False
-        await asyncio.sleep(ASK_AGAIN_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def migrate(
     dsn: str, search_path: Sequence[str] = SEARCH_PATH, *, is_distributed: bool = False
 ) -> None:
-    """Apply the missing migrations, then the functions if this release of them is not in place.
+    """Apply the missing migrations, then the functions unless those of this release are in place.
 
-    ``is_distributed``: on Citus, distribute the record table as well.
-
-    Safe to repeat, and to run in several processes at the same time: dbmate holds a lock, and so
-    does the transaction that applies the functions. Raises MigrationFailed.
+    ``is_distributed``: also distribute the record table (Citus). Safe to repeat, and to run in
+    several processes at the same time, because both steps take a lock. Raises MigrationFailed.
     """
     schema, path = search_path[0], path_setting(search_path)
     connection, host = await _connect_to_primary(dsn, search_path)
     try:
-        for finding in await unsafe_schemas(connection, search_path, with_functions=False):
+        for finding in await find_unsafe_schemas(connection, search_path, with_functions=False):
             raise MigrationFailed(finding)
         with TemporaryDirectory() as folder:
             _write_migrations(Path(folder), path)
@@ -138,7 +136,7 @@ async def migrate(
 
 
 def _write_migrations(folder: Path, path: str) -> None:
-    """Write the migrations so that each runs with the search path; dbmate itself does not."""
+    """Write the migrations with the search path, which dbmate itself does not set."""
     for file in (SQL_FOLDER / "migrations").iterdir():
         up, down = file.read_text().split("-- migrate:down")
         up = up.replace("-- migrate:up", f"-- migrate:up\n\nset local search_path = {path};", 1)
@@ -152,7 +150,7 @@ def _run_dbmate(dsn: str, host: SplitResult, schema: str, folder: str) -> None:
     )
     result = subprocess.run(
         [
-            _dbmate(),
+            _find_dbmate(),
             *("--env", "DBMATE_URL"),
             *("--migrations-dir", folder),
             *("--migrations-table", f"{schema}.care_case_clinical_trial_migrations"),
@@ -167,23 +165,23 @@ def _run_dbmate(dsn: str, host: SplitResult, schema: str, folder: str) -> None:
         check=False,
     )
     if result.returncode != 0:
-        raise MigrationFailed(f"dbmate: {_without_credentials(result.stderr, dsn)}")
+        raise MigrationFailed(f"dbmate: {_remove_credentials(result.stderr, dsn)}")
 
 
 async def _distribute(connection: "asyncpg.Connection[asyncpg.Record]", schema: str) -> None:
-    """Distribute the record table by its key over the workers of Citus, unless it is already."""
+    """Distribute the record table by its key over the workers of Citus, if it is not yet."""
     try:
         await connection.execute(in_schema(DISTRIBUTE, schema))
     except asyncpg.UndefinedTableError:
         raise MigrationFailed(
-            'distributed = true, but the database has no Citus: run "create extension citus" in it'
-            " on each server and add the workers (citus_add_node), or take the setting out"
+            'distributed = true, but the database lacks Citus; run "create extension citus" in it'
+            " on each server and add the workers (citus_add_node), or remove the setting"
         ) from None
     except asyncpg.PostgresError as error:
-        raise MigrationFailed(f"Citus does not distribute the table: {error}") from None
+        raise MigrationFailed(f"Citus cannot distribute the table: {error}") from None
 
 
-def _dbmate() -> str:
+def _find_dbmate() -> str:
     program = shutil.which("dbmate", path=str(Path(sys.executable).parent)) or shutil.which(
         "dbmate"
     )
@@ -197,18 +195,18 @@ async def _connect_to_primary(
 ) -> tuple["asyncpg.Connection[asyncpg.Record]", SplitResult]:
     """Return a connection to the primary, and its URL for dbmate.
 
-    dbmate's driver knows neither several hosts nor "prefer"; the connection shows which host is the
-    primary and whether TLS is used.
+    The URL names the one host and whether TLS is used, because dbmate's driver supports neither
+    several hosts nor ``sslmode=prefer``.
     """
     try:
-        hosts = _each_host(urlsplit(dsn))
+        hosts = _split_hosts(urlsplit(dsn))
     except ValueError:
         raise MigrationFailed("the DSN is not a valid URL") from None
-    failure = "no host"
+    failure = "the DSN names no host"
     for single in hosts:
         try:
             connection = await asyncpg.connect(
-                **connect_arguments(single.geturl(), CONNECT_SECONDS),
+                **get_connect_arguments(single.geturl(), CONNECT_SECONDS),
                 server_settings={"search_path": path_setting(search_path)},
             )
         except CANNOT_CONNECT as error:
@@ -216,16 +214,16 @@ async def _connect_to_primary(
             continue
         ((is_encrypted, is_standby),) = await connection.fetch(CONNECTION_STATE)
         if not is_standby:
-            return connection, _for_dbmate(single, is_encrypted=is_encrypted)
-        failure = f"{single.hostname} is a standby, which takes no writes"
+            return connection, _convert_for_dbmate(single, is_encrypted=is_encrypted)
+        failure = f"{single.hostname} is a standby, which is read-only"
         await connection.close()
     raise Unreachable(failure)
 
 
-def _for_dbmate(single: SplitResult, *, is_encrypted: bool) -> SplitResult:
+def _convert_for_dbmate(single: SplitResult, *, is_encrypted: bool) -> SplitResult:
     options = dict(parse_qsl(single.query))
     options.pop("target_session_attrs", None)
-    # As parameters: in their usual place its driver takes no socket, and no address of IPv6.
+    # As parameters, because dbmate's driver accepts no socket or IPv6 address before the path.
     if single.hostname:
         options["host"] = unquote(single.hostname)
     if single.port:
@@ -238,12 +236,12 @@ def _for_dbmate(single: SplitResult, *, is_encrypted: bool) -> SplitResult:
     return single._replace(scheme="postgres", netloc=f"{credentials}{at}", query=urlencode(options))
 
 
-def _each_host(parts: SplitResult) -> list[SplitResult]:
+def _split_hosts(parts: SplitResult) -> list[SplitResult]:
     credentials, at, hosts = parts.netloc.rpartition("@")
     return [parts._replace(netloc=f"{credentials}{at}{host}") for host in hosts.split(",")]
 
 
-def _without_credentials(text: str, dsn: str) -> str:
+def _remove_credentials(text: str, dsn: str) -> str:
     text = " ".join(text.split())
     password = urlsplit(dsn).netloc.rpartition("@")[0].partition(":")[2]
     for form in filter(None, (password, unquote(password))):

@@ -126,7 +126,7 @@ async def test_the_service_does_without_what_tenants_add(
 )
 async def test_a_failure_names_its_cause_and_no_credential(dsn: str) -> None:
     with pytest.raises(
-        MigrationFailed, match=r"nothing listens|cannot connect|not a valid URL"
+        MigrationFailed, match=r"nothing is listening|cannot connect|not a valid URL"
     ) as raised:
         await migrate(dsn)
 

@@ -1,4 +1,4 @@
-"""DSNs written for libpq: what is obeyed, ignored knowingly, or refused by name."""
+"""DSNs written for libpq: parameters that are used, ignored, or rejected by name."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ import time
 import asyncpg
 import pytest
 
-from service.postgres import check_dsn, connect_arguments, connect_error
+from service.postgres import check_dsn, connect_error, get_connect_arguments
 
 DSN = "postgresql://u:p@h:5432/acme"
 
@@ -69,7 +69,7 @@ def test_other_addresses_are_accepted(hosts: str) -> None:
 def test_other_parameters_are_obeyed_or_ignored_knowingly(query: str, kept: str) -> None:
     check_dsn(f"{DSN}?{query}")
 
-    dsn = connect_arguments(f"{DSN}?{query}", 5)["dsn"]
+    dsn = get_connect_arguments(f"{DSN}?{query}", 5)["dsn"]
 
     assert dsn == f"{DSN}?{kept}".rstrip("?")
 
@@ -79,7 +79,7 @@ def test_other_parameters_are_obeyed_or_ignored_knowingly(query: str, kept: str)
     [("", 5), ("connect_timeout=7", 7), ("connect_timeout=0", 5), ("keepalives=1", 5)],
 )
 def test_connect_timeout_is_obeyed(query: str, seconds: float) -> None:
-    assert connect_arguments(f"{DSN}?{query}", 5)["timeout"] == seconds
+    assert get_connect_arguments(f"{DSN}?{query}", 5)["timeout"] == seconds
 
 
 async def test_a_server_that_says_nothing_is_given_up_after_connect_timeout() -> None:
@@ -97,7 +97,7 @@ async def test_a_server_that_says_nothing_is_given_up_after_connect_timeout() ->
         started_at = time.monotonic()
 
         with pytest.raises(TimeoutError) as raised:
-            await asyncpg.connect(**connect_arguments(dsn, 60))
+            await asyncpg.connect(**get_connect_arguments(dsn, 60))
 
         assert 0.9 < time.monotonic() - started_at < 10
         await hung_up.wait()

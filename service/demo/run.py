@@ -14,7 +14,7 @@ import click
 
 from service import config
 from service.demo.postgres import EmbeddedPostgres, find_binaries
-from service.http.access import signed_token
+from service.http.access import sign_token
 from service.http.server import serve
 from service.migrations import migrate
 from service.statements import LATEST_RECORDS
@@ -51,7 +51,7 @@ def run(folder: Path | None, port: int) -> None:
         _write_private(path, _configuration(port, key, secret, postgres))
 
         def announce(host: str, actual_port: int) -> None:
-            token = signed_token(settings.auth.jwt, "demo", TOKEN_SECONDS)
+            token = sign_token(settings.auth.jwt, "demo", TOKEN_SECONDS)
             url = f"http://{host}:{actual_port}"
             click.echo(_welcome(url, path, key, token, postgres.dsn(DATABASES[0])))
 

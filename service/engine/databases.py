@@ -12,7 +12,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.config import Database
-from service.postgres import connect_arguments, unsafe_schemas
+from service.postgres import find_unsafe_schemas, get_connect_arguments
 from service.statements import CLEAN_PATH, SESSION, in_schema
 from service.telemetry import metrics
 
@@ -163,7 +163,7 @@ async def open_pool(name: str, database: Database, connect_seconds: float) -> Po
         server_settings["default_transaction_isolation"] = "read committed"
         server_settings["search_path"] = CLEAN_PATH
     connections = await asyncpg.create_pool(
-        **connect_arguments(database.dsn, connect_seconds),
+        **get_connect_arguments(database.dsn, connect_seconds),
         min_size=0,
         max_size=database.pool_max_size,
         # The server's own limit strikes first; this one notices a server that is gone.
@@ -183,7 +183,7 @@ async def _keep_session(_connection: object) -> None:
 
 async def _prepare(database: Database, connection: Any) -> None:
     """Make a new connection usable. Raises UnsafeSearchPath."""
-    for reason in await unsafe_schemas(connection, database.search_path):
+    for reason in await find_unsafe_schemas(connection, database.search_path):
         raise UnsafeSearchPath(reason)
     asked_at = time.monotonic()
     seconds = await connection.fetchval(SESSION, not database.transaction_pooling)

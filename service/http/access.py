@@ -220,13 +220,13 @@ class Access:
         return names[0]
 
 
-def signed_token(rules: Jwt, subject: str, seconds: int) -> str:
-    """Return a token that these rules accept for so many seconds.
+def sign_token(rules: Jwt, subject: str, seconds: int) -> str:
+    """Return a token that these rules accept for ``seconds``.
 
-    Raises ConfigurationError unless they name a secret and HS256.
+    Raises ConfigurationError unless the rules have a secret and allow HS256.
     """
     if rules.secret is None or "HS256" not in rules.algorithms:
-        raise ConfigurationError("tokens are signed here only with auth.jwt.secret and HS256")
+        raise ConfigurationError("care-trials token needs auth.jwt.secret and HS256")
     now = int(time.time())
     claims: dict[str, str | int] = {"sub": subject, "iat": now, "exp": now + seconds}
     if rules.issuer is not None:
@@ -247,5 +247,5 @@ def _public_key(path: str, algorithms: list[str]) -> Any:
         return jwt.get_algorithm_by_name(algorithms[0]).prepare_key(pem)
     except (ValueError, TypeError, jwt.PyJWTError):
         raise ConfigurationError(
-            f"auth.jwt.public_key_file: {path} holds no public key for {algorithms[0]}"
+            f"auth.jwt.public_key_file: {path} does not contain a public key for {algorithms[0]}"
         ) from None

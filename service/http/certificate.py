@@ -1,4 +1,4 @@
-"""The listener's certificate: the files to a TLS context, and the day on which it ends."""
+"""The listener's certificate: its TLS context and its expiry."""
 
 import ssl
 from datetime import datetime
@@ -10,11 +10,8 @@ from service.config import ConfigurationError, Server
 from service.telemetry import metrics
 
 
-def tls_context(server: Server) -> ssl.SSLContext | None:
-    """Return the context for these settings, None without a certificate.
-
-    Raises ConfigurationError, as does load().
-    """
+def make_tls_context(server: Server) -> ssl.SSLContext | None:
+    """Return the TLS context; None without a certificate. Raises ConfigurationError."""
     if server.tls_certificate is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -23,7 +20,7 @@ def tls_context(server: Server) -> ssl.SSLContext | None:
 
 
 def load(context: ssl.SSLContext, server: Server) -> None:
-    """Let new connections of the context be given the certificate that the files hold now."""
+    """Load the certificate from its files, for new connections. Raises ConfigurationError."""
     for setting, path in (
         ("tls_certificate", server.tls_certificate),
         ("tls_key", server.tls_key),
@@ -35,22 +32,19 @@ def load(context: ssl.SSLContext, server: Server) -> None:
         context.load_cert_chain(server.tls_certificate, server.tls_key, _no_password)
     except (ssl.SSLError, ValueError):
         raise ConfigurationError(
-            f"server.tls_certificate: {server.tls_certificate} and {server.tls_key} hold no"
-            " certificate with its key; expected PEM, a key without a password"
+            f"server.tls_certificate: {server.tls_certificate} and {server.tls_key} are not a"
+            " certificate with its key; expected PEM files, the key without a password"
         ) from None
 
 
 def export_expiry(server: Server) -> None:
-    """Let the metrics tell when the certificate ends that is now in use."""
-    end = ends_at(server)
-    metrics.CERTIFICATE_END.set(end.timestamp() if end else 0)
+    """Export the expiry time of the active certificate."""
+    expiry = get_expiry(server)
+    metrics.CERTIFICATE_END.set(expiry.timestamp() if expiry else 0)
 
 
-def ends_at(server: Server) -> datetime | None:
-    """Return the day and hour on which the certificate ends, None without one.
-
-    Raises ConfigurationError.
-    """
+def get_expiry(server: Server) -> datetime | None:
+    """Return the expiry time in UTC; None without a certificate. Raises ConfigurationError."""
     if server.tls_certificate is None:
         return None
     try:
@@ -58,7 +52,7 @@ def ends_at(server: Server) -> datetime | None:
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc
     except ValueError:
         raise ConfigurationError(
-            f"server.tls_certificate: {server.tls_certificate} holds no certificate (PEM)"
+            f"server.tls_certificate: {server.tls_certificate} does not contain a certificate (PEM)"
         ) from None
 
 
@@ -71,5 +65,5 @@ def _read(setting: str, path: str) -> bytes:
 
 
 def _no_password() -> str:
-    """Answer where OpenSSL would ask on the terminal."""
+    """Return an empty password, so that OpenSSL does not ask on the terminal."""
     return ""

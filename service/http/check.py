@@ -1,4 +1,4 @@
-"""What ``check-config`` and the start tell of a configuration: all that it names, tried."""
+"""Checks everything that a configuration refers to, for ``check-config`` and at startup."""
 
 import asyncio
 import errno
@@ -19,54 +19,54 @@ logger = logging.getLogger(__name__)
 
 LEVELS = {"ok": logging.INFO, "warning": logging.WARNING, "failed": logging.ERROR}
 
-INSPECTED_AT_ONCE = 8
-"""Databases; a server of hundreds shall not be asked for as many connections at once."""
+MAX_INSPECTIONS = 8
+"""Maximum number of databases inspected at the same time, which bounds the connections."""
 
 SHORT_SECRET_BYTES = 32
-SOON = timedelta(days=14)
+EXPIRY_WARNING = timedelta(days=14)
 
 
 async def check(settings: Settings) -> AsyncIterator[Finding]:
-    """Yield what is found out about each part of the configuration, before it is served."""
-    yield _listening(settings.server)
+    """Yield the findings of ``check-config``."""
+    yield _check_listener(settings.server)
     for name, key in settings.auth.api_keys.items():
         limit = f", {key.rate_limit}" if key.rate_limit else ""
         rotation = f", {len(key.digests)} secrets" if len(key.digests) > 1 else ""
         message = f"{', '.join(key.allow)} on {', '.join(key.databases)}{limit}{rotation}"
         yield Finding("ok", f"API key {name}", message)
-    async for finding in check_surroundings(settings):
+    async for finding in check_references(settings):
         yield finding
     for name, database in settings.databases.items():
         if database.migration_dsn is not None:
             yield await inspect_owner(name, database.migration_dsn, Tuning().connect_seconds)
     if settings.auth.jwt.jwks_url is not None:
-        yield await _key_set(settings.auth.jwt.jwks_url)
+        yield await _check_key_set(settings.auth.jwt.jwks_url)
 
 
-async def check_surroundings(settings: Settings) -> AsyncIterator[Finding]:
-    """Yield what a process that serves tells at its start: its credentials and databases."""
-    for finding in (*_certificate(settings.server), *_tokens(settings)):
+async def check_references(settings: Settings) -> AsyncIterator[Finding]:
+    """Yield the findings that are logged at startup: certificate, tokens and databases."""
+    for finding in (*_check_certificate(settings.server), *_check_tokens(settings)):
         yield finding
-    few = asyncio.Semaphore(INSPECTED_AT_ONCE)
+    semaphore = asyncio.Semaphore(MAX_INSPECTIONS)
 
-    async def inspected(name: str) -> list[Finding]:
-        async with few:
+    async def inspect_one(name: str) -> list[Finding]:
+        async with semaphore:
             return await inspect(name, settings.databases[name], Tuning().connect_seconds)
 
-    for found in await asyncio.gather(*map(inspected, settings.databases)):
-        for finding in found:
+    for findings in await asyncio.gather(*map(inspect_one, settings.databases)):
+        for finding in findings:
             yield finding
 
 
 async def log(settings: Settings) -> None:
-    """Tell in the log what was found out."""
-    async for finding in check_surroundings(settings):
+    """Log the findings of check_references()."""
+    async for finding in check_references(settings):
         logger.log(LEVELS[finding.level], f"{finding.subject}: {finding.message}")
 
 
-def _listening(server: Server) -> Finding:
+def _check_listener(server: Server) -> Finding:
     scheme = "http" if server.tls_certificate is None else "https"
-    where = f"{scheme}://{server.host}:{server.port}{server.base_path}"
+    url = f"{scheme}://{server.host}:{server.port}{server.base_path}"
     for name, port in (("port", server.port), ("management_port", server.management_port)):
         if port is None:
             continue
@@ -76,42 +76,45 @@ def _listening(server: Server) -> Finding:
             socket.create_server((server.host, port), family=family, reuse_port=is_shared).close()
         except OSError as error:
             if error.errno == errno.EADDRINUSE and liveness_error(server) is None:
-                return Finding("ok", "server", f"serving already at {where}")
-            return Finding("failed", f"server.{name}", listen_error(error, server))
-    return Finding("ok", "server", f"free to listen at {where}")
+                return Finding("ok", "server", f"already serving on {url}")
+            subject, _, message = listen_error(error, server, f"server.{name}").partition(": ")
+            return Finding("failed", subject, message)
+    return Finding("ok", "server", f"can listen on {url}")
 
 
-def listen_error(error: OSError, server: Server) -> str:
-    """Return in words why the service cannot listen."""
+def listen_error(error: OSError, server: Server, setting: str) -> str:
+    """Return why the service cannot listen, after the setting to change: the given one or host."""
     if isinstance(error, socket.gaierror):
-        return f"server.host: the host name {server.host} is not known"
-    return {
+        return f"server.host: unknown host {server.host}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"server.host: this machine has no address {server.host}"
+    reasons = {
         errno.EADDRINUSE: "the port is taken by another process",
-        errno.EADDRNOTAVAIL: f"server.host: this machine has no address {server.host}",
-        errno.EACCES: "this user may not listen on the port",
-        errno.EPERM: "this user may not listen on the port",
-    }.get(error.errno or 0, error.strerror or str(error))
+        errno.EACCES: "this user is not allowed to listen on the port",
+        errno.EPERM: "this user is not allowed to listen on the port",
+    }
+    return f"{setting}: {reasons.get(error.errno or 0, error.strerror or str(error))}"
 
 
-def _certificate(server: Server) -> Iterator[Finding]:
+def _check_certificate(server: Server) -> Iterator[Finding]:
     try:
-        certificate.tls_context(server)
-        end = certificate.ends_at(server)
+        certificate.make_tls_context(server)
+        expiry = certificate.get_expiry(server)
     except ConfigurationError as error:
         subject, _, message = str(error).partition(": ")
         yield Finding("failed", subject, message)
         return
-    if end is None:
+    if expiry is None:
         return
-    subject, left = "server.tls_certificate", end - datetime.now(UTC)
+    subject, left = "server.tls_certificate", expiry - datetime.now(UTC)
     if left < timedelta(0):
-        yield Finding("failed", subject, f"ended on {end:%Y-%m-%d}")
+        yield Finding("failed", subject, f"expired on {expiry:%Y-%m-%d}")
     else:
-        message = f"good until {end:%Y-%m-%d} ({left.days} days)"
-        yield Finding("warning" if left < SOON else "ok", subject, message)
+        message = f"valid until {expiry:%Y-%m-%d} ({left.days} days)"
+        yield Finding("warning" if left < EXPIRY_WARNING else "ok", subject, message)
 
 
-def _tokens(settings: Settings) -> Iterator[Finding]:
+def _check_tokens(settings: Settings) -> Iterator[Finding]:
     rules = settings.auth.jwt
     try:
         Authenticator(settings.auth, Tuning())
@@ -120,10 +123,10 @@ def _tokens(settings: Settings) -> Iterator[Finding]:
         yield Finding("failed", subject, message)
         return
     yield Finding("ok", "auth.jwt", f"tokens are verified with {', '.join(rules.algorithms)}")
-    yield from _weaknesses(rules)
+    yield from _find_weaknesses(rules)
 
 
-def _weaknesses(rules: Jwt) -> Iterator[Finding]:
+def _find_weaknesses(rules: Jwt) -> Iterator[Finding]:
     if rules.secret is not None and len(rules.secret.encode()) < SHORT_SECRET_BYTES:
         yield Finding(
             "warning",
@@ -145,7 +148,7 @@ def _weaknesses(rules: Jwt) -> Iterator[Finding]:
         )
 
 
-async def _key_set(url: str) -> Finding:
+async def _check_key_set(url: str) -> Finding:
     subject, host = "auth.jwt.jwks_url", urlsplit(url).hostname
     try:
         count = len(await fetch(url))

@@ -31,7 +31,7 @@ class Reload:
         try:
             settings = self._read()
             # In a context of its own first: half a certificate must not replace a whole one.
-            certificate.tls_context(settings.server)
+            certificate.make_tls_context(settings.server)
             self._generations.replace(settings)
             if self._tls is not None and settings.server.tls_certificate is not None:
                 certificate.load(self._tls, settings.server)

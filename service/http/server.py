@@ -60,7 +60,7 @@ async def _serve(
     settings: Settings, read_settings: Callable[[], Settings], announce: Callable[[str, int], None]
 ) -> None:
     server, tuning = settings.server, Tuning()
-    tls = certificate.tls_context(server)
+    tls = certificate.make_tls_context(server)
     certificate.export_expiry(server)
     runner = make_runner(settings, tuning)
     await runner.setup()
@@ -77,8 +77,8 @@ async def _serve(
         try:
             await web.TCPSite(management, server.host, server.management_port).start()
         except OSError as error:
-            reason = check.listen_error(error, server)
-            raise ConfigurationError(f"server.management_port: {reason}") from None
+            reason = check.listen_error(error, server, "server.management_port")
+            raise ConfigurationError(reason) from None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):

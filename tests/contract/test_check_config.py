@@ -1,4 +1,4 @@
-"""Contract section 4, ``check-config``: all that a configuration names is tried, told in words."""
+"""Contract section 4, ``check-config``: tests everything that a configuration refers to."""
 
 import asyncio
 import json
@@ -80,37 +80,47 @@ async def test_all_is_well(check: Check, make_database: MakeDatabase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dsn", "words"),
+    ("dsn", "message"),
     [
-        ("postgresql://u:marker@db1.invalid/x", "the host name of db1.invalid is not known"),
-        ("postgresql://u:marker@127.0.0.1:1/x", "nothing listens at 127.0.0.1:1"),
-        ("postgresql://u:marker@%2Fnot%2Fthere/x", "there is no server's socket in /not/there"),
+        ("postgresql://u:marker@db1.invalid/x", "unknown host db1.invalid"),
+        (
+            "postgresql://u:marker@x@db1.invalid/x",
+            "unknown host db1.invalid; if the password contains @, write %40",
+        ),
+        ("postgresql://u:marker@127.0.0.1:1/x", "nothing is listening on 127.0.0.1:1"),
+        ("postgresql://u:marker@%2Fnot%2Fthere/x", "no server socket in /not/there"),
     ],
-    ids=["host", "port", "socket"],
+    ids=["host", "unescaped @", "port", "socket"],
 )
-def test_a_server_that_is_not_there_is_told_in_words(check: Check, dsn: str, words: str) -> None:
+def test_an_unreachable_server_is_reported_with_its_cause(
+    check: Check, dsn: str, message: str
+) -> None:
     status, lines = check({"down": dsn})
 
     assert status == 1
-    assert lines[-1] == f"failed: database down: {words}"
+    assert lines[-1] == f"failed: database down: {message}"
 
 
-def test_what_a_server_refuses_is_told_in_words(check: Check, make_database: MakeDatabase) -> None:
+def test_a_refused_connection_is_reported_with_its_cause(
+    check: Check, make_database: MakeDatabase
+) -> None:
     good = make_database()
     name = urlsplit(good).path.removeprefix("/")
 
     _, nowhere = check({"acme": good.replace(name, "globx")})
     _, nobody = check({"acme": with_user(good, "nobody", "marker")})
-    _, behind = check({"acme": make_database(migrated=False)})
+    _, unknown = check({"acme": f"{good}{'&' if '?' in good else '?'}foo=1"})
+    _, outdated = check({"acme": make_database(migrated=False)})
 
     assert nowhere[-1] == "failed: database acme: database globx does not exist"
-    assert "does not let the user nobody in" in nobody[-1] or "password refused" in nobody[-1]
-    assert behind[-1] == (
-        "failed: database acme: not at the current schema: run care-trials migrate"
+    assert "the user nobody cannot log in" in nobody[-1] or "wrong password" in nobody[-1]
+    assert unknown[-1] == "failed: database acme: the server does not know the setting foo (42704)"
+    assert (
+        outdated[-1] == "failed: database acme: the schema is out of date; run: care-trials migrate"
     )
 
 
-def test_the_owners_dsn_is_tried(check: Check, make_database: MakeDatabase) -> None:
+def test_the_owners_dsn_is_tested(check: Check, make_database: MakeDatabase) -> None:
     dsn = make_database()
     wrong = "postgresql://u:marker@127.0.0.1:1/x"
 
@@ -118,13 +128,13 @@ def test_the_owners_dsn_is_tried(check: Check, make_database: MakeDatabase) -> N
     ill, more = check({"acme": dsn}, database={"migration_dsn": wrong})
 
     assert (well, ill) == (0, 1)
-    assert lines[-1].startswith("database acme as its owner: reached at ")
-    assert more[-1] == "failed: database acme as its owner: nothing listens at 127.0.0.1:1"
+    assert lines[-1].startswith("database acme as its owner: connected to ")
+    assert more[-1] == "failed: database acme as its owner: nothing is listening on 127.0.0.1:1"
 
 
 @pytest.fixture
 async def role(make_database: MakeDatabase) -> AsyncIterator[tuple[str, str, str]]:
-    """A role without rights: its name, its DSN of a migrated database, and the owner's."""
+    """A role without privileges: its name, its DSN of a migrated database, and the owner's."""
     owners, name = make_database(), f"role_{secrets.token_hex(4)}"
     connection = await asyncpg.connect(owners)
     await connection.execute(f"create role {name} login password '{name}'")
@@ -147,25 +157,25 @@ async def grant_all(name: str, owners: str, more: str = "") -> None:
     await connection.close()
 
 
-async def test_every_right_that_is_lacking_is_told_as_the_grant_that_mends_it(
+async def test_every_missing_privilege_is_reported_as_the_grant_that_fixes_it(
     check: Check, role: tuple[str, str, str]
 ) -> None:
     name, dsn, owners = role
-    prefix = f"failed: database acme: the role {name} lacks a right: "
+    prefix = "failed: database acme: missing privilege; run: "
 
     status, lines = await asyncio.to_thread(check, {"acme": dsn})
-    told = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+    grants = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
     connection = await asyncpg.connect(owners)
     try:
-        await connection.execute(";".join(told))
-        mended, _ = await asyncio.to_thread(check, {"acme": dsn})
+        await connection.execute(";".join(grants))
+        fixed, _ = await asyncio.to_thread(check, {"acme": dsn})
         await connection.execute(f"revoke delete on care_case_clinical_trial_receipt from {name}")
         _, again = await asyncio.to_thread(check, {"acme": dsn})
     finally:
         await connection.close()
 
-    assert (status, mended) == (1, 0)
-    assert told == sorted(f"grant {grant} to {name}" for grant in GRANTS)
+    assert (status, fixed) == (1, 0)
+    assert grants == sorted(f"grant {grant} to {name}" for grant in GRANTS)
     assert prefix + f"grant delete on care_case_clinical_trial_receipt to {name}" in again
 
 
@@ -178,8 +188,8 @@ async def test_the_grants_of_the_docs_are_those_of_the_list(role: tuple[str, str
         before = await served.fetch(in_schema(MISSING_PRIVILEGES, "public"))
         await owner.execute(grants.replace("to service", f"to {name}"))
         after = await served.fetch(in_schema(MISSING_PRIVILEGES, "public"))
-        rights = await owner.fetch(
-            "select lower(privilege_type) as right, table_name from"
+        granted = await owner.fetch(
+            "select lower(privilege_type) as privilege, table_name from"
             " information_schema.table_privileges where grantee = $1",
             name,
         )
@@ -190,11 +200,11 @@ async def test_the_grants_of_the_docs_are_those_of_the_list(role: tuple[str, str
     assert [missing for (missing,) in before] == sorted(GRANTS)
     assert after == []
     tables = [grant.partition(" on ") for grant in GRANTS if "sequence" not in grant]
-    expected = {(right, table) for rights, _, table in tables for right in rights.split(", ")}
-    assert {tuple(right) for right in rights} == expected
+    expected = {(each, table) for privileges, _, table in tables for each in privileges.split(", ")}
+    assert {tuple(row) for row in granted} == expected
 
 
-async def test_a_role_that_was_told_enough_stores_everything(
+async def test_a_role_with_the_listed_grants_stores_everything(
     role: tuple[str, str, str], make_service: MakeService
 ) -> None:
     """The list of grants is complete: nothing that the service does needs more."""
@@ -211,18 +221,18 @@ async def test_a_role_that_was_told_enough_stores_everything(
     assert [answer.statuses for answer in answers] == [[201, 201], [200, 201]]
 
 
-async def test_too_few_connections_are_told(check: Check, role: tuple[str, str, str]) -> None:
+async def test_too_few_connections_are_reported(check: Check, role: tuple[str, str, str]) -> None:
     name, dsn, owners = role
     await grant_all(name, owners, f";alter role {name} connection limit 4")
 
     status, lines = await asyncio.to_thread(check, {"acme": dsn}, database={"pool_max_size": 5})
 
     assert status == 1
-    words = f"failed: database acme: pool_max_size is 5, but the server grants {name} 4"
-    assert any(line.startswith(words) for line in lines)
+    message = f"pool_max_size is 5, but the role {name} is limited to 4 connections"
+    assert f"failed: database acme: {message}" in lines
 
 
-async def test_what_a_role_needs_behind_a_pooler_is_told(
+async def test_settings_that_a_role_needs_behind_a_pooler_are_reported(
     check: Check, role: tuple[str, str, str]
 ) -> None:
     name, dsn, owners = role
@@ -234,13 +244,13 @@ async def test_what_a_role_needs_behind_a_pooler_is_told(
     status, lines = await asyncio.to_thread(check, {"acme": dsn}, database=pooled)
 
     assert (direct, status) == (0, 1)
-    statement = f"alter role {name} set default_transaction_isolation = 'read committed'"
+    statement = f"run: alter role {name} set default_transaction_isolation = 'read committed'"
     assert f"failed: database acme: {statement}" in lines
-    assert f"warning: database acme: alter role {name} set statement_timeout = '30s'" in lines
+    assert f"warning: database acme: run: alter role {name} set statement_timeout = '30s'" in lines
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (
             "create rule r as on insert to care_case_clinical_trial"
@@ -254,14 +264,14 @@ async def test_what_a_role_needs_behind_a_pooler_is_told(
         ),
         (
             "create unique index one_protocol on care_case_clinical_trial (protocol_number)",
-            "database acme: records are applied one by one, more slowly, because of the index"
+            "database acme: rows are applied one at a time (slower) because of the index"
             " one_protocol",
         ),
     ],
     ids=["rule", "deferrable key", "unique index"],
 )
-async def test_what_the_tenant_added_is_told(
-    check: Check, make_database: MakeDatabase, change: str, words: str
+async def test_the_tenants_additions_are_reported(
+    check: Check, make_database: MakeDatabase, change: str, message: str
 ) -> None:
     dsn = make_database()
     connection = await asyncpg.connect(dsn)
@@ -270,11 +280,11 @@ async def test_what_the_tenant_added_is_told(
 
     status, lines = await asyncio.to_thread(check, {"acme": dsn})
 
-    assert status == words.startswith("failed")
-    assert any(line.startswith(words) for line in lines)
+    assert status == message.startswith("failed")
+    assert any(line.startswith(message) for line in lines)
 
 
-async def test_a_port_that_is_taken_is_told(check: Check) -> None:
+async def test_a_port_that_is_taken_is_reported(check: Check) -> None:
     taken = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with taken:
         port = taken.sockets[0].getsockname()[1]
@@ -287,7 +297,14 @@ async def test_a_port_that_is_taken_is_told(check: Check) -> None:
     assert more[0] == "failed: server.management_port: the port is taken by another process"
 
 
-async def test_beside_the_service_itself_the_address_is_fine(
+async def test_a_foreign_address_is_reported_under_its_setting(check: Check) -> None:
+    status, lines = await asyncio.to_thread(check, {}, host="203.0.113.1")
+
+    assert status == 1
+    assert lines[0] == "failed: server.host: this machine has no address 203.0.113.1"
+
+
+async def test_an_address_on_which_the_service_itself_listens_is_fine(
     check: Check, start_process: StartProcess
 ) -> None:
     service, _ = await start_process()
@@ -295,15 +312,15 @@ async def test_beside_the_service_itself_the_address_is_fine(
     status, lines = await asyncio.to_thread(check, dict(service.databases), port=service.port)
 
     assert status == 0
-    assert lines[0].startswith("server: serving already at http://127.0.0.1:")
+    assert lines[0].startswith("server: already serving on http://127.0.0.1:")
 
 
 @pytest.mark.parametrize(
-    ("days", "level", "words"),
-    [(100, "", "good until "), (3, "warning: ", "good until "), (-1, "failed: ", "ended on ")],
+    ("days", "level", "message"),
+    [(100, "", "valid until "), (3, "warning: ", "valid until "), (-1, "failed: ", "expired on ")],
 )
-def test_the_certificates_end_is_told(
-    check: Check, tmp_path: Path, days: int, level: str, words: str
+def test_the_certificates_expiry_is_reported(
+    check: Check, tmp_path: Path, days: int, level: str, message: str
 ) -> None:
     certificate, key = Authority(tmp_path, "authority").sign("x", days=days)
     server: ServerSettings = {"tls_certificate": str(certificate), "tls_key": str(key)}
@@ -311,17 +328,17 @@ def test_the_certificates_end_is_told(
     status, lines = check({}, **server)
 
     assert status == (days < 0)
-    assert any(line.startswith(f"{level}server.tls_certificate: {words}") for line in lines)
+    assert any(line.startswith(f"{level}server.tls_certificate: {message}") for line in lines)
 
 
-def test_a_certificate_without_its_key_is_told(check: Check, tmp_path: Path) -> None:
+def test_a_certificate_without_its_key_is_reported(check: Check, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
     (certificate, _), (_, key) = authority.sign("one"), authority.sign("two")
 
     status, lines = check({}, tls_certificate=str(certificate), tls_key=str(key))
 
     assert status == 1
-    assert any("hold no certificate with its key" in line for line in lines)
+    assert any("are not a certificate with its key" in line for line in lines)
 
 
 NO_KEYS = "failed: auth.jwt.jwks_url: 127.0.0.1 returned no usable keys"
@@ -360,7 +377,7 @@ async def test_the_key_set_is_fetched(
     ],
     ids=["neither", "issuer", "audience"],
 )
-def test_tokens_that_anybody_may_have_asked_for_are_warned_of(
+def test_tokens_without_issuer_and_audience_are_warned_of(
     check: Check, jwt: JwtSettings, *, is_warned: bool
 ) -> None:
     status, lines = check({}, jwt=jwt)
@@ -369,7 +386,7 @@ def test_tokens_that_anybody_may_have_asked_for_are_warned_of(
     assert any("neither issuer nor audience is set" in line for line in lines) is is_warned
 
 
-async def test_the_start_tells_the_same_in_the_log(
+async def test_startup_logs_the_same_findings(
     start_process: StartProcess, make_database: MakeDatabase, tmp_path: Path
 ) -> None:
     certificate, key = Authority(tmp_path, "authority").sign("x", days=3)
@@ -395,7 +412,7 @@ async def test_the_start_tells_the_same_in_the_log(
     levels = {message.partition(": ")[0]: line["level"] for message, line in told.items()}
     assert levels["server.tls_certificate"] == "WARNING"
     assert levels["auth.jwt"] == "WARNING"
-    assert told["database down: nothing listens at 127.0.0.1:1"]["level"] == "ERROR"
-    assert told["database behind: not at the current schema: run care-trials migrate"]
+    assert told["database down: nothing is listening on 127.0.0.1:1"]["level"] == "ERROR"
+    assert told["database behind: the schema is out of date; run: care-trials migrate"]
     assert any(message.startswith("database acme: ready at ") for message in told)
     assert "marker" not in log.read_text()

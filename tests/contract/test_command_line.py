@@ -5,10 +5,12 @@ import re
 import socket
 import time
 
+import click
 import jwt
 import pytest
 
 from service import __version__
+from service.cli import main
 from tests.support.configuration import ServerSettings, document
 from tests.support.postgres import MakeDatabase
 from tests.support.running import RunCommand
@@ -91,8 +93,8 @@ def test_migrate_status_tells_and_changes_nothing(
     one = run_command("migrate", "--status", "--database", "acme", config=config)
 
     assert (both.returncode, again.returncode, one.returncode) == (1, 1, 0)
-    assert both.stdout == "acme: at the current schema\n"
-    assert both.stderr == "globex: behind the current schema: run care-trials migrate\n"
+    assert both.stdout == "acme: the schema is up to date\n"
+    assert both.stderr == "globex: the schema is out of date; run: care-trials migrate\n"
 
 
 def test_migrate_waits_for_a_server(run_command: RunCommand) -> None:
@@ -103,7 +105,7 @@ def test_migrate_waits_for_a_server(run_command: RunCommand) -> None:
 
     assert result.returncode == 1
     assert time.monotonic() - started_at > 2
-    assert result.stderr.startswith("acme: nothing listens at 127.0.0.1:1")
+    assert result.stderr.startswith("acme: nothing is listening on 127.0.0.1:1")
     assert result.stderr.count("\n") == 1
     assert "marker" not in result.stderr
 
@@ -134,7 +136,7 @@ def test_a_management_port_that_is_taken_is_named(run_command: RunCommand) -> No
 @pytest.mark.parametrize(
     ("server", "named"),
     [
-        ({"host": "db.invalid"}, "server.host: the host name db.invalid is not known"),
+        ({"host": "db.invalid"}, "server.host: unknown host db.invalid"),
         ({"host": "203.0.113.1"}, "server.host: this machine has no address 203.0.113.1"),
         (
             {"tls_certificate": "/not/there.pem", "tls_key": "/not/there.key"},
@@ -142,7 +144,7 @@ def test_a_management_port_that_is_taken_is_named(run_command: RunCommand) -> No
         ),
         (
             {"tls_certificate": __file__, "tls_key": __file__},
-            "test_command_line.py hold no certificate with its key",
+            "test_command_line.py are not a certificate with its key",
         ),
     ],
     ids=["unknown host", "foreign address", "missing certificate", "no certificate"],
@@ -176,3 +178,24 @@ def test_the_version_is_told(run_command: RunCommand) -> None:
 
     assert result.returncode == 0
     assert result.stdout == f"care-trials {__version__}\n"
+
+
+def test_the_name_of_the_program_is_care_trials_however_it_was_started(
+    run_command: RunCommand,
+) -> None:
+    result = run_command("--help")
+
+    assert result.stdout.startswith("Usage: care-trials [OPTIONS] COMMAND")
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_the_help_of_a_command_is_whole_sentences(name: str) -> None:
+    """click cuts summaries of over 45 characters in its list of commands."""
+    command = main.commands[name]
+    listed = command.get_short_help_str()
+    options = [option for option in command.params if isinstance(option, click.Option)]
+
+    assert len(listed) < 45
+    assert not listed.endswith("...")
+    assert (command.help or "").startswith(listed)
+    assert [option.name for option in options if not (option.help or "").endswith((".", ")"))] == []

@@ -240,5 +240,5 @@ async def test_healthcheck_asks_the_configured_listener(
     during = await asyncio.to_thread(run_command, "healthcheck", config=config)
 
     assert before.returncode == 1
-    assert before.stderr.startswith("Error: not alive: ")
+    assert before.stderr.startswith("Error: nothing is listening on ")
     assert (during.returncode, during.stderr) == (0, "")

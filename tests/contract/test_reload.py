@@ -230,7 +230,7 @@ async def test_a_certificate_that_cannot_be_used_changes_nothing(
     answer = await service.put([{KEY: 1}, {KEY: 2}], headers={"Connection": "close"})
 
     assert answer.statuses == [201, 201]
-    assert "hold no certificate with its key" in operator.log()
+    assert "are not a certificate with its key" in operator.log()
 
 
 async def test_what_needs_a_restart_is_said(start_process: StartProcess, tmp_path: Path) -> None:

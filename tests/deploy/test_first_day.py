@@ -57,7 +57,7 @@ def test_the_commands_lead_from_an_empty_server_to_the_first_batch(
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert '"value":"1"}],"status":201,"body":"Created"}]' in result.stdout
-    assert "acme: at the current schema" in result.stdout
+    assert "acme: the schema is up to date" in result.stdout
     assert "\ndatabase acme: ready at 127.0.0.1:" in result.stdout
     assert "failed" not in result.stdout
     assert time.monotonic() - started_at < MOST_SECONDS

@@ -118,7 +118,7 @@ async def serving(
 ) -> AsyncIterator[ServiceUnderTest]:
     """Migrate the database and serve, by the commands of the environment."""
     arguments = ("--config", str(configuration))
-    assert "acme: at the current schema" in installed.run("care-trials", "migrate", *arguments)
+    assert "acme: the schema is up to date" in installed.run("care-trials", "migrate", *arguments)
     with log.open("w") as output:
         process = installed.start("care-trials", "serve", *arguments, before=before, output=output)
     try:

@@ -133,7 +133,7 @@ async def test_the_commands_of_a_block_run(
         shown = ANSWERS.get((block.document, block.section), answer)
         assert without_id(answer) == without_id(shown)
     if "care-trials migrate" in block.text:
-        assert printed == "acme: at the current schema\n"
+        assert printed == "acme: the schema is up to date\n"
     if "care-trials send" in block.text:
         assert len(await service.comments()) == len(json.loads(SAMPLE.read_text()))
 

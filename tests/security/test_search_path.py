@@ -284,7 +284,7 @@ async def test_a_changed_path_takes_effect_with_migrate(
     after = await asyncio.to_thread(run_command, "check-config", config=config)
 
     assert before.returncode == 1
-    assert "run care-trials migrate" in before.stdout
+    assert "run: care-trials migrate" in before.stdout
     assert after.returncode == 0, after.stdout
 
 
