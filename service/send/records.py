@@ -71,12 +71,12 @@ class Records:
             if first.lstrip()[:1] == b"[" or first.strip() == b"{":
                 items = msgspec.json.decode(b"".join(lines), type=list[Raw])
                 self._total = len(items)
-                self._records: Iterator[Any] = map(_record, items)
-                ahead: Iterable[Any] = map(_record, items)
+                self._records: Iterator[Any] = map(_decode_record, items)
+                ahead: Iterable[Any] = map(_decode_record, items)
             elif first.lstrip()[:1] in (b"{", b""):
-                self._records = map(_record, filter(bytes.strip, lines))
+                self._records = map(_decode_record, filter(bytes.strip, lines))
             else:
-                fields, self._records = _from_csv(lines, delimiter)
+                fields, self._records = _read_csv(lines, delimiter)
                 self.columns = [name for name in _ERASABLE if name in fields]
             if not self._total:
                 ahead = list(islice(self._records, 1))
@@ -126,7 +126,7 @@ class Records:
             raise Unreadable(f"{self.path}: {place}{error}") from None
 
 
-def _record(text: Any) -> Any:
+def _decode_record(text: Any) -> Any:
     """Return the record in a JSON text, or in a line of FILE.failed.ndjson."""
     try:
         record = _JSON.decode(text)
@@ -137,7 +137,7 @@ def _record(text: Any) -> Any:
     return record
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """Return a number, as an integer if its value is whole."""
     number = float(text)
     if not isfinite(number) or "_" in text:
@@ -145,7 +145,7 @@ def _number(text: str) -> float:
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-_JSON = msgspec.json.Decoder(float_hook=_number)
+_JSON = msgspec.json.Decoder(float_hook=_parse_number)
 
 _NAMES = Item.__struct_encode_fields__
 _FIELDS = dict(zip((*Item.__struct_fields__, *_NAMES), _NAMES * 2, strict=True))
@@ -155,7 +155,7 @@ _ERASABLE = [n for n in _NAMES if n != KEY_FIELD and not n.startswith(("entry_",
 """Fields that become null in an update with a record that lacks them."""
 
 
-def _from_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterator[Any]]:
+def _read_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterator[Any]]:
     """Return the fields in the header, and an iterator of the rows."""
     texts = (line.decode() for line in lines)
     first = next(texts)
@@ -180,7 +180,7 @@ def _from_csv(lines: Iterable[bytes], delimiter: str) -> tuple[list[str], Iterat
         if fields.count(field) > 1:
             raise Unreadable(f"more than one column is {field}")
     rows = csv.reader(texts, delimiter=tried, strict=True)
-    return fields, (_row(row, fields) for row in rows if row)
+    return fields, (_convert_row(row, fields) for row in rows if row)
 
 
 _INTEGER = re.compile(r"\s*[+-]?[0-9]+(\.0|[eE]\+?[0-9]+)?\s*")
@@ -190,7 +190,7 @@ _SEPARATED = re.compile(r"\s*([+-]?[0-9]{1,10})[.,]([0-9]{1,10})\s*")
 """Digits that are thousands in one country and a fraction in another."""
 
 
-def _row(cells: list[str], fields: list[str]) -> Any:
+def _convert_row(cells: list[str], fields: list[str]) -> Any:
     """Return a CSV row as a record without the fields of empty cells."""
     if len(cells) != len(fields):
         # As an array: a record with the remaining fields would erase the others.
@@ -202,9 +202,9 @@ def _row(cells: list[str], fields: list[str]) -> Any:
         cell = record.get(name, "")
         if _INTEGER.fullmatch(cell):
             with suppress(ValueError):
-                record[name] = _number(cell)
+                record[name] = _parse_number(cell)
         elif found := _SEPARATED.fullmatch(cell):
-            meanings = f"{_number('.'.join(found.groups()))} or {''.join(found.groups())}"
+            meanings = f"{_parse_number('.'.join(found.groups()))} or {''.join(found.groups())}"
             reasons.append(f'{name}: must be an integer; "{cell}" could mean {meanings}')
     return Refused("; ".join(reasons), record) if reasons else record
 

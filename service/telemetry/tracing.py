@@ -1,7 +1,7 @@
-"""OpenTelemetry, where it is asked for: a span for each batch and for each statement of a chunk.
+"""Optional OpenTelemetry traces: a span for each request and for each statement.
 
-Configured by OpenTelemetry's own variables; without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing
-is imported. Statements are recorded without their parameters.
+OpenTelemetry's own variables configure it; without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing is
+imported. Statements are recorded without their parameters.
 """
 
 import os
@@ -12,9 +12,9 @@ SWITCH = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 def start() -> None:
-    """Instrument aiohttp's applications made from now on, and asyncpg; when it is on.
+    """Instrument asyncpg and all later aiohttp applications, if tracing is on.
 
-    Raises ConfigurationError when it is on and the extra ``tracing`` is not installed.
+    Raises ConfigurationError if it is on and the extra ``tracing`` is not installed.
     """
     if not os.environ.get(SWITCH):
         return
@@ -27,7 +27,7 @@ def start() -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
         raise ConfigurationError(
-            f"{SWITCH} is set, but the extra is not installed: pip install '.[tracing]'"
+            f"{SWITCH} is set, but the extra tracing is missing; run: pip install '.[tracing]'"
         ) from None
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
