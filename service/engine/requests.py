@@ -77,7 +77,7 @@ class RequestRegistry:
 
             try:
                 others = await run_system_statement(
-                    self._pool, work, CHECK_SECONDS, "", failure="receipts cannot be read"
+                    self._pool, work, CHECK_SECONDS, "", failure="idempotency check failed"
                 )
             except Exception as error:
                 for answer in answers:
@@ -147,6 +147,6 @@ class RequestRegistry:
             except (Unavailable, TimedOut, asyncpg.PostgresError) as error:
                 cause = getattr(error, "sqlstate", None) or type(error).__name__
                 logger.warning(
-                    "expired requests not forgotten",
+                    "cleanup of expired requests failed",
                     extra={"database": self._pool.name, "cause": cause},
                 )

@@ -120,7 +120,7 @@ class Statement:
     def sequential_cause(self, applied: Applied) -> str | None:
         """Return why its items were tried one after another, None where they were not."""
         if self.is_solo:
-            return "alone"
+            return "solo"
         if applied.has_failures or applied.stopped is not None or self._is_cautious:
             return "failure"
         if not applied.commutes:

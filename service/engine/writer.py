@@ -32,7 +32,7 @@ from service.engine.sqlstates import (
 from service.engine.statement import RECEIPTS, Applied, Statement
 from service.statements import APPLY
 from service.telemetry import metrics
-from service.telemetry.logs import bare
+from service.telemetry.logs import without_message
 from service.wire import Outcome
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Writer:
             logger.exception(
                 "statement failed",
                 extra={"activityID": statement.batch.activity_id},
-                exc_info=bare(error),
+                exc_info=without_message(error),
             )
             _fail(statement, error)
         else:
@@ -237,7 +237,7 @@ class Writer:
             return
         metrics.RETRIES.labels(sqlstate[:2], self.pool.name).inc()
         logger.warning(
-            "item refused by the database",
+            "item rejected by the database",
             extra={"activityID": batch.activity_id, "database": self.pool.name, "cause": sqlstate},
         )
         if sqlstate == STILL_RUNNING:

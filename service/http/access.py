@@ -1,4 +1,4 @@
-"""Headers to Caller: who calls, and what they may do in which database (contract section 1)."""
+"""Authenticates callers and checks what they can access (contract section 1)."""
 
 import hashlib
 import hmac
@@ -14,23 +14,22 @@ from multidict import CIMultiDictProxy
 
 from service.config import Action, ApiKey, Auth, ConfigurationError, Jwt, Tuning
 from service.http.admission import RateLimiter
-from service.http.envelope import REQUEST_RECORD, Problem
-from service.http.jwks import KeySet, KeySetUnavailable
-from service.wire import API_KEY_HEADER, DATABASE_HEADER, MAX_USER_NAME_LENGTH
+from service.http.envelope import RECORD, Problem
+from service.http.jwks import KeyNotFound, KeySet, KeySetUnavailable
+from service.wire import API_KEY_HEADER, DATABASE_HEADER, USER_NAME_LENGTH
 
 logger = logging.getLogger(__name__)
 
-TOKEN_LENGTH = 8192
-"""Characters of a bearer token that are looked at; longer ones are refused unread."""
-
+MAX_AUTHORIZATION_CHARACTERS = 8192
+"""Longer values of Authorization are rejected without being parsed."""
 
 VERIFIED_SECONDS = 60
-"""Time for which a token is not verified again, unless it expires or its key is withdrawn."""
+"""Time for which a verified token is cached, unless it expires or its key is withdrawn."""
 
-VERIFIED_TOKENS = 1000
+MAX_VERIFIED_TOKENS = 1000
 
 RATE_LIMIT = web.RequestKey("rate_limit", dict[str, str])
-"""Headers for the response, whatever it will be."""
+"""Headers of the response, whatever its status."""
 
 _ACTIONS: dict[Action, str] = {
     "batch": "send batches",
@@ -41,30 +40,30 @@ _ACTIONS: dict[Action, str] = {
 
 
 class Caller(NamedTuple):
-    """Who calls: the API key's name, what that opens and allows, and the user in the token."""
+    """The authenticated caller: API key name, user, databases and allowed actions."""
 
     name: str
     user: str
     databases: frozenset[str]
     allow: frozenset[str]
 
-    def may_use(self, database: str) -> bool:
-        """Tell whether the caller's key opens this database."""
+    def can_use(self, database: str) -> bool:
+        """Return whether the caller has access to this database."""
         return "*" in self.databases or database in self.databases
 
 
 class Authenticator:
     """Checks both credentials of a request against the configuration.
 
-    It keeps the key set of the one ``before`` where that is of the same URL. Raises
-    ConfigurationError when the public key cannot be used.
+    Takes over the key set of the ``previous`` one if the URL is the same. Raises
+    ConfigurationError if the public key is not usable.
     """
 
     def __init__(
         self,
         settings: Auth,
         tuning: Tuning,
-        before: Self | None = None,
+        previous: Self | None = None,
     ) -> None:
         self._keys = [
             (digest, name, key) for name, key in settings.api_keys.items() for digest in key.digests
@@ -72,21 +71,24 @@ class Authenticator:
         self._jwt = settings.jwt
         self._key_set: KeySet | None = None
         url, stale_seconds = settings.jwt.jwks_url, settings.jwt.jwks_stale_seconds
-        if before is not None and before._key_set is not None and before._jwt.jwks_url == url:
-            self._key_set = before._key_set
+        if previous is not None and previous._key_set and previous._jwt.jwks_url == url:
+            self._key_set = previous._key_set
             self._key_set.stale_seconds = stale_seconds
         elif url:
             self._key_set = KeySet(url, stale_seconds, tuning)
         self._key: Any = settings.jwt.secret
         self._verified: dict[str, tuple[float, Any, dict[str, Any]]] = {}
         if settings.jwt.public_key_file is not None:
-            self._key = _public_key(settings.jwt.public_key_file, settings.jwt.algorithms)
+            self._key = _read_public_key(settings.jwt.public_key_file, settings.jwt.algorithms)
 
     async def authenticate(self, headers: CIMultiDictProxy[str]) -> Caller:
-        """Return the caller. Raises Problem 401 that does not tell which part was wrong."""
-        key = self._api_key(headers.getall(API_KEY_HEADER, []))
-        # Without a key no token is looked at: strangers cause no work, and no fetch of keys.
-        claims = await self._claims(headers.getall(hdrs.AUTHORIZATION, [])) if key else None
+        """Return the caller.
+
+        Raises Problem 401, which does not reveal the wrong part, and 503 without signing keys.
+        """
+        key = self._find_api_key(headers.getall(API_KEY_HEADER, []))
+        # Without an API key the token is ignored, so that strangers cause no verification or fetch.
+        claims = await self._verify_token(headers.getall(hdrs.AUTHORIZATION, [])) if key else None
         if key is None or claims is None:
             raise Problem(
                 401,
@@ -95,26 +97,26 @@ class Authenticator:
                 {hdrs.WWW_AUTHENTICATE: "Bearer"},
                 reason="api_key" if key is None else "token",
             )
-        name, opened = key
-        user = self._user(claims, name)
-        return Caller(name, user, frozenset(opened.databases), frozenset(opened.allow))
+        name, settings = key
+        user = self._get_user(claims, name)
+        return Caller(name, user, frozenset(settings.databases), frozenset(settings.allow))
 
-    def _api_key(self, values: list[str]) -> tuple[str, ApiKey] | None:
+    def _find_api_key(self, values: list[str]) -> tuple[str, ApiKey] | None:
         if len(values) != 1:
             return None
         digest = hashlib.sha256(values[0].encode("utf-8", "surrogateescape")).digest()
         found = None
-        # No early return: the time does not tell which key came close.
-        for known, name, key in self._keys:
-            if hmac.compare_digest(digest, known):
+        # No early return: the comparison takes constant time.
+        for key_digest, name, key in self._keys:
+            if hmac.compare_digest(digest, key_digest):
                 found = name, key
         return found
 
-    async def _claims(self, values: list[str]) -> dict[str, Any] | None:
+    async def _verify_token(self, values: list[str]) -> dict[str, Any] | None:
         if len(values) != 1:
             return None
-        if len(values[0]) > TOKEN_LENGTH:
-            logger.info("token refused", extra={"cause": f"longer than {TOKEN_LENGTH} characters"})
+        if len(values[0]) > MAX_AUTHORIZATION_CHARACTERS:
+            _log_rejection(f"longer than {MAX_AUTHORIZATION_CHARACTERS} characters")
             return None
         scheme, _, token = values[0].partition(" ")
         if scheme.lower() != "bearer":
@@ -123,11 +125,11 @@ class Authenticator:
         now = time.time()
         verified_at, key, claims = self._verified.get(token, (0.0, None, {}))
         is_in_use = self._key_set is None or self._key_set.has(key)
-        is_fresh = now - verified_at < VERIFIED_SECONDS and is_in_use
-        if is_fresh and now < int(claims["exp"]) + self._jwt.leeway_seconds:
+        is_cached = now - verified_at < VERIFIED_SECONDS and is_in_use
+        if is_cached and now < int(claims["exp"]) + self._jwt.leeway_seconds:
             return claims
         try:
-            key = await self._verification_key(token)
+            key = await self._find_signing_key(token)
             claims = jwt.decode(
                 token,
                 key,
@@ -138,14 +140,14 @@ class Authenticator:
                 options={
                     "require": ["exp"],
                     "verify_aud": self._jwt.audience is not None,
-                    # A subject that is no text is no user name, but no reason to refuse.
+                    # A subject that is not a string is not a user name, but the token is valid.
                     "verify_sub": False,
                     "verify_jti": False,
                 },
             )
-        # PyJWT lets ValueError and its kin through for some hostile tokens.
+        # PyJWT raises other errors than its own for some hostile tokens.
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            logger.info("token refused", extra={"cause": type(error).__name__})
+            _log_rejection(_describe_error(error))
             return None
         except KeySetUnavailable:
             raise Problem(
@@ -154,25 +156,25 @@ class Authenticator:
                 {hdrs.RETRY_AFTER: "5"},
                 reason="key_set",
             ) from None
-        if len(self._verified) >= VERIFIED_TOKENS:
+        if len(self._verified) >= MAX_VERIFIED_TOKENS:
             self._verified.clear()
         self._verified[token] = (now, key, claims)
         return claims
 
-    async def _verification_key(self, token: str) -> Any:
+    async def _find_signing_key(self, token: str) -> Any:
         if self._key_set is None:
             return self._key
         header = jwt.get_unverified_header(token)
-        return await self._key_set.key(header.get("kid"), header.get("alg"))
+        return await self._key_set.find(header.get("kid"), header.get("alg"))
 
-    def _user(self, claims: dict[str, Any], key_name: str) -> str:
+    def _get_user(self, claims: dict[str, Any], key_name: str) -> str:
         values = (claims.get(claim) for claim in self._jwt.user_claims)
-        # PostgreSQL cannot store NUL or a surrogate, which a token can contain.
-        names = (each for each in values if isinstance(each, str) and each and each.isprintable())
-        return next(names, key_name)[:MAX_USER_NAME_LENGTH]
+        # A token can contain NUL and surrogates, which PostgreSQL cannot store.
+        names = (name for name in values if isinstance(name, str) and name and name.isprintable())
+        return next(names, key_name)[:USER_NAME_LENGTH]
 
     def fetch_keys(self) -> None:
-        """Fetch the keys behind a URL, if there is one, before a token needs them."""
+        """Start to fetch the keys of ``jwks_url``, if set, before a token needs them."""
         if self._key_set is not None:
             self._key_set.start()
 
@@ -183,7 +185,7 @@ class Authenticator:
 
 
 class Access:
-    """What is checked of every request before anything else: who calls, and may they do this."""
+    """Checks that come first for every request: caller, rate limit, database and action."""
 
     def __init__(
         self, authenticator: Authenticator, rate_limiter: RateLimiter, databases: Container[str]
@@ -193,7 +195,7 @@ class Access:
         self._databases = databases
 
     async def grant(self, request: web.Request, action: Action) -> tuple[Caller, str]:
-        """Return who calls, and the database that they name; the log learns of both.
+        """Return the caller and the database of a request, and add both to its log line.
 
         Raises Problem 401, 429, 400 and 403, in this order.
         """
@@ -201,12 +203,12 @@ class Access:
         caller = await self._authenticator.authenticate(request.headers)
         record.caller = caller.name
         request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)
-        record.database = database = self._database(request, caller)
+        record.database = database = self._get_database(request, caller)
         if action not in caller.allow:
             raise Problem(403, f"This API key may not {_ACTIONS[action]}.", reason="allow")
         return caller, database
 
-    def _database(self, request: web.Request, caller: Caller) -> str:
+    def _get_database(self, request: web.Request, caller: Caller) -> str:
         names = request.headers.getall(DATABASE_HEADER, [])
         if len(names) != 1 or not names[0]:
             raise Problem(
@@ -214,10 +216,34 @@ class Access:
                 f"Name the target database in one {DATABASE_HEADER} header.",
                 reason="database_header",
             )
-        # One check for both, so that they take the same time and look the same.
-        if not (caller.may_use(names[0]) and names[0] in self._databases):
+        # One check for both cases, so that they look the same and take the same time.
+        if not (caller.can_use(names[0]) and names[0] in self._databases):
             raise Problem(403, "The caller may not use this database.", reason="database")
         return names[0]
+
+
+_TOKEN_ERRORS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "expired",
+    jwt.ImmatureSignatureError: "not valid yet",
+    jwt.InvalidSignatureError: "wrong signature",
+    jwt.InvalidAlgorithmError: "algorithm not configured",
+    jwt.InvalidAudienceError: "wrong audience",
+    jwt.InvalidIssuerError: "wrong issuer",
+    jwt.MissingRequiredClaimError: "exp, iss or aud is missing",
+    jwt.DecodeError: "malformed",
+}
+
+
+def _describe_error(error: Exception) -> str:
+    """Return why a token is invalid, without any part of the token."""
+    if isinstance(error, KeyNotFound):
+        return str(error)
+    matches = (_TOKEN_ERRORS[kind] for kind in type(error).__mro__ if kind in _TOKEN_ERRORS)
+    return next(matches, type(error).__name__)
+
+
+def _log_rejection(cause: str) -> None:
+    logger.info("token rejected", extra={"cause": cause})
 
 
 def sign_token(rules: Jwt, subject: str, seconds: int) -> str:
@@ -236,7 +262,7 @@ def sign_token(rules: Jwt, subject: str, seconds: int) -> str:
     return jwt.encode(claims, rules.secret, algorithm="HS256")
 
 
-def _public_key(path: str, algorithms: list[str]) -> Any:
+def _read_public_key(path: str, algorithms: list[str]) -> Any:
     try:
         pem = Path(path).read_bytes()
     except OSError as error:

@@ -19,7 +19,7 @@ from service.http.expect_continue import Router
 from service.http.lifecycle import LIFECYCLE, Lifecycle
 from service.http.probes import Probes
 from service.telemetry import metrics, tracing
-from service.telemetry.logs import ACTIVITY, RequestRecord, bare, trace_id
+from service.telemetry.logs import ACTIVITY, RequestRecord, parse_trace_id, without_message
 from service.wire import ACTIVITY_HEADER, BATCH_PATH, RECORDS_PATH
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class RequestMiddleware:
         traceparent = request.headers.get(hdrs.TRACEPARENT, "")
         record = RequestRecord(
             str(uuid.uuid4()),
-            trace_id(traceparent),
+            parse_trace_id(traceparent),
             method=request.method,
             path=_get_route_path(request),
             client=request.remote,
@@ -184,7 +184,7 @@ async def _call_handler(
                 503,
                 "The service is shutting down; try again.",
                 {hdrs.RETRY_AFTER: "5"},
-                reason="stopping",
+                reason="shutting_down",
             )
         return await handler(request)
     except (Problem, ConnectionError):
@@ -194,10 +194,10 @@ async def _call_handler(
     except (Unavailable, TimedOut) as error:
         message = str(error) or "The database did not answer in time"
         detail = f"{message}; send the request again."
-        raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_away") from None
+        raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_unavailable") from None
     except Exception as error:
-        if not isinstance(error, DatabaseNotReady):  # already logged
-            logger.exception("unhandled", exc_info=bare(error))
+        if not isinstance(error, DatabaseNotReady):  # which is in the log
+            logger.exception("unhandled exception", exc_info=without_message(error))
         if request.writer.output_size > 0:
             # Abort, so that half an envelope does not look complete.
             raise ConnectionError("aborted") from None

@@ -67,7 +67,7 @@ class ReloadableState:
         self._tuning = tuning
         self._admission = Admission(settings)
         self.current = AppState(settings, tuning, self._admission)
-        metrics.begin_at_zero(settings.databases)
+        metrics.export_zeros(settings.databases)
         self._alive = [self.current]
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -84,8 +84,8 @@ class ReloadableState:
         old = self.current
         self.current = AppState(settings, self._tuning, self._admission, old)
         self.current.authenticator.fetch_keys()
-        self._admission.set_limits(settings)
-        metrics.begin_at_zero(settings.databases)
+        self._admission.limit(settings)
+        metrics.export_zeros(settings.databases)
         self._alive.append(self.current)
         task = asyncio.create_task(self._retire(old))
         self._retiring.add(task)

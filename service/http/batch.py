@@ -104,7 +104,7 @@ class BatchHandler:
             limits = self.settings
             return await split_body(body, limits.max_batch_items, limits.max_item_bytes)
         except TooManyItems as error:
-            raise Problem(413, str(error), reason="items") from None
+            raise Problem(413, str(error), reason="batch_items") from None
         except ItemTooLarge as error:
             raise Problem(413, str(error), reason="item_bytes") from None
 

@@ -243,7 +243,7 @@ class EnvelopeResponse:
                 # Half an envelope must not look complete.
                 self._request.transport.abort()
             logger.info(
-                "client reads no more; its batch ends",
+                "client disconnected; batch stopped",
                 extra={"activityID": self._record.activity_id},
             )
 

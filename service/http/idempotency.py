@@ -90,13 +90,13 @@ async def check_body(requests: RequestRegistry, batch: Batch, body: bytearray) -
     except StillRunning:
         raise make_still_running_problem() from None
     except AnotherBody:
-        raise Problem(422, OTHER_BODY, reason="another_body") from None
+        raise Problem(422, OTHER_BODY, reason="body_mismatch") from None
 
 
 def make_still_running_problem() -> Problem:
     """Return the problem of a request whose first attempt is still in progress."""
     detail = f"A request with the same {IDEMPOTENCY_HEADER} is still in progress."
-    return Problem(409, detail, RETRY_AFTER, reason="at_work")
+    return Problem(409, detail, RETRY_AFTER, reason="in_progress")
 
 
 async def _compute_digest(body: bytearray) -> UUID:

@@ -1,4 +1,4 @@
-"""Signing keys from a JWKS URL (RFC 7517): cached, and refreshed in the background."""
+"""Signing keys from a JWKS URL (RFC 7517), cached and refreshed in the background."""
 
 import asyncio
 import logging
@@ -16,15 +16,19 @@ from service.telemetry import metrics
 logger = logging.getLogger(__name__)
 
 FETCH_SECONDS = 5
-DOCUMENT_BYTES = 1_000_000
+MAX_DOCUMENT_BYTES = 1_000_000
 
 
 class KeySetUnavailable(Exception):
-    """The key server returns no key set, and no key is young enough to be used."""
+    """The key server returns no key set, and no keys are young enough to be used."""
+
+
+class KeyNotFound(jwt.InvalidKeyError):
+    """No key can verify the token; the message contains nothing from the token."""
 
 
 class _Key(NamedTuple):
-    """A key that can verify signatures, and what the key set tells of it."""
+    """A key that can verify signatures, with its members of the key set."""
 
     id: str | None
     algorithm: str | None
@@ -32,7 +36,7 @@ class _Key(NamedTuple):
     key: Any
 
     def verifies(self, algorithm: str) -> bool:
-        """Tell whether it may be meant for this algorithm; it need not name one."""
+        """Return whether the key is for this algorithm; a key without ``alg`` matches by type."""
         if self.algorithm is not None:
             return self.algorithm == algorithm
         return self.type == _TYPES.get(algorithm[:2])
@@ -46,10 +50,10 @@ class _Document(msgspec.Struct):
 
 
 class KeySet:
-    """The keys behind a JWKS URL.
+    """Keys behind a JWKS URL.
 
-    A key set that was fetched replaces the one before, even if it has no usable key. While the
-    fetches fail, the last keys stay in use until they are ``stale_seconds`` old.
+    Each fetched key set replaces the previous one, even if it has no usable key. While fetches
+    fail, the last keys stay in use until they are ``stale_seconds`` old.
     """
 
     def __init__(self, url: str, stale_seconds: float, tuning: Tuning) -> None:
@@ -63,45 +67,43 @@ class KeySet:
         self._refreshing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Refresh the keys in the background from now on. Can be called again."""
+        """Start the background refresh, unless it is running."""
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh())
 
     async def close(self) -> None:
-        """End the background refresh."""
+        """Stop the background refresh."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
 
-    async def key(self, key_id: object, algorithm: object) -> Any:
-        """Return the key with this id for this algorithm; without an id, the only one there is.
+    async def find(self, key_id: object, algorithm: object) -> Any:
+        """Return the key with this ID for this algorithm; without an ID, the only matching key.
 
-        Waits for a fetch only if there is no such key.
-
-        Raises jwt.InvalidKeyError for an unknown key, and KeySetUnavailable.
+        Waits for a fetch only if no key matches. Raises KeyNotFound and KeySetUnavailable.
         """
         if not isinstance(key_id, str | None) or not isinstance(algorithm, str):
-            raise jwt.InvalidKeyError("kid or alg is not a string")
-        if not self._found(key_id, algorithm):
+            raise KeyNotFound("kid or alg is not a string")
+        if not self._get_matching(key_id, algorithm):
             async with self._lock:
                 since = time.monotonic() - self._tried_at
-                # Another request, or the refresh, may have fetched the key meanwhile.
-                if since >= self._retry_seconds() and not self._found(key_id, algorithm):
+                # Another request or the refresh can have fetched the key in the meantime.
+                if since >= self._get_retry_seconds() and not self._get_matching(key_id, algorithm):
                     await self._fetch()
-        found = self._found(key_id, algorithm)
-        if not found and self._is_stale():
+        keys = self._get_matching(key_id, algorithm)
+        if not keys and self._is_stale():
             raise KeySetUnavailable
-        if not found:
-            raise jwt.InvalidKeyError("unknown kid")
-        if key_id is None and len(found) > 1:
-            raise jwt.InvalidKeyError("no kid, and several keys")
-        return found[-1].key
+        if not keys:
+            raise KeyNotFound("unknown key ID" if key_id is not None else "no matching key")
+        if key_id is None and len(keys) > 1:
+            raise KeyNotFound("no key ID, and several keys match")
+        return keys[-1].key
 
     def has(self, key: Any) -> bool:
-        """Return whether a key that was returned before is still in use."""
-        return not self._is_stale() and any(key is known.key for known in self._keys)
+        """Return whether a key that find() returned is still in use."""
+        return not self._is_stale() and any(key is current.key for current in self._keys)
 
-    def _found(self, key_id: str | None, algorithm: str) -> list[_Key]:
+    def _get_matching(self, key_id: str | None, algorithm: str) -> list[_Key]:
         if self._is_stale():
             return []
         return [
@@ -110,23 +112,23 @@ class KeySet:
             if (key_id is None or key.id == key_id) and key.verifies(algorithm)
         ]
 
-    def _age(self) -> float:
+    def _get_age(self) -> float:
         return time.monotonic() - self._fetched_at
 
     def _is_stale(self) -> bool:
-        return self._age() > self.stale_seconds
+        return self._get_age() > self.stale_seconds
 
-    def _retry_seconds(self) -> float:
+    def _get_retry_seconds(self) -> float:
         tuning = self._tuning
         return tuning.key_set_first_seconds if self._is_stale() else tuning.key_set_retry_seconds
 
     async def _refresh(self) -> None:
         while True:
-            # At half the maximum age at the latest, so that requests find no stale keys.
-            if self._age() >= min(self._tuning.key_set_refresh_seconds, self.stale_seconds / 2):
+            # At the latest at half the maximum age, so that requests do not find stale keys.
+            if self._get_age() >= min(self._tuning.key_set_refresh_seconds, self.stale_seconds / 2):
                 async with self._lock:
                     await self._fetch()
-            await asyncio.sleep(self._retry_seconds())
+            await asyncio.sleep(self._get_retry_seconds())
 
     async def _fetch(self) -> None:
         try:
@@ -134,7 +136,7 @@ class KeySet:
             self._fetched_at = time.monotonic()
             metrics.KEY_SET_FETCHED.set_to_current_time()
         except KeySetUnavailable as error:
-            logger.warning("signing keys not fetched", extra={"cause": str(error)})
+            logger.warning("JWKS fetch failed", extra={"cause": str(error)})
             metrics.KEY_SET_FAILURES.inc()
         finally:
             self._tried_at = time.monotonic()
@@ -153,32 +155,32 @@ async def fetch(url: str) -> list[_Key]:
         ):
             if response.status != HTTPStatus.OK:
                 raise KeySetUnavailable(f"status {response.status}")
-            return _usable_keys(await _read(response.content))
+            return _parse_keys(await _read(response.content))
     except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
         raise KeySetUnavailable(type(error).__name__) from None
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
     document = b""
-    async for piece in content.iter_any():
-        document += piece
-        if len(document) > DOCUMENT_BYTES:
+    async for chunk in content.iter_any():
+        document += chunk
+        if len(document) > MAX_DOCUMENT_BYTES:
             raise ValueError("key set too large")
     return document
 
 
-def _usable_keys(document: bytes) -> list[_Key]:
+def _parse_keys(document: bytes) -> list[_Key]:
     """Return the keys that can verify a signature. Raises ValueError if it is not a key set."""
     keys: list[_Key] = []
     for entry in msgspec.json.decode(document, type=_Document).keys:
         try:
             key = jwt.PyJWK(entry)
-        # One key that is of no use to us, or to nobody, does not spoil the others.
+        # An invalid or unsupported key does not affect the others.
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError, RuntimeError):
             continue
         if key.public_key_use in (None, "sig") and key.key_type in _TYPES.values():
-            # PyJWK guesses an algorithm where the key names none; the token's, which has to
-            # be a configured one, counts then.
+            # PyJWK guesses the algorithm of a key without "alg"; the token's, which must be
+            # configured, is used instead.
             is_named = "alg" in entry
             algorithm = key.algorithm_name if is_named else None
             keys.append(_Key(key.key_id, algorithm, key.key_type, key if is_named else key.key))

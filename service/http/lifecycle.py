@@ -1,4 +1,4 @@
-"""Whether the process is shutting down, and how many requests it still works on."""
+"""Requests in flight, and the graceful shutdown that waits for them."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class InFlight:
-    """Counts requests in flight, whose end can be waited for."""
+    """Counter of the requests in flight."""
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -29,28 +29,30 @@ class InFlight:
                 self._idle.set()
 
     async def wait_until_idle(self) -> None:
-        """Return when no request is in flight."""
+        """Wait until no request is in flight."""
         while self.in_flight:
             self._idle.clear()
             await self._idle.wait()
 
 
 class Lifecycle(InFlight):
-    """Lets the requests in flight finish before the process ends."""
+    """Graceful shutdown of the process."""
 
     is_stopping = False
 
     async def drain(self, grace_seconds: float) -> None:
-        """Refuse new batches and wait, not for ever, until those in flight are done.
+        """Reject new batches and wait at most ``grace_seconds`` for those in flight.
 
-        The listener stays open meanwhile, so that the probes tell; not where others share its port.
+        The listener stays open for the probes, unless other processes share its port.
         """
         self.is_stopping = True
         try:
             async with asyncio.timeout(grace_seconds):
                 await self.wait_until_idle()
         except TimeoutError:
-            logger.error("grace period over", extra={"in_flight": self.in_flight})
+            logger.error(
+                "grace period expired, closing connections", extra={"in_flight": self.in_flight}
+            )
 
 
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)

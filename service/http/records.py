@@ -34,7 +34,7 @@ from service.http.idempotency import (
 from service.http.query import read_page_query, read_path_key
 from service.items.decode import BatchDecoder
 from service.items.split import Chunk, TooManyItems
-from service.telemetry.logs import bare
+from service.telemetry.logs import without_message
 from service.wire import (
     KEY_FIELD,
     PAGINATION_HEADER,
@@ -186,8 +186,8 @@ class RecordHandler:
         try:
             stored = await self._find(request, database, outcome.key or 0)
         except Exception as error:
-            logger.exception("the stored record cannot be read", exc_info=bare(error))
-        return _make_record_response(request, outcome.status, stored, headers)
+            logger.exception("the stored record cannot be read", exc_info=without_message(error))
+        return _answer(request, outcome.status, stored, headers)
 
     async def _find(self, request: web.Request, database: str, key: int) -> Item | None:
         pool = (await self.writers.get(database)).pool
@@ -220,12 +220,12 @@ def _make_item_problem(request: web.Request, outcome: Outcome) -> Problem:
     """Return an item's failed outcome as the problem of its request, and count the outcome."""
     request[REQUEST_RECORD].outcomes[outcome.status] += 1
     headers = RETRY_AFTER if outcome.status == 503 else {}
-    reason = "no_record" if outcome.status == 404 else "item"
+    reason = "not_found" if outcome.status == 404 else "item"
     return Problem(outcome.status, outcome.body, headers, reason=reason)
 
 
-def _make_not_found_problem() -> Problem:
-    return Problem(404, NOT_FOUND, reason="no_record")
+def _no_record() -> Problem:
+    return Problem(404, NOT_FOUND, reason="not_found")
 
 
 def _make_record_response(

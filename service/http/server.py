@@ -92,7 +92,7 @@ async def _serve(
             # The original meaning of SIGHUP.
             stop.set()
         else:
-            reload.now()
+            reload.run()
 
     loop.add_signal_handler(signal.SIGHUP, handle_hangup_signal)
     # service/__main__.py blocked the signals; those that arrived during startup are delivered now.
@@ -100,8 +100,9 @@ async def _serve(
     announce(*runner.addresses[0][:2])
     check_task = asyncio.create_task(check.log(settings))
     await stop.wait()
-    check_task.cancel()
-    logger.info(f"draining {app[LIFECYCLE].in_flight} batches")
+    checking.cancel()
+    in_flight = app[LIFECYCLE].in_flight
+    logger.info(f"draining: {in_flight} request{'s' * (in_flight != 1)} in flight")
     if server.reuse_port:
         # Other processes share the port; an open listener would still get connections.
         await site.stop()

@@ -1,4 +1,4 @@
-"""The log on stderr: a JSON line for each request and failed chunk, readable on a terminal."""
+"""Log on stderr: JSON lines, or readable text on a terminal."""
 
 import logging
 import re
@@ -17,8 +17,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 
 def configure() -> None:
     """Send the log of this process to stderr."""
-    # Nothing here logs them, and finding them out costs every record a system call or two; nor
-    # where in the code it was written (the logging HOWTO, "Optimization").
+    # Unused fields that cost each record a system call or two (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     handler = logging.StreamHandler()
@@ -28,15 +27,15 @@ def configure() -> None:
 
 
 ACTIVITY: ContextVar[str] = ContextVar("activity")
-"""The request at work here: each line that it causes bears its id."""
+"""Activity ID of the current request, which is added to each of its log lines."""
 
 MAX_CHARACTERS = 200
-"""Of what a client says of itself."""
+"""Maximum length of a field that comes from the client."""
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What the log tells of a request; filled in as the request is understood."""
+    """Fields of a request's log line, filled in while it is handled."""
 
     activity_id: str
     trace_id: str | None
@@ -56,15 +55,15 @@ class RequestRecord:
         fields: dict[str, Any] = {
             "activityID": self.activity_id,
             "traceID": self.trace_id,
-            "method": _plain(self.method),
-            "path": _plain(self.path),
+            "method": _escape(self.method),
+            "path": _escape(self.path),
             "status": status,
             "reason": self.reason,
             "caller": self.caller,
             "database": self.database,
             "client": self.client,
-            "forwardedFor": _plain(self.forwarded_for),
-            "userAgent": _plain(self.user_agent),
+            "forwardedFor": _escape(self.forwarded_for),
+            "userAgent": _escape(self.user_agent),
             "items": sum(self.outcomes.values()) or None,
             "bytes": self.bytes,
             "outcomes": dict(self.outcomes) or None,
@@ -73,8 +72,8 @@ class RequestRecord:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def _plain(text: str | None) -> str | None:
-    """Return the beginning of what a client sent, without what a terminal would obey."""
+def _escape(text: str | None) -> str | None:
+    """Return the beginning of a client's string, with control characters escaped."""
     if text is None:
         return None
     return ascii(text[:MAX_CHARACTERS])[1:-1]
@@ -87,18 +86,18 @@ def _add_activity(record: logging.LogRecord) -> bool:
     return True
 
 
-def bare(error: Exception) -> BaseException:
-    """Return an error that tells type and place, not the message, which may hold field values."""
+def without_message(error: Exception) -> BaseException:
+    """Return an error with the type and traceback only; messages can contain field values."""
     return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
 
 
-def trace_id(traceparent: str) -> str | None:
-    """Return the trace id of a W3C ``traceparent`` header, None where it has none."""
+def parse_trace_id(traceparent: str) -> str | None:
+    """Return the trace ID of a W3C ``traceparent`` header; None if it is not valid."""
     match = _TRACEPARENT.fullmatch(traceparent)
     return match[1] if match and match[1] != "0" * 32 else None
 
 
-def _extras(record: logging.LogRecord) -> dict[str, Any]:
+def _get_extras(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
@@ -110,7 +109,7 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **_extras(record),
+            **_get_extras(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -122,6 +121,6 @@ class _Readable(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Return the message and, after it, the fields."""
-        fields = " ".join(f"{name}={value}" for name, value in _extras(record).items())
+        """Return the message, followed by the fields."""
+        fields = " ".join(f"{name}={value}" for name, value in _get_extras(record).items())
         return f"{super().formatMessage(record)}  {fields}".rstrip()

@@ -1,8 +1,8 @@
-"""What Prometheus may know (contract section 4, ``/metrics``): counts and durations by database.
+"""Prometheus metrics (contract section 4, ``/metrics``).
 
-Labels hold only configured database names, statuses, reasons and SQLSTATE classes, so their number
-is bounded and nothing in them is personal. What can be counted is 0 from the start: else the first
-of a kind would be no increase, and no alert.
+Labels contain only configured database names, statuses, reasons and SQLSTATE classes, so their
+number is bounded and they contain no personal data. All series are exported as 0 from startup, so
+that ``increase()`` sees the first event.
 """
 
 import asyncio
@@ -25,86 +25,87 @@ ITEM_STATUSES = (200, 201, 204, 400, 403, 404, 409, 500, 503)
 REASONS = (
     *("api_key", "token", "key_set", "rate_limit", "database_header", "database", "allow"),
     *("media_type", "content_encoding", "transfer_encoding", "idempotency_key"),
-    *("batches_in_flight", "bytes_in_flight", "stopping", "body_bytes", "items", "item_bytes"),
-    *("body_incomplete", "json", "at_work", "another_body", "database_away", "internal"),
-    *("query", "page_bytes", "no_record", "item"),
+    *("batches_in_flight", "bytes_in_flight", "shutting_down"),
+    *("body_bytes", "batch_items", "item_bytes", "body_incomplete", "json"),
+    *("in_progress", "body_mismatch", "database_unavailable", "internal"),
+    *("query", "page_bytes", "not_found", "item"),
     *("path", "method", "http", "not_loopback"),
 )
-"""Which check refused a request as a whole; the log tells the same words."""
+"""Checks that reject a request as a whole; also the field ``reason`` in the log."""
 
-SEQUENTIAL_CAUSES = ("alone", "failure", "table", "keys", "mode")
+SEQUENTIAL_CAUSES = ("solo", "failure", "table", "keys", "mode")
 
 REQUESTS = Counter(
-    "care_trials_requests", "Requests answered, the probes' left out", ["status", "database"]
+    "care_trials_requests", "Requests handled, excluding probes", ["status", "database"]
 )
-REFUSALS = Counter(
-    "care_trials_refusals", "Requests refused as a whole, by the check that did", ["reason"]
-)
+REFUSALS = Counter("care_trials_refusals", "Requests rejected as a whole, by check", ["reason"])
 REQUEST_SECONDS = Histogram(
     "care_trials_request_duration_seconds",
-    "Time from a request's headers to the end of its answer",
+    "Seconds from a request's headers to the end of its response",
     ["database"],
     buckets=SECONDS,
 )
-ITEMS = Counter("care_trials_items", "Items by the status of their outcome", ["status", "database"])
-BATCHES_IN_FLIGHT = Gauge("care_trials_batches_in_flight", "Batches in work", ["database"])
-OLDEST_BATCH_SECONDS = Gauge(
-    "care_trials_oldest_batch_seconds", "Age of the oldest batch in work", ["database"]
+ITEMS = Counter("care_trials_items", "Items by outcome status", ["status", "database"])
+BATCHES_IN_FLIGHT = Gauge(
+    "care_trials_batches_in_flight", "Batches running or waiting", ["database"]
 )
-BODY_BYTES = Counter("care_trials_body_bytes", "Bytes of bodies, decompressed", ["database"])
+OLDEST_BATCH_SECONDS = Gauge(
+    "care_trials_oldest_batch_seconds",
+    "Age of the oldest batch in flight, in seconds",
+    ["database"],
+)
+BODY_BYTES = Counter(
+    "care_trials_body_bytes", "Bytes of request bodies after decompression", ["database"]
+)
 CHUNK_SECONDS = Histogram(
     "care_trials_chunk_duration_seconds",
-    "Time from a decoded chunk to its outcomes",
+    "Seconds from a decoded chunk to its outcomes",
     ["database"],
     buckets=SECONDS,
 )
 STATEMENT_ROWS = Histogram(
-    "care_trials_statement_rows", "Rows of a statement", ["database"], buckets=ROWS
+    "care_trials_statement_rows", "Rows per statement", ["database"], buckets=ROWS
 )
 SEQUENTIAL_STATEMENTS = Counter(
     "care_trials_sequential_statements",
-    "Statements that applied their rows one by one: an item went alone or failed, the table's rows"
-    " do not commute, or keys repeat",
+    "Statements that applied their rows one at a time, by cause",
     ["cause", "database"],
 )
-WAITING_CHUNKS = Gauge("care_trials_waiting_chunks", "Runs that wait for their turn", ["database"])
-SLOTS_IN_USE = Gauge("care_trials_slots_in_use", "Statements at work, of 2", ["database"])
+WAITING_CHUNKS = Gauge("care_trials_waiting_chunks", "Chunks waiting for a slot", ["database"])
+SLOTS_IN_USE = Gauge("care_trials_slots_in_use", "Statements running (maximum 2)", ["database"])
 SOLO_IN_USE = Gauge(
-    "care_trials_solo_items_in_use", "Items that run alone, beside the slots", ["database"]
+    "care_trials_solo_items_in_use", "Items running in a statement of their own", ["database"]
 )
-RECEIPTS = Gauge(
-    "care_trials_receipts", "Receipts kept, by PostgreSQL's own estimate", ["database"]
-)
+RECEIPTS = Gauge("care_trials_receipts", "Stored receipts, estimated by PostgreSQL", ["database"])
 RETRIES = Counter(
     "care_trials_retries",
-    "Attempts on a database that failed, by SQLSTATE class or 'connection'",
+    "Failed attempts on a database, by SQLSTATE class or 'connection'",
     ["cause", "database"],
 )
 POOL_SIZE = Gauge("care_trials_pool_size", "Open connections", ["database"])
-POOL_IN_USE = Gauge("care_trials_pool_in_use", "Connections at work", ["database"])
-POOL_MAX_SIZE = Gauge("care_trials_pool_max_size", "Connections at most", ["database"])
+POOL_IN_USE = Gauge("care_trials_pool_in_use", "Connections in use", ["database"])
+POOL_MAX_SIZE = Gauge("care_trials_pool_max_size", "Maximum number of connections", ["database"])
 POOL_WAIT_SECONDS = Histogram(
     "care_trials_pool_wait_seconds",
-    "Time that a chunk waited for a connection",
+    "Seconds that a statement waited for a connection",
     ["database"],
     buckets=SECONDS,
 )
 KEY_SET_FETCHED = Gauge(
     "care_trials_key_set_fetched_timestamp_seconds",
-    "When the keys behind jwks_url were fetched last; 0: never",
+    "Time of the last successful fetch of jwks_url, Unix seconds (0: never)",
 )
-KEY_SET_FAILURES = Counter(
-    "care_trials_key_set_failures", "Attempts to fetch the keys behind jwks_url that failed"
-)
+KEY_SET_FAILURES = Counter("care_trials_key_set_failures", "Failed fetches of jwks_url")
 CERTIFICATE_END = Gauge(
-    "care_trials_certificate_end_timestamp_seconds", "When the certificate ends; 0: there is none"
+    "care_trials_certificate_end_timestamp_seconds",
+    "Expiry time of the certificate, Unix seconds (0: no TLS)",
 )
 MEMORY_LIMIT = Gauge(
-    "care_trials_memory_limit_bytes", "The control group's limit of memory; 0: there is none"
+    "care_trials_memory_limit_bytes", "Memory limit of the control group, in bytes (0: none)"
 )
 EVENT_LOOP_LAG_SECONDS = Histogram(
     "care_trials_event_loop_lag_seconds",
-    "How late the event loop ran what was due",
+    "Event loop lag in seconds",
     buckets=LAG_SECONDS,
 )
 
@@ -112,14 +113,14 @@ for _metric in (
     *(REQUESTS, REQUEST_SECONDS, ITEMS, BATCHES_IN_FLIGHT, BODY_BYTES, CHUNK_SECONDS),
     *(STATEMENT_ROWS, SEQUENTIAL_STATEMENTS, POOL_WAIT_SECONDS),
 ):
-    # A tenth of the time that the library takes to find a series; each request asks for nine.
+    # Ten times as fast as the library's own lookup; each request needs nine series.
     _metric.labels = cache(_metric.labels)  # type: ignore[assignment]
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 
-def begin_at_zero(databases: Iterable[str]) -> None:
-    """Make all series of these databases, and those of no database."""
+def export_zeros(databases: Iterable[str]) -> None:
+    """Create all series of these databases, and those without a database, at 0."""
     names = [*databases]
     for status, name in product(REQUEST_STATUSES, ["", *names]):
         REQUESTS.labels(str(status), name)
@@ -137,11 +138,11 @@ def begin_at_zero(databases: Iterable[str]) -> None:
             metric.labels(name)
     for reason in REASONS:
         REFUSALS.labels(reason)
-    MEMORY_LIMIT.set(memory_limit())
+    MEMORY_LIMIT.set(read_memory_limit())
 
 
-def memory_limit(root: Path = Path("/")) -> int:
-    """Return the bytes that this process's control group may take, 0 without a limit."""
+def read_memory_limit(root: Path = Path("/")) -> int:
+    """Return the memory limit of this process's control group in bytes; 0 without a limit."""
     try:
         group = (root / "proc/self/cgroup").read_text().strip().rpartition(":")[2].lstrip("/")
         text = (root / "sys/fs/cgroup" / group / "memory.max").read_text().strip()
@@ -151,12 +152,12 @@ def memory_limit(root: Path = Path("/")) -> int:
 
 
 def render() -> bytes:
-    """Return all metrics in Prometheus' text format."""
+    """Return all metrics in the Prometheus text format."""
     return prometheus_client.generate_latest()
 
 
 async def watch_event_loop(sample: Callable[[], None]) -> None:
-    """Measure the event loop's lag and call ``sample`` twice a second, until cancelled."""
+    """Measure the event loop's lag and call ``sample`` twice per second, until canceled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + SAMPLE_SECONDS

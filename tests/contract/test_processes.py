@@ -38,7 +38,7 @@ async def test_a_stop_signal_during_a_large_batch_lets_it_finish(
     assert row["count"] == 20_000
 
 
-READ_AGAIN = "settings read again"
+RELOADED = "configuration reloaded"
 
 
 @pytest.mark.usefixtures("hang_up_action")
@@ -59,11 +59,11 @@ async def test_sighup_during_startup_reloads_the_configuration(
 
     service, process = await start_process({"acme": "postgresql://127.0.0.1:1/x"})
     async with asyncio.timeout(10):
-        while READ_AGAIN not in (log := (tmp_path / "log-0").read_text()):
+        while RELOADED not in (log := (tmp_path / "log-0").read_text()):
             await asyncio.sleep(0.02)
     answer = await service.put([{}, {}])
 
-    assert (process.poll(), answer.status, log.count(READ_AGAIN)) == (None, 413, 1)
+    assert (process.poll(), answer.status, log.count(RELOADED)) == (None, 413, 1)
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT"])
@@ -107,7 +107,7 @@ async def test_while_it_stops_the_probe_says_so_and_new_batches_are_refused(
     assert len(await service.comments()) == 100
     lines = (tmp_path / "log-0").read_text().splitlines()
     messages = [json.loads(line)["message"] for line in lines]
-    assert "draining 50 batches" in messages
+    assert "draining: 50 requests in flight" in messages
     assert messages[-1] == "stopped"
 
 

@@ -26,11 +26,11 @@ from tests.support.postgres import MakeDatabase
 from tests.support.running import AtImport, Process, StartProcess
 from tests.support.service import API_KEY, KEY, PATH, SECRET, Answer, token
 
-DONE = "settings read again"
+DONE = "configuration reloaded"
 
 
 class Operator:
-    """Changes the configuration of a process and tells it so."""
+    """Changes the configuration of a process and makes it reload."""
 
     def __init__(self, folder: Path, process: Process) -> None:
         self._path = folder / "service-0.toml"
@@ -41,18 +41,18 @@ class Operator:
         return self._log.read_text()
 
     async def change(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change the file, and let the process read it again."""
+        """Change the file and make the process reload it."""
         content = tomllib.loads(self._path.read_text())
         change(content)
         await self.write(toml(content))
 
     async def write(self, text: str) -> None:
-        """Write the file, and wait until the process has read it again."""
+        """Write the file and wait until the process has reloaded it."""
         self._path.write_text(text)
-        seen = self.log().count(DONE) + self.log().count("not read again")
+        seen = self.log().count(DONE) + self.log().count("reload failed")
         self._process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(10):
-            while self.log().count(DONE) + self.log().count("not read again") == seen:
+            while self.log().count(DONE) + self.log().count("reload failed") == seen:
                 await asyncio.sleep(0.02)
 
 
@@ -208,7 +208,7 @@ async def test_a_file_that_cannot_be_used_is_one_line_and_the_old_settings_stay(
     answer = await service.put([{KEY: 1}])
 
     assert answer.statuses == [201]
-    (line,) = [line for line in operator.log().splitlines() if "not read again" in line]
+    (line,) = [line for line in operator.log().splitlines() if "reload failed" in line]
     assert '"level":"ERROR"' in line
     assert reason in line
 
@@ -233,15 +233,17 @@ async def test_a_certificate_that_cannot_be_used_changes_nothing(
     assert "are not a certificate with its key" in operator.log()
 
 
-async def test_what_needs_a_restart_is_said(start_process: StartProcess, tmp_path: Path) -> None:
+async def test_settings_that_need_a_restart_are_logged(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
     service, process = await start_process()
     operator = Operator(tmp_path, process)
 
     await operator.change(lambda c: c["server"].update(port=free_port(), base_path="/x"))
 
     assert (await service.put([])).status == 207
-    assert "only a restart changes server.port, server.base_path" in operator.log()
-    assert "the environment is still that of the start" in operator.log()
+    assert "restart required for: server.port, server.base_path" in operator.log()
+    assert "environment variables unchanged" in operator.log()
 
 
 async def test_under_load_all_of_it_changes_and_no_request_fails(

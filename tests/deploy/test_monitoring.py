@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules in ``deploy/monitoring``, asked of a real Prometheus."""
+"""The dashboard and the alert rules in ``deploy/monitoring``, tested with a real Prometheus."""
 
 import asyncio
 import json
@@ -70,14 +70,14 @@ def test_every_metric_of_the_dashboard_exists_and_every_metric_is_shown() -> Non
 
 def test_every_metric_has_a_line_in_the_docs() -> None:
     (table,) = (t for t in tables("docs/operating.md") if t[0] == ["metric", "meaning"])
-    told = {name for row in table[1:] for name in re.findall(r"`(\w+)", row[0])}
+    documented = {name for row in table[1:] for name in re.findall(r"`(\w+)", row[0])}
 
-    assert {family(name) for name in told} - {family(name) for name in OTHERS} == {
+    assert {family(name) for name in documented} - {family(name) for name in OTHERS} == {
         family(name) for name in existing()
     }
 
 
-def test_every_panel_says_what_it_shows_in_which_unit() -> None:
+def test_every_panel_has_a_description_and_a_unit() -> None:
     for panel in PANELS:
         assert panel["description"].endswith("."), panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
@@ -146,6 +146,7 @@ def test_every_alert_names_metrics_that_exist_and_has_a_line_in_the_runbook() ->
         assert named(rule["expr"]) or any(name in rule["expr"] for name in OTHERS)
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
+        assert rule["alert"].startswith("CareTrials")
         assert f"\n| `{rule['alert']}` |" in runbook
     alerts = set(re.findall(r"^\| `([A-Z]\w+)` \|", runbook, re.MULTILINE))
     assert alerts == {rule["alert"] for rule in RULES}

@@ -368,5 +368,5 @@ async def test_a_token_that_is_too_long_is_told_in_the_log(
         )
 
     assert answer.status == 401
-    (refused,) = [record for record in caplog.records if record.message == "token refused"]
+    (refused,) = [record for record in caplog.records if record.message == "token rejected"]
     assert vars(refused)["cause"] == "longer than 8192 characters"

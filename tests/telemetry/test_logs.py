@@ -67,9 +67,9 @@ async def test_every_line_that_a_request_causes_bears_its_activity_id(
     process.wait(10)
 
     lines = [json.loads(line) for line in (tmp_path / "log-0").read_text().splitlines()]
-    (cause,) = [line for line in lines if line["message"] == "token refused"]
+    (cause,) = [line for line in lines if line["message"] == "token rejected"]
     (refusal,) = [line for line in lines if line.get("status") == 401]
-    assert cause["cause"] == "InvalidSignatureError"
+    assert cause["cause"] == "wrong signature"
     assert cause["activityID"] == refusal["activityID"] == refused.headers["X-Activity-ID"]
     assert refusal["reason"] == "token"
     assert stored.headers["X-Activity-ID"] in {line.get("activityID") for line in lines}
@@ -143,7 +143,7 @@ async def test_single_records_are_logged_by_their_route_and_what_became_of_them(
         ("GET", RECORDS, 400, None, "query"),
         ("PUT", one, 400, {"400": 1}, "item"),
         ("DELETE", one, 204, {"204": 1}, None),
-        ("DELETE", one, 404, {"404": 1}, "no_record"),
+        ("DELETE", one, 404, {"404": 1}, "not_found"),
     ]
     assert all((line["caller"], line["database"]) == ("loader", "acme") for line in requests)
     assert marker not in text

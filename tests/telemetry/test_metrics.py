@@ -66,7 +66,7 @@ async def test_single_records_are_counted_like_batches_of_one(make_service: Make
         assert grew("care_trials_requests_total", status=status, database="acme") == 1
     for status in ("201", "204"):
         assert grew("care_trials_items_total", status=status, database="acme") == 1
-    assert grew("care_trials_refusals_total", reason="no_record") == 1
+    assert grew("care_trials_refusals_total", reason="not_found") == 1
     assert grew("care_trials_request_duration_seconds_count", database="acme") == 4
 
 
@@ -110,7 +110,7 @@ async def test_the_savepoint_path_and_retries_are_counted(
 
 
 @pytest.mark.usefixtures("short_retries")
-async def test_statements_that_go_one_by_one_are_counted_by_their_cause(
+async def test_statements_that_apply_rows_one_at_a_time_are_counted_by_cause(
     make_service: MakeService,
 ) -> None:
     service = await make_service()
@@ -126,12 +126,12 @@ async def test_statements_that_go_one_by_one_are_counted_by_their_cause(
     name = "care_trials_sequential_statements_total"
     assert grew(name, cause="keys", database="acme") == 1
     assert grew(name, cause="table", database="acme") == 1
-    assert grew(name, cause="alone", database="acme") >= 1
+    assert grew(name, cause="solo", database="acme") >= 1
     assert grew("care_trials_statement_rows_sum", database="acme") >= 6
     assert grew("care_trials_statement_rows_count", database="acme") >= 3
 
 
-async def test_all_that_can_be_counted_is_zero_from_the_start(
+async def test_all_series_are_exported_as_zero_from_startup(
     start_process: StartProcess,
 ) -> None:
     service, _ = await start_process(extra_databases={"down": "postgresql://u@127.0.0.1:1/x"})
@@ -164,7 +164,7 @@ def test_every_reason_is_in_the_docs() -> None:
     assert sorted(documented) == sorted(metrics.REASONS)
 
 
-def test_every_reason_of_a_refusal_is_one_of_the_known() -> None:
+def test_every_reason_of_a_rejection_is_listed() -> None:
     used = {
         keyword.value.value
         for tree in modules().values()
@@ -190,11 +190,11 @@ def test_every_reason_of_a_refusal_is_one_of_the_known() -> None:
         ("content_encoding", {"Content-Encoding": "gzip"}, b"[]"),
         ("idempotency_key", {"Idempotency-Key": ""}, b"[]"),
         ("body_bytes", {}, b"[" + b" " * 1000 + b"]"),
-        ("items", {}, b"[{},{},{}]"),
+        ("batch_items", {}, b"[{},{},{}]"),
         ("json", {}, b"{"),
     ],
 )
-async def test_a_refusal_is_counted_by_its_reason(
+async def test_a_rejection_is_counted_by_its_reason(
     make_service: MakeService, reason: str, headers: dict[str, str | None], body: bytes
 ) -> None:
     service = await make_service(max_body_bytes=500, max_batch_items=2)
@@ -237,7 +237,7 @@ async def test_the_key_set_and_the_certificate_are_watched(
     assert 2 * 86_400 < end - time.time() < 3 * 86_400
 
 
-async def test_the_receipts_kept_are_told(make_service: MakeService) -> None:
+async def test_the_stored_receipts_are_exported(make_service: MakeService) -> None:
     service = await make_service()
     for _ in range(3):
         await service.put([{KEY: 0}])
@@ -262,8 +262,8 @@ def test_the_limit_of_memory_is_read(tmp_path: Path, group: str, limit: str, fou
     folder.mkdir(parents=True)
     (folder / "memory.max").write_text(limit)
 
-    assert metrics.memory_limit(tmp_path) == found
-    assert metrics.memory_limit(tmp_path / "elsewhere") == 0
+    assert metrics.read_memory_limit(tmp_path) == found
+    assert metrics.read_memory_limit(tmp_path / "elsewhere") == 0
 
 
 async def test_batches_in_flight_and_the_event_loop_are_watched(make_service: MakeService) -> None:
