@@ -54,7 +54,7 @@ def main(context: click.Context) -> None:
     """Batch-upsert care-case clinical-trial records into PostgreSQL.
 
     \b
-    To try it out:   care-trials demo
+    To try it out:  care-trials demo
     In production:  new-key, check-config, migrate, serve
     To send files:  send
     """
