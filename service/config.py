@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 from service import sources
 from service.postgres import MAX_PORT, SEARCH_PATH, check_dsn
 from service.sources import ConfigErrors, InvalidSetting
-from service.wire import BATCH_ITEMS
+from service.wire import DEFAULT_MAX_BATCH_ITEMS
 
 OWN_BYTES = 1_048_576
 """Bytes of bodies in memory that are reserved for each database."""

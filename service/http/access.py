@@ -14,9 +14,9 @@ from multidict import CIMultiDictProxy
 
 from service.config import Action, ApiKey, Auth, ConfigurationError, Jwt, Tuning
 from service.http.admission import RateLimiter
-from service.http.envelope import RECORD, Problem
+from service.http.envelope import REQUEST_RECORD, Problem
 from service.http.jwks import KeyNotFound, KeySet, KeySetUnavailable
-from service.wire import API_KEY_HEADER, DATABASE_HEADER, USER_NAME_LENGTH
+from service.wire import API_KEY_HEADER, DATABASE_HEADER, MAX_USER_NAME_LENGTH
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Authenticator:
         values = (claims.get(claim) for claim in self._jwt.user_claims)
         # A token can contain NUL and surrogates, which PostgreSQL cannot store.
         names = (name for name in values if isinstance(name, str) and name and name.isprintable())
-        return next(names, key_name)[:USER_NAME_LENGTH]
+        return next(names, key_name)[:MAX_USER_NAME_LENGTH]
 
     def fetch_keys(self) -> None:
         """Start to fetch the keys of ``jwks_url``, if set, before a token needs them."""

@@ -84,7 +84,7 @@ class ReloadableState:
         old = self.current
         self.current = AppState(settings, self._tuning, self._admission, old)
         self.current.authenticator.fetch_keys()
-        self._admission.limit(settings)
+        self._admission.set_limits(settings)
         metrics.export_zeros(settings.databases)
         self._alive.append(self.current)
         task = asyncio.create_task(self._retire(old))

@@ -39,7 +39,7 @@ class Probes:
         """Report that the service is ready. Raises Problem 503 if it is not."""
         if request.app[LIFECYCLE].is_stopping:
             raise Problem(503, "The service is shutting down.", RETRY_AFTER, reason="shutting_down")
-        reason = await self._generations.current.writers.readiness_error()
+        reason = await self._states.current.writers.readiness_error()
         if reason is not None:
             raise Problem(503, reason, RETRY_AFTER, reason="database_unavailable")
         return web.Response(text="ok\n")

@@ -187,7 +187,7 @@ class RecordHandler:
             stored = await self._find(request, database, outcome.key or 0)
         except Exception as error:
             logger.exception("the stored record cannot be read", exc_info=without_message(error))
-        return _answer(request, outcome.status, stored, headers)
+        return _make_record_response(request, outcome.status, stored, headers)
 
     async def _find(self, request: web.Request, database: str, key: int) -> Item | None:
         pool = (await self.writers.get(database)).pool
@@ -224,7 +224,7 @@ def _make_item_problem(request: web.Request, outcome: Outcome) -> Problem:
     return Problem(outcome.status, outcome.body, headers, reason=reason)
 
 
-def _no_record() -> Problem:
+def _make_not_found_problem() -> Problem:
     return Problem(404, NOT_FOUND, reason="not_found")
 
 

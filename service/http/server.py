@@ -98,7 +98,7 @@ async def _serve(
     # service/__main__.py blocked the signals; those that arrived during startup are delivered now.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     announce(*runner.addresses[0][:2])
-    check_task = asyncio.create_task(check.log(settings))
+    checking = asyncio.create_task(check.log(settings))
     await stop.wait()
     checking.cancel()
     in_flight = app[LIFECYCLE].in_flight
