@@ -25,7 +25,7 @@ from service.http.idempotency import (
 )
 from service.http.preferences import read_preferences
 from service.items.decode import BatchDecoder, DecodedChunk, read_keys
-from service.items.json_scanner import ItemTooLarge
+from service.items.json_scanner import ItemTooLarge, MalformedBody
 from service.items.split import CHUNK_ITEMS, Chunk, TooManyItems
 from service.wire import Outcome
 
@@ -103,6 +103,8 @@ class BatchHandler:
         try:
             limits = self.settings
             return await split_body(body, limits.max_batch_items, limits.max_item_bytes)
+        except MalformedBody as error:
+            raise Problem(400, str(error), reason="json") from None
         except TooManyItems as error:
             raise Problem(413, str(error), reason="batch_items") from None
         except ItemTooLarge as error:
@@ -177,8 +179,8 @@ async def _apply_chunks(
             first, task = pending.popleft()
             yield first, await task, not pending
     finally:
-        batch.give_up("The client hung up")
-        await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
+        batch.give_up("The client disconnected")
+        await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
 
 
 async def _send_outcomes(

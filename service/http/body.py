@@ -12,7 +12,6 @@ from service.config import Tuning
 from service.http.admission import BodyByteCount
 from service.http.envelope import REQUEST_RECORD, Problem
 from service.http.expect_continue import ask_for_body
-from service.items.json_scanner import MalformedBody
 from service.items.split import Chunk, split_batch
 from service.telemetry import metrics
 
@@ -28,7 +27,7 @@ class BodyReader:
     ``advice`` ends the message for a body that is too large.
     """
 
-    def __init__(self, max_bytes: int, tuning: Tuning, advice: str = "; send it in parts") -> None:
+    def __init__(self, max_bytes: int, tuning: Tuning, advice: str = "; split the batch") -> None:
         self._max_bytes = max_bytes
         self._advice = advice
         self._body_idle_seconds = tuning.body_idle_seconds
@@ -69,8 +68,8 @@ class BodyReader:
         except TimeoutError:
             raise Problem(
                 400,
-                f"The body stopped coming for {self._body_idle_seconds:g} seconds, or came at less"
-                f" than {self._bytes_per_second:g} bytes a second.",
+                f"The body stalled for {self._body_idle_seconds:g} seconds, or arrived at less"
+                f" than {self._bytes_per_second:g} bytes per second.",
                 {hdrs.CONNECTION: "close"},
                 reason="body_incomplete",
             ) from None
@@ -94,9 +93,9 @@ class BodyReader:
         metrics.BODY_BYTES.labels(record.database).inc(len(body))
         return body
 
-    def _make_too_large_problem(self) -> Problem:
-        size = f"{self._max_bytes} bytes after decompression"
-        return Problem(413, f"The body is larger than {size}{self._advice}.", reason="body_bytes")
+    def _too_large(self) -> Problem:
+        size = f"{self._max_bytes} bytes (uncompressed)"
+        return Problem(413, f"The body exceeds {size}{self._advice}.", reason="body_bytes")
 
     async def _read_steadily(
         self, content: StreamReader, add: Callable[[bytes], Awaitable[None]]
@@ -115,17 +114,14 @@ class BodyReader:
 async def split_body(body: bytes | bytearray, max_items: int, max_item_bytes: int) -> list[Chunk]:
     """Return all chunks of a body, so that none is applied unless the whole body is valid JSON.
 
-    Raises Problem 400 if it is not, TooManyItems and ItemTooLarge.
+    Raises MalformedBody, TooManyItems and ItemTooLarge.
     """
     chunks: list[Chunk] = []
-    try:
-        for chunk in split_batch(body, max_items, max_item_bytes):
-            if chunk is not None:
-                chunks.append(chunk)
-            if len(body) > MAX_UNINTERRUPTED_BYTES:
-                await asyncio.sleep(0)
-    except MalformedBody as error:
-        raise Problem(400, str(error), reason="json") from None
+    for chunk in split_batch(body, max_items, max_item_bytes):
+        if chunk is not None:
+            chunks.append(chunk)
+        if len(body) > SHORT_BODY_BYTES:
+            await asyncio.sleep(0)
     return chunks
 
 
@@ -158,7 +154,7 @@ def check_media_type(request: web.Request) -> None:
     if request.headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
         raise Problem(
             400,
-            "Expected Transfer-Encoding chunked or none; compress by Content-Encoding instead.",
+            "Expected Transfer-Encoding chunked or none; declare compression in Content-Encoding.",
             {hdrs.CONNECTION: "close"},
             reason="transfer_encoding",
         )

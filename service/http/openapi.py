@@ -53,7 +53,7 @@ _ITEM_STATUSES = {
     201: ("`Created`", "inserted and committed"),
     200: ("`Updated`", "replaced and committed"),
     400: (
-        "message naming the field and the reason",
+        "names the field and the reason",
         "the item is invalid, or PostgreSQL rejected a value",
     ),
     403: ("message", "privilege, row-level security"),
@@ -165,10 +165,10 @@ _BATCH_EXAMPLES: list[tuple[str, str, list[dict[str, Any]], list[tuple[int, int,
         [(17, 201, "Created")],
     ),
     (
-        "rejected",
-        "A valid record and an invalid one",
-        [RECORD_EXAMPLE, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
-        [(_KEY, 200, "Updated"), (_KEY + 1, 400, "update_User: Expected `str` of length <= 20")],
+        "refused",
+        "One good record, and one that is rejected",
+        [RECORD, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
+        [(_KEY, 200, "Updated"), (_KEY + 1, 400, "update_User: must be at most 20 characters")],
     ),
 ]
 """Name, summary, items and outcomes of each example."""

@@ -33,6 +33,7 @@ from service.http.idempotency import (
 )
 from service.http.query import read_page_query, read_path_key
 from service.items.decode import BatchDecoder
+from service.items.json_scanner import MalformedBody, NestedTooDeeply, find_error, malformed
 from service.items.split import Chunk, TooManyItems
 from service.telemetry.logs import without_message
 from service.wire import (
@@ -142,7 +143,9 @@ class RecordHandler:
             if item.care_case_clinical_trial_key != key:
                 got = item.care_case_clinical_trial_key
                 raise Problem(
-                    400, f"{KEY_FIELD}: Expected {key} as in the path, got {got}", reason="item"
+                    400,
+                    f"{KEY_FIELD}: must match the key in the path ({key}), got {got}",
+                    reason="item",
                 )
             if key == 0:
                 raise _make_not_found_problem()
@@ -170,7 +173,7 @@ class RecordHandler:
         """Return the body and its item. Raises Problem if either is invalid."""
         body = await self._reader.read(request, byte_count)
         array = b"[" + body.removeprefix(codecs.BOM_UTF8) + b"]"
-        decoded = self._decoder.decode(array, await _find_only_chunk(array))
+        decoded = self._decoder.decode(array, await _only_chunk(body, array))
         for outcome in decoded.refusals.values():
             raise _make_item_problem(request, outcome)
         return body, decoded.items[0]
@@ -194,15 +197,28 @@ class RecordHandler:
         return await reading.find(pool, key, request[REQUEST_RECORD].activity_id)
 
 
-async def _find_only_chunk(array: bytes) -> Chunk:
-    """Return the chunk of an array with one item. Raises Problem 400 for any other number."""
+async def _only_chunk(body: bytearray, array: bytes) -> Chunk:
+    """Return the place of the only item in an array around the body. Raises Problem 400."""
     try:
         chunks = await split_body(array, 1, len(array))
-    except TooManyItems:
-        raise Problem(400, "Expected the body to be one JSON object.", reason="json") from None
+    except (MalformedBody, TooManyItems) as error:
+        raise Problem(400, _describe_malformed(body, error), reason="json") from None
     if not chunks:
         raise Problem(400, "The body is empty; expected a JSON object.", reason="json")
     return chunks[0]
+
+
+def _describe_malformed(body: bytearray, error: Exception) -> str:
+    """Return why the body is not one JSON value: the array around it has other offsets."""
+    record = body.removeprefix(codecs.BOM_UTF8)
+    try:
+        found = find_error(bytes(record))
+    except NestedTooDeeply as nested:
+        error, found = nested, None
+    if found is None:
+        return str(error)
+    reason, offset = found
+    return str(malformed(reason, offset + len(body) - len(record)))
 
 
 async def _apply(request: web.Request, writer: Writer, batch: Batch, row: Row) -> Outcome:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from service.messages import NO_DATE_TIME, NO_SUCH_DATE_TIME
+
 _DATE_TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)"
     r"(?:[Tt ](\d\d:\d\d)(?::(\d\d)(\.\d+)?)?(?: ?(?:(Z|z|UTC)|([+-]\d\d)(?::?(\d\d))?))?)?",
@@ -45,11 +47,11 @@ def parse_date_times(texts: list[str]) -> list[datetime]:
 def parse_date_time(text: str) -> datetime:
     """Return the moment of a date-time in any of the contract's forms, in UTC.
 
-    Raises ValueError.
+    Raises ValueError, whose message is the reason.
     """
     match = _DATE_TIME.fullmatch(text)
     if match is None:
-        raise ValueError("Expected an RFC 3339 date-time such as 2025-01-02T03:04:05Z")
+        raise ValueError(NO_DATE_TIME)
     day, minutes, seconds, fraction, _, hours, offset_minutes = match.groups()
     # RFC 3339 allows a leap second; like PostgreSQL, count on into the next minute.
     is_leap_second = seconds == "60"
@@ -65,5 +67,5 @@ def parse_date_time(text: str) -> datetime:
         if is_leap_second:
             moment += timedelta(seconds=1)
     except (msgspec.ValidationError, OverflowError):
-        raise ValueError("Expected an existing date and time in the years 1 to 9999") from None
+        raise ValueError(NO_SUCH_DATE_TIME) from None
     return moment

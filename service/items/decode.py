@@ -1,4 +1,4 @@
-"""Chunks to items, or to the outcomes that say why not."""
+"""Chunks to items, or to the outcomes of invalid items."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import ValidationError, field
 
+from service import messages
 from service.items.dates import parse_date_time, parse_date_times
 from service.items.split import RAW_ITEMS, Chunk
-from service.items.texts import masked, unstorable_field
+from service.json_text import KINDS, describe_unstorable, masked
 from service.wire import (
     INT32,
     KEY_FIELD,
+    PREFER_HEADER,
     Int32,
     Item,
-    KeyOnlyItem,
+    Keyed,
     Outcome,
     StrictItem,
-    shorten_message,
+    shortened,
 )
 
 
@@ -120,7 +122,7 @@ class BatchDecoder:
                 return DecodedChunk(items, {})
         decoded = DecodedChunk([], {})
         for position, (raw, readable) in enumerate(_split_items(array)):
-            item = _NO_OBJECT.get(raw[0]) or self._decode_item(raw, readable)
+            item = _NOT_OBJECTS.get(raw[0]) or self._decode_item(raw, readable)
             if isinstance(item, Outcome):
                 decoded.refusals[position] = item
             else:
@@ -148,13 +150,14 @@ class BatchDecoder:
                 _check_texts(item)
             return item
         except ValidationError as error:
-            return _refusal(readable, str(error))
+            message = messages.describe_invalid(str(error))
         except (msgspec.DecodeError, UnicodeDecodeError):
-            name = unstorable_field(raw)
-            place = f" - at `$.{name}`" if name in Item.__struct_encode_fields__ else ""
-            return _refusal(readable, _UNSTORABLE + place)
+            message = describe_unstorable(raw, Item.__struct_encode_fields__)
+        except ValueError as error:
+            message = str(error)
         except RecursionError:
-            return _refusal(readable, "Expected a flat object, got one that is nested too deep")
+            message = messages.NESTED
+        return Outcome(_read_key(readable), 400, shortened(message))
 
     def _convert_item(self, raw: bytes) -> Item:
         try:
@@ -167,25 +170,15 @@ class BatchDecoder:
         return _settled_alone(self._lenient_item.decode(raw))
 
 
-# What no object begins with, by the first byte: such items need no decoding.
-_NO_OBJECT = {
-    ord(first): Outcome(None, 400, f"Expected an object, got {kind}")
-    for firsts, kind in (
-        ('"', "a string"),
-        ("[", "an array"),
-        ("tf", "a boolean"),
-        ("n", "null"),
-        ("-0123456789", "a number"),
-    )
-    for first in firsts
+# By the first byte, which shows that they need no decoding.
+_NOT_OBJECTS = {
+    first: Outcome(None, 400, messages.not_an_object(kind))
+    for first, kind in KINDS.items()
+    if first != ord("{")
 }
 
-_UNDATED = "update_Date: Expected a date-time, by which resolution=newest decides, got none"
+_UNDATED = f"update_Date: required with {PREFER_HEADER}: resolution=newest"
 _NUL = b"\\u0000"
-_UNSTORABLE = (
-    "Expected text that PostgreSQL can store, got U+0000, a lone surrogate"
-    " or bytes that are not UTF-8"
-)
 _BETWEEN_ITEMS = re.compile(rb"[ \t\r\n]*+,?[ \t\r\n]*+")
 
 
@@ -217,13 +210,17 @@ def _is_about_form(error: ValidationError) -> bool:
     return "RFC3339" in reason or "timezone" in reason or "got `float`" in reason
 
 
-def _whole(number: float) -> int:
-    """Return the integer that a number is, however it is written. Raises ValueError."""
+def _whole(number: float, expected: str = "an integer") -> int:
+    """Return the integer that a number is, however it is written.
+
+    Raises ValueError, whose message is the reason.
+    """
+    if number > INT32[-1]:
+        raise ValueError(messages.AT_MOST.format(INT32[-1]))
+    if number < INT32[0]:
+        raise ValueError(messages.AT_LEAST.format(INT32[0]))
     if not number.is_integer():
-        raise ValueError("Expected `int`, got `float`")
-    if not INT32[0] <= number <= INT32[-1]:
-        bound = f"<= {INT32[-1]}" if number > 0 else f">= {INT32[0]}"
-        raise ValueError(f"Expected `int` {bound}")
+        raise ValueError(messages.FRACTION.format(expected))
     return int(number)
 
 
@@ -252,16 +249,17 @@ def _settled(items: list[Any]) -> list[Item]:
 
 
 def _settled_alone(item: Any) -> Item:
-    """Return a lenient item with its dates and integers read; ValidationError names the field."""
+    """Return a lenient item with its dates and integers read. Raises ValueError with a message."""
     for name, json_name in _NAMES:
         value = getattr(item, name)
         try:
             if type(value) is float:
-                setattr(item, name, _whole(value))
+                expected = "an integer or null" if name == "case_key" else "an integer"
+                setattr(item, name, _whole(value, expected))
             elif name in ("entry_date", "update_date") and value is not None:
                 setattr(item, name, parse_date_time(value))
         except ValueError as error:
-            raise ValidationError(f"{error} - at `$.{json_name}`") from None
+            raise ValueError(f"{json_name}: {error}") from None
     settled: Item = item
     return settled
 
@@ -270,22 +268,14 @@ def _check_texts(item: Item) -> None:
     for name, json_name in _NAMES:
         value = getattr(item, name)
         if isinstance(value, str) and "\0" in value:
-            raise ValidationError(f"{_UNSTORABLE} - at `$.{json_name}`")
+            raise ValueError(f"{json_name}: {messages.NUL}")
 
 
 _NAMES = list(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
 
 
-def _refusal(readable: bytes, error: str) -> Outcome:
-    """Return the outcome of an invalid item: "field: reason", and its key where it has one."""
-    reason, _, path = error.partition(" - at `$.")
-    if path:
-        reason = f"{path.rstrip('`')}: {reason}"
-    return Outcome(_read_key(readable), 400, shorten_message(reason))
-
-
-_KEYS = msgspec.json.Decoder(list[KeyOnlyItem])
-_KEY = msgspec.json.Decoder(KeyOnlyItem)
+_KEYS = msgspec.json.Decoder(list[Keyed])
+_KEY = msgspec.json.Decoder(Keyed)
 
 
 def read_keys(body: bytes | bytearray, chunk: Chunk) -> list[int]:

@@ -1,16 +1,22 @@
 """Where the values of a body end, found one by one and without decoding them.
 
-It is left to msgspec to say what is JSON; it skips a value about ten times as fast as ``re`` can.
+msgspec skips a value about ten times as fast as ``re`` can. It reports where a value ends by what
+it complains of: the characters after it.
 """
 
 import re
 from collections.abc import Generator
 from typing import NamedTuple
 
-import msgspec
-from msgspec import Raw
-
-from service.items.texts import masked
+from service.json_text import (
+    END,
+    TRAILING_CHARACTERS,
+    TRUNCATED,
+    describe_syntax_error,
+    find_first_value,
+    find_syntax_error,
+    masked,
+)
 
 MIN_BYTES = 16 * 1024
 """How much is looked at in one step at least."""
@@ -23,8 +29,15 @@ class MalformedBody(Exception):
     """The body is not a JSON array in UTF-8; the message says why (400)."""
 
 
+class NestedTooDeeply(MalformedBody):
+    """The body is nested more deeply than msgspec follows."""
+
+    def __init__(self) -> None:
+        super().__init__("The body is nested too deeply; items must be flat objects.")
+
+
 class ItemTooLarge(Exception):
-    """An item is larger than ``max_item_bytes``; the message tells its place (413)."""
+    """An item is larger than ``max_item_bytes``; the message contains its index (413)."""
 
 
 class Cut(NamedTuple):
@@ -35,26 +48,22 @@ class Cut(NamedTuple):
     items: int
 
 
-_VALUE = msgspec.json.Decoder(Raw)
 _WHITE = b" \t\r\n"
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-NESTED_TOO_DEEP = "The body is nested too deep; items are flat objects."
-_TRUNCATED = "Input data was truncated"
-_MALFORMED = "JSON is malformed: "
-_BEHIND_VALUE = "trailing characters"
+_NO_SEPARATOR = "expected ',' or ']'"
 _LONGEST_TOKEN = 12
 """Bytes of an escaped surrogate pair, the longest that is malformed when it is cut."""
 
 
-def malformed(reason: str) -> MalformedBody:
-    """Return what to raise for a body that is not JSON."""
-    return MalformedBody(f"The body is not valid JSON: {reason}.")
+def malformed(reason: str, offset: int, item: int | None = None) -> MalformedBody:
+    """Return what to raise for a body that is not JSON from this byte on, in or after an item."""
+    return MalformedBody(f"The body is {describe_syntax_error(reason, offset, item)}.")
 
 
 def too_large(place: int, max_item_bytes: int) -> ItemTooLarge:
     """Return what to raise for the item at this place."""
     return ItemTooLarge(
-        f"Item {place}, counted from 0, is larger than {max_item_bytes} bytes; no item was applied."
+        f"Item {place} (counting from 0) exceeds {max_item_bytes} bytes; no items were applied."
     )
 
 
@@ -73,7 +82,7 @@ def expect_end(body: bytes | bytearray, start: int) -> Generator[None, None, Non
     """Raise MalformedBody where something else than white space follows the array."""
     end = yield from skip_whitespace(body, start)
     if end != len(body):
-        raise malformed(_BEHIND_VALUE)
+        raise malformed(TRAILING_CHARACTERS, end)
 
 
 def scan_cut(
@@ -86,8 +95,7 @@ def scan_cut(
 ) -> Generator[None, None, Cut]:
     """Return the cut behind the complete items among so many bytes, or behind the first item.
 
-    msgspec tells where a value ends by what it complains of: the characters behind it. Raises
-    MalformedBody and ItemTooLarge.
+    Raises MalformedBody and ItemTooLarge.
     """
     size = max(size, MIN_BYTES)
     while True:
@@ -95,8 +103,11 @@ def scan_cut(
         view = memoryview(segment)
         end = position = count = 0
         while count < chunk_items:
-            reason, behind = _first_value(view[position:])
-            if reason != _BEHIND_VALUE:
+            try:
+                reason, behind = find_first_value(view[position:])
+            except RecursionError:
+                raise NestedTooDeeply from None
+            if reason != TRAILING_CHARACTERS:
                 break
             behind += position
             is_large = behind - position > max_item_bytes
@@ -107,46 +118,45 @@ def scan_cut(
                 yield from expect_end(body, start + behind + 1)
                 return Cut(start + behind, None, count)
             if segment[behind] != ord(","):
-                raise malformed("expected ',' or ']'")
+                raise malformed(_NO_SEPARATOR, start + behind, place + count - 1)
             end, position = behind, behind + 1
         if count:
             return Cut(start + end, start + position, count)
         if start + size >= len(body):
-            raise malformed(reason or _TRUNCATED)
+            raise _malformed_item(segment, start, place)
         if size > max_item_bytes:
             break
         size = min(2 * size, max_item_bytes + 1)
         yield
     if not reason and len(segment.rstrip(_WHITE)) <= max_item_bytes:
-        return (yield from _skip_long_whitespace(body, start + size))
-    if not reason or reason == _TRUNCATED or behind > size - _LONGEST_TOKEN:
+        return (yield from _skip_long_whitespace(body, start + size, place))
+    if not reason or reason == TRUNCATED or behind > size - _LONGEST_TOKEN:
         raise too_large(place, max_item_bytes)
-    raise malformed(reason)
+    raise _malformed_item(segment, start, place)
 
 
-def _skip_long_whitespace(body: bytes | bytearray, start: int) -> Generator[None, None, Cut]:
+def _skip_long_whitespace(
+    body: bytes | bytearray, start: int, place: int
+) -> Generator[None, None, Cut]:
     """Return the cut behind an item that much white space follows."""
     end = yield from skip_whitespace(body, start)
     if body[end : end + 1] == b",":
         return Cut(end, end + 1, 1)
     if body[end : end + 1] != b"]":
-        raise malformed("expected ',' or ']'" if end < len(body) else _TRUNCATED)
+        raise malformed(_NO_SEPARATOR if end < len(body) else END, end, place)
     yield from expect_end(body, end + 1)
     return Cut(end, None, 1)
 
 
-def _first_value(json: memoryview) -> tuple[str, int]:
-    """Return msgspec's complaint about what should be one value, and the place that it names.
+def _malformed_item(segment: bytes, start: int, place: int) -> MalformedBody:
+    """Return what to raise for an item at ``start`` that is not JSON or is cut short."""
+    reason, offset = find_error(segment) or (END, len(segment))
+    return malformed(reason, start + offset, place)
 
-    The complaint is empty where there is none.
-    """
+
+def find_error(json: bytes) -> tuple[str, int] | None:
+    """Return what find_syntax_error() does. Raises NestedTooDeeply."""
     try:
-        _VALUE.decode(json)
-    except msgspec.DecodeError as error:
-        # "JSON is malformed: trailing characters (byte 17)"; nothing but truncation has no place.
-        reason, _, place = str(error).removeprefix(_MALFORMED).partition(" (byte ")
-        # Of what is behind a value msgspec counts from 1.
-        return reason, int(place[:-1] or 0) - (reason == _BEHIND_VALUE)
+        return find_syntax_error(json)
     except RecursionError:
-        raise MalformedBody(NESTED_TOO_DEEP) from None
-    return "", 0
+        raise NestedTooDeeply from None

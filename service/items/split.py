@@ -14,15 +14,17 @@ import msgspec
 from msgspec import Raw
 
 from service.items.json_scanner import (
-    NESTED_TOO_DEEP,
     Cut,
     MalformedBody,
+    NestedTooDeeply,
     expect_end,
+    find_error,
     malformed,
     scan_cut,
     skip_whitespace,
     too_large,
 )
+from service.json_text import KINDS
 
 PROBE_BYTES = 16 * 1024
 """How much of the body tells the size of its items."""
@@ -51,6 +53,8 @@ class Chunk(NamedTuple):
     start: int
     end: int
 
+
+_EXPECTED = "Expected a JSON array of objects in UTF-8."
 
 RAW_ITEMS = msgspec.json.Decoder(list[Raw])
 _END_OF = {
@@ -100,7 +104,7 @@ def _chunks(
         start = yield from skip_whitespace(body, start)
         if body[start : start + 1] == b"]":
             if items:
-                raise malformed("trailing comma in the array")
+                raise malformed("trailing comma in array", start, items - 1)
             yield from expect_end(body, start + 1)
             return
         cut = _guess_cut(body, start, target, items, max_item_bytes, chunk_items)
@@ -117,7 +121,7 @@ def _chunks(
             cut = yield from scan_cut(body, start, target, items, max_item_bytes, chunk_items)
         items += cut.items
         if items > max_items:
-            raise TooManyItems(f"The batch has more than {max_items} items; send it in parts.")
+            raise TooManyItems(f"The batch has more than {max_items} items; split it.")
         yield Chunk(start, cut.end)
         if cut.following is None:
             return
@@ -141,9 +145,12 @@ def _array_start(body: bytes | bytearray) -> Generator[None, None, int]:
     if first == b"[":
         return start + 1
     if not first:
-        raise MalformedBody("The body is empty; expected a JSON array of objects.")
-    got = {b"{": ", got an object", b'"': ", got a string"}.get(bytes(first), "")
-    raise MalformedBody(f"Expected the body to be a JSON array of objects in UTF-8{got}.")
+        raise MalformedBody(f"The body is empty. {_EXPECTED}")
+    beginning = bytes(body[start : start + PROBE_BYTES])
+    reason, offset = find_error(beginning) or ("", 0)
+    if reason and offset < PROBE_BYTES:
+        raise MalformedBody(f"{malformed(reason, start + offset)} {_EXPECTED}")
+    raise MalformedBody(f"{_EXPECTED[:-1]}, got {KINDS[first[0]]}.")
 
 
 def _guess_cut(
@@ -172,7 +179,7 @@ def _guess_cut(
     except msgspec.DecodeError:
         return None
     except RecursionError:
-        raise MalformedBody(NESTED_TOO_DEEP) from None
+        raise NestedTooDeeply from None
     if end - start > max_item_bytes:
         for number, raw in enumerate(raw_items):
             if memoryview(raw).nbytes > max_item_bytes:

@@ -19,10 +19,19 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
+from service.json_text import (
+    SURROGATE,
+    describe_syntax_error,
+    describe_unstorable,
+    find_syntax_error,
+)
+from service.messages import NESTED, describe_invalid
 from service.wire import KEY_FIELD, Item, StrictItem
 
 DELIMITERS = ",;\t|"
 """Delimiters that are tried with a CSV header."""
+
+SAVE_IN_UTF8 = "save it in UTF-8 (Excel: CSV UTF-8)"
 
 csv.field_size_limit(2**27)  # characters of a cell; csv's own limit is 128 kB
 
@@ -66,10 +75,10 @@ class Records:
             first = next(filter(bytes.strip, plain), b"").removeprefix(BOM_UTF8)
             lines = chain([first], plain)
             if b"\0" in first[:4]:
-                raise Unreadable("it is in UTF-16; save it in UTF-8 (Excel: CSV UTF-8)")
-            # A brace alone begins an indented JSON object, which is reported as not an array.
+                raise Unreadable(f"it is in UTF-16; {SAVE_IN_UTF8}")
+            # A brace alone begins a JSON text of many lines, which is told to be no array.
             if first.lstrip()[:1] == b"[" or first.strip() == b"{":
-                items = msgspec.json.decode(b"".join(lines), type=list[Raw])
+                items = _items(b"".join(lines))
                 self._total = len(items)
                 self._records: Iterator[Any] = map(_decode_record, items)
                 ahead: Iterable[Any] = map(_decode_record, items)
@@ -123,7 +132,20 @@ class Records:
             yield
         except (csv.Error, ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
             place = f"after record {self._number}: " if self._number else ""
-            raise Unreadable(f"{self.path}: {place}{error}") from None
+            is_encoding = isinstance(error, UnicodeDecodeError)
+            reason = f"it is not in UTF-8; {SAVE_IN_UTF8}" if is_encoding else error
+            raise Unreadable(f"{self.path}: {place}{reason}") from None
+
+
+def _items(text: bytes) -> list[Raw]:
+    """Return the items of a JSON array. Raises Unreadable."""
+    try:
+        return msgspec.json.decode(text, type=list[Raw])
+    except msgspec.ValidationError:
+        raise Unreadable("expected a JSON array of records, got an object") from None
+    except msgspec.DecodeError:
+        found = find_syntax_error(text)
+        raise Unreadable(describe_syntax_error(*found) if found else f"it {SURROGATE}") from None
 
 
 def _decode_record(text: Any) -> Any:
@@ -131,17 +153,29 @@ def _decode_record(text: Any) -> Any:
     try:
         record = _JSON.decode(text)
     except (ValueError, RecursionError) as error:
-        return Refused(f"not JSON: {error}", bytes(text).decode(errors="replace").strip())
+        # Of _number: the JSON itself cannot be invalid, since any value is allowed.
+        is_number = isinstance(error, msgspec.ValidationError)
+        reason = "number out of range" if is_number else _describe_unreadable(bytes(text))
+        return Refused(reason, bytes(text).decode(errors="replace").strip())
     if isinstance(record, dict) and record.keys() == {"record", "status", "reason", "item"}:
         return record["item"]
     return record
 
 
-def _parse_number(text: str) -> float:
-    """Return a number, as an integer if its value is whole."""
+def _describe_unreadable(text: bytes) -> str:
+    """Return why a JSON text has no record."""
+    try:
+        found = find_syntax_error(text)
+    except RecursionError:
+        return NESTED
+    return describe_syntax_error(*found) if found else describe_unstorable(text, _NAMES)
+
+
+def _number(text: str) -> float:
+    """Return a number; as an integer if its value is whole, however it is written."""
     number = float(text)
     if not isfinite(number) or "_" in text:
-        raise ValueError("the number is out of range")
+        raise ValueError("number out of range")
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
@@ -223,5 +257,5 @@ def find_fault(record: Any) -> str:
     try:
         msgspec.convert(record, _Checked)
     except msgspec.ValidationError as error:
-        return str(error)
+        return describe_invalid(str(error))
     return ""

@@ -151,7 +151,7 @@ async def test_newest_replaces_only_what_is_not_newer(make_service: MakeService)
     outcomes = answer.envelope["data"]
     assert [outcome["status"] for outcome in outcomes] == [409, 200, 200, 201, 201, 400, 400]
     assert outcomes[0]["body"] == "A newer record is stored: its update_Date is later."
-    assert outcomes[5]["body"].startswith("update_Date: Expected a date-time")
+    assert outcomes[5]["body"] == "update_Date: required with Prefer: resolution=newest"
     rows = await service.fetch(
         "select comment, count(*) from care_case_clinical_trial group by comment"
     )

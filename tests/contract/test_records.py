@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -190,7 +192,7 @@ async def test_put_with_another_key_in_the_body_is_400(service: ServiceUnderTest
     answer = await service.ask("PUT", "/17", {KEY: 18})
 
     assert answer.status == 400
-    assert answer.detail == f"{KEY}: Expected 17 as in the path, got 18"
+    assert answer.detail == f"{KEY}: must match the key in the path (17), got 18"
     assert (await service.ask("GET", "/17")).envelope["data"] == FULL
 
 
@@ -214,22 +216,30 @@ async def test_delete_is_204_and_then_404(service: ServiceUnderTest) -> None:
     [
         (b"", "The body is empty; expected a JSON object."),
         (b" \n", "The body is empty"),
-        (b"[]", "Expected an object, got an array"),
-        (b'[{"careCaseClinicalTrial_Key":1}]', "Expected an object, got an array"),
-        (b"5", "Expected an object, got a number"),
-        (b"null", "Expected an object, got null"),
-        (b"{", "not valid JSON"),
-        (b"{}]", "not valid JSON"),
-        (b"{},", "not valid JSON"),
-        (b"{},{}", "Expected the body to be one JSON object."),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep"),
+        (b"[]", "The item must be an object, got an array"),
+        (b'[{"careCaseClinicalTrial_Key":1}]', "The item must be an object, got an array"),
+        (b"5", "The item must be an object, got a number"),
+        (b"null", "The item must be an object, got null."),
+        (b"{", "The body is not valid JSON: unexpected end at byte 1."),
+        (b"{}]", "The body is not valid JSON: trailing characters at byte 2."),
+        (b"{},", "The body is not valid JSON: trailing characters at byte 2."),
+        (b"{},{}", "The body is not valid JSON: trailing characters at byte 2."),
+        (b'{"a":}', "The body is not valid JSON: invalid character at byte 5."),
+        (b'\xef\xbb\xbf{"a":}', "The body is not valid JSON: invalid character at byte 8."),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
         (b"{}", KEY),
         (b'{"careCaseClinicalTrial_Key":null}', KEY),
         (b'{"careCaseClinicalTrial_Key":1.5}', KEY),
         (b'{"careCaseClinicalTrial_Key":1,"commment":"x"}', "commment"),
-        (b'{"careCaseClinicalTrial_Key":1,"comment":"\\u0000"}', "comment: Expected text"),
-        (b'{"careCaseClinicalTrial_Key":1,"comment":"\\ud800"}', "comment: Expected text"),
-        (b'{"careCaseClinicalTrial_Key":1,"comment":"\xff"}', "comment: Expected text"),
+        (
+            b'{"careCaseClinicalTrial_Key":1,"comment":"\\u0000"}',
+            "comment: contains a NUL character",
+        ),
+        (
+            b'{"careCaseClinicalTrial_Key":1,"comment":"\\ud800"}',
+            "comment: contains an unpaired surrogate",
+        ),
+        (b'{"careCaseClinicalTrial_Key":1,"comment":"\xff"}', "comment: is not valid UTF-8"),
         (b'{"careCaseClinicalTrial_Key":1,"entry_User":"' + b"x" * 21 + b'"}', "entry_User"),
         (b'{"careCaseClinicalTrial_Key":1,"entry_Date":"yesterday"}', "entry_Date"),
     ],
@@ -242,6 +252,34 @@ async def test_what_is_no_record_is_400_and_says_why(
 
     assert answer.status == 400
     assert words in answer.detail
+    assert await service.comments() == {}
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", ""), ("PUT", "/1")])
+@pytest.mark.parametrize("encode", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"], ids=["", "byte order mark"])
+async def test_a_body_that_is_not_json_is_400_naming_the_byte(
+    service: ServiceUnderTest,
+    method: str,
+    path: str,
+    encode: Callable[[bytes], bytes],
+    before: bytes,
+) -> None:
+    body = b' {"careCaseClinicalTrial_Key":1,"comment":"[{\\u00e4]","foo":[true,-1.5e3,{}]} '
+    headers = {"Content-Encoding": "gzip"} if encode is gzip.compress else {}
+
+    for at in range(len(body)):
+        text = before + body[:at]
+        broken = await service.ask(method, path, encode(text + b"\0" + body[at:]), headers=headers)
+        cut = await service.ask(method, path, encode(text), headers=headers)
+
+        assert broken.status == cut.status == 400
+        assert re.fullmatch(
+            rf"The body is not valid JSON: .* at byte {len(text)}\.", broken.detail
+        ), text
+        if 2 <= at < len(body) - 1:
+            expected = f"The body is not valid JSON: unexpected end at byte {len(text)}."
+            assert cut.detail == expected
     assert await service.comments() == {}
 
 
@@ -278,7 +316,7 @@ async def test_a_record_that_is_too_large_is_413(make_service: MakeService) -> N
     answer = await service.ask("POST", "", {KEY: 1, "comment": "x" * 100})
 
     assert answer.status == 413
-    assert answer.detail == "The body is larger than 100 bytes after decompression."
+    assert answer.detail == "The body exceeds 100 bytes (uncompressed)."
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", ""), ("PUT", "/1")])

@@ -252,6 +252,30 @@ async def test_a_body_that_is_no_json_array_is_400(make_service: MakeService, bo
     assert (await service.put(BATCH)).statuses == [201]
 
 
+@pytest.mark.parametrize("encode", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("at", [0, 1, 2, 9, 700_001, -2, -1])
+async def test_a_body_that_is_not_json_is_400_naming_the_byte_after_decompression(
+    make_service: MakeService, encode: Callable[[bytes], bytes], at: int
+) -> None:
+    """The places of all kinds of faults are in tests/items/test_offsets.py."""
+    service = await make_service()
+    items = [b'{"%b":%d,"comment":"%b"}' % (KEY.encode(), n, b"x" * 500) for n in range(1, 3001)]
+    body = b"[" + b",".join(items) + b"]"
+    byte = at % len(body)
+    item = max(body[1:byte].count(b"},"), 0)
+    encoding = {"Content-Encoding": "gzip"} if encode is gzip.compress else {}
+
+    broken = await service.put(encode(body[:byte] + b"\0" + body[byte:]), headers=encoding)
+    cut = await service.put(encode(body[:byte]), headers=encoding)
+
+    place = f"at byte {byte} (item {item})." if byte else "at byte 0. Expected a JSON array"
+    assert broken.status == cut.status == 400
+    assert place in broken.detail
+    assert (place if byte else "The body is empty.") in cut.detail
+    assert "unexpected end" in cut.detail or not byte
+    assert await service.comments() == {}
+
+
 async def test_a_body_malformed_at_its_end_is_400_and_nothing_is_applied(
     make_service: MakeService,
 ) -> None:
@@ -387,7 +411,7 @@ async def test_an_item_beyond_the_limit_is_413_naming_its_place_and_none_is_appl
 
     assert fits.statuses == [201, 201]
     assert exceeds.status == 413
-    assert "Item 2, counted from 0, is larger than 100000 bytes" in exceeds.detail
+    assert "Item 2 (counting from 0) exceeds 100000 bytes" in exceeds.detail
     assert set(await service.comments()) == {1, 2}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.items.decode import BatchDecoder, read_keys
 from service.items.json_scanner import ItemTooLarge, MalformedBody
 from service.items.split import Chunk, TooManyItems, split_batch
-from service.items.texts import unstorable_field
+from service.json_text import NOT_UTF8, SURROGATE, describe_unstorable
 from tests.support.service import KEY
 
 ITEMS = [
@@ -103,7 +103,9 @@ LARGE = [
 def test_an_item_that_is_too_large_is_named(large: bytes, before: int, after: bytes) -> None:
     body = b"[" + b'{"a":"},{"},' * before + large + after
 
-    with pytest.raises(ItemTooLarge, match=f"Item {before}, counted from 0, is larger than 10000"):
+    with pytest.raises(
+        ItemTooLarge, match=rf"Item {before} \(counting from 0\) exceeds 10000 bytes"
+    ):
         split_body(body)
 
 
@@ -136,21 +138,25 @@ def test_too_many_items_are_found_without_the_rest() -> None:
 
 
 UNSTORABLE = [
-    (rb'{"a":1,"b":"x\ud800"}', "b"),
-    (rb'{"a":"\\","b":"\\\\ud800 \uDC00"}', "b"),
-    (rb'{"a":"\ud83d\ude00","b":"\ud800\ud83d\ude00"}', "b"),
-    (rb'{"a":"\ud83d\ude00\ude00"}', "a"),
-    (rb'{"a":"\"\n\u00e4\uD7ff\ud800"}', "a"),
-    (b'{"a":1, "b" : "x\xff"}', "b"),
-    (b'{"a":"\xed\xa0\x80"}', "a"),
-    (rb'{"a\ud800":1}', None),
-    (rb'{"a":{"b":"\ud800"}}', None),
+    (rb'{"a":1,"b":"x\ud800"}', f"b: {SURROGATE}"),
+    (rb'{"a":"\\","b":"\\\\ud800 \uDC00"}', f"b: {SURROGATE}"),
+    (rb'{"a":"\ud83d\ude00","b":"\ud800\ud83d\ude00"}', f"b: {SURROGATE}"),
+    (rb'{"a":"\ud83d\ude00\ude00"}', f"a: {SURROGATE}"),
+    (rb'{"a":"\"\n\u00e4\uD7ff\ud800"}', f"a: {SURROGATE}"),
+    (b'{"a":1, "b" : "x\xff"}', f"b: {NOT_UTF8}"),
+    (b'{"a":"\xed\xa0\x80"}', f"a: {NOT_UTF8}"),
+    (b'{"a":"\xff","b":"\\ud800"}', f"a: {NOT_UTF8}"),
+    (b'{"a":"\\ud800","b":"\xff"}', f"a: {SURROGATE}"),
+    (rb'{"a\ud800":1}', f"The item {SURROGATE}."),
+    (b'{"a\xff":1}', f"The item {NOT_UTF8}."),
+    (rb'{"a":{"b":"\ud800"}}', f"The item {SURROGATE}."),
+    (rb'{"c":"\ud800"}', f"The item {SURROGATE}."),
 ]
 
 
-@pytest.mark.parametrize(("item", "field"), UNSTORABLE)
-def test_the_field_of_unstorable_text_is_found(item: bytes, field: str | None) -> None:
-    assert unstorable_field(item) == field
+@pytest.mark.parametrize(("item", "message"), UNSTORABLE)
+def test_the_field_of_unstorable_text_is_found(item: bytes, message: str) -> None:
+    assert describe_unstorable(item, ("a", "b")) == message
 
 
 def test_unstorable_text_does_not_hide_keys_nor_items_beside_it() -> None:

@@ -150,7 +150,9 @@ async def test_csv_that_is_not_utf_8_is_told_with_its_place_and_goes_on_once_it_
     corrected = await command.run(*arguments)
 
     assert refused.status == 2
-    assert "cannot read r.csv: after record 1: 'utf-8' codec can't decode" in refused.stderr
+    assert (
+        "cannot read r.csv: after record 1: it is not in UTF-8; save it in UTF-8" in refused.stderr
+    )
     assert corrected.status == 0
     assert await service.comments() == {1: "a", 2: "größer", 3: "c"}
 
@@ -169,15 +171,22 @@ async def test_a_line_that_is_not_json_spoils_no_other(
     assert set(await service.comments()) == {1, 2}
     written = failures(tmp_path / "r.ndjson.failed.ndjson")
     assert [(number, status) for number, status, _, _ in written] == [(2, 400), (3, 400)]
+    assert [reason for _, _, reason, _ in written] == [
+        "not valid JSON: invalid character at byte 1",
+        "comment: is not valid UTF-8",
+    ]
     assert written[0][3] == "not JSON"
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--token", "marker"], "the service returned 401: "),
-        (["--database", "marker"], "403: The caller may not use this database."),
-        (["--url", "{url}/marker"], "the service returned 404"),
+        (["--token", "marker"], "the service answered 401: "),
+        (
+            ["--database", "marker"],
+            "403: The caller may not use this database.",
+        ),
+        (["--url", "{url}/marker"], "the service answered 404"),
     ],
     ids=["token", "database", "path"],
 )
