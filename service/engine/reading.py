@@ -109,7 +109,7 @@ async def _read(
         async with asyncio.timeout(WAIT_SECONDS):
             await pool.reads.acquire()
     except TimeoutError:
-        raise Unavailable("Too many records of this database are being read") from None
+        raise Unavailable("Too many reads of this database are in progress") from None
     try:
         seconds = float(pool.statement_seconds)
         return await run_system_statement(

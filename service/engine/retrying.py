@@ -211,7 +211,7 @@ def _describe_refusal(cause: Exception, pool: Pool) -> str:
     if isinstance(cause, UnsafeSearchPath):
         return "The database is not safe to use; run: care-trials check-config"
     if isinstance(cause, TimeoutError) and pool.is_exhausted:
-        return "The service's connections to the database are all at work"
+        return "All database connections are in use"
     meaning = get_meaning(getattr(cause, "sqlstate", None) or "")
     return meaning.message if meaning.status == 503 else UNREACHABLE
 

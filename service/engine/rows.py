@@ -152,14 +152,15 @@ class RowChunk:
         if len(self.outcomes) >= len(self.rows) and not self.result.done():
             self.result.set_result(self.outcomes)
 
-    def refuse_next(self, message: str, *, is_in_doubt: bool = False) -> None:
-        """Answer 503 for the next item, and so for later ones of its key."""
+    def refuse_next(
+        self, message: str, *, advice: str = "resend the item", is_in_doubt: bool = False
+    ) -> None:
+        """Return 503 for the next item, and so for later ones with its key."""
         key = self.keys[len(self.outcomes)]
         if key != 0:
             self.batch.refused_keys.add(key)
         self.solo_rows = max(0, self.solo_rows - 1)
         is_in_doubt |= self.batch.is_still_running or len(self.outcomes) < self.in_doubt
-        advice = "send the item again"
         if is_in_doubt and (key == 0 or self.batch.mode is Mode.CREATE):
             advice = (
                 "it may have been created anyway; resend the whole batch with"

@@ -281,14 +281,17 @@ class Scheduler:
         """Answer what is not to be tried, and let go of batches that do not wait."""
         for batch in list(self._queue):
             if batch.is_gone():
-                batch.give_up("The client hung up")
+                batch.give_up("The client disconnected")
             for chunk in batch.chunks:
                 if batch.given_up is not None and chunk.is_waiting:
                     chunk.refuse_rest(batch.given_up)
             while batch.chunks:
                 chunk = batch.chunks[0]
                 if chunk.is_waiting and chunk.keys[len(chunk.outcomes)] in batch.refused_keys:
-                    chunk.refuse_next("An item of the same key before this one got 503")
+                    chunk.refuse_next(
+                        "Not attempted: an earlier item with the same key got 503",
+                        advice="resend both in order",
+                    )
                 elif len(chunk.outcomes) < len(chunk.rows):
                     break
                 else:

@@ -32,7 +32,7 @@ def _transient(message: str = "The database is overloaded or not ready") -> Mean
 _BAD_VALUE = Meaning(400)
 _REFUSED = Meaning(403)
 _CONFLICT = Meaning(409)
-_CONTENTION = _transient("The item met others' changes to the same records again and again")
+_CONTENTION = _transient("Repeated conflicts with concurrent changes")
 _SCHEMA = Meaning(
     500, "item failed: the schema is not current; run: care-trials migrate", is_stale=True
 )
@@ -48,7 +48,7 @@ BY_CODE = {
     "23514": _BAD_VALUE,  # check violation
     "23P01": _CONFLICT,  # exclusion violation
     "25006": _transient("The database is read-only: a standby, or a primary that was demoted"),
-    "3D000": _transient("The database does not exist at its server"),
+    "3D000": _transient("The database does not exist on its server"),
     "42501": _REFUSED,  # insufficient privilege, row-level security
     "42703": _SCHEMA,  # undefined column
     "42704": _SCHEMA,  # undefined object: a type
@@ -58,7 +58,7 @@ BY_CODE = {
     "53100": _transient("The database's disk is full"),
     "53300": _transient("The database has too many connections"),
     "55000": _CONFLICT,  # object not in prerequisite state: what triggers raise for "closed"
-    "55P03": _transient("Somebody else holds a lock for too long"),  # lock not available
+    "55P03": _transient("Timed out waiting for a lock"),  # lock not available
     # It has waited long enough, and so has the caller.
     "57014": Meaning(503, "The statement took longer than the database allows", is_transient=True),
     "57P03": _transient("The database is starting up or shutting down"),
@@ -81,7 +81,7 @@ BY_CLASS = {
     "08": _transient(),  # connection exception
     "22": _BAD_VALUE,  # data exception
     "25": _transient(),  # invalid transaction state
-    "28": _transient("The database refused the service's own credentials"),
+    "28": _transient("The database rejected the service's credentials"),
     "3D": _transient(),  # invalid catalog name
     "40": _CONTENTION,  # transaction rollback: deadlock, serialization failure
     "53": _transient(),  # insufficient resources
@@ -143,4 +143,4 @@ def format_message(message: str, column: str | None) -> str:
     """Return an outcome's message: the JSON field, where PostgreSQL names it, and the reason."""
     if column in _JSON_NAMES:
         message = f"{_JSON_NAMES[column]}: {message}"
-    return shorten_message(message or "The database refused the item.")
+    return shortened(message or "The database rejected the item.")

@@ -22,12 +22,12 @@ SHORT_LOCK_TIMEOUT = "80ms"
 waiting in a circle ends before PostgreSQL kills one of them."""
 
 CREATED, UPDATED, DELETED = "Created", "Updated", "Deleted"
-SUPPRESSED = "A trigger of the database kept the record out."
-DELETE_SUPPRESSED = "A trigger of the database kept the record."
+SUPPRESSED = "A database trigger suppressed the write."
+DELETE_SUPPRESSED = "A database trigger prevented the deletion."
 NEWER_STORED = "A newer record is stored: its update_Date is later."
-EXISTS = "A record of this key exists."
+EXISTS = "A record with this key already exists."
 OTHER_BODY = f"This {IDEMPOTENCY_HEADER} was already used with a different body."
-NOT_FOUND = "There is no record of this key."
+NOT_FOUND = "No record has this key."
 
 
 RECEIPTS = "care_case_clinical_trial_receipt"

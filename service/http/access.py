@@ -92,8 +92,8 @@ class Authenticator:
         if key is None or claims is None:
             raise Problem(
                 401,
-                f"Valid credentials are required: an API key in {API_KEY_HEADER}, and a bearer"
-                " token that has not expired in Authorization.",
+                f"A valid API key ({API_KEY_HEADER}) and a valid, unexpired bearer token"
+                " (Authorization) are required.",
                 {hdrs.WWW_AUTHENTICATE: "Bearer"},
                 reason="api_key" if key is None else "token",
             )
@@ -152,7 +152,7 @@ class Authenticator:
         except KeySetUnavailable:
             raise Problem(
                 503,
-                "Tokens cannot be verified at the moment; try again.",
+                "Tokens cannot be verified at the moment; retry later.",
                 {hdrs.RETRY_AFTER: "5"},
                 reason="key_set",
             ) from None
@@ -205,7 +205,9 @@ class Access:
         request[RATE_LIMIT] = await self._rate_limiter.count(caller.name)
         record.database = database = self._get_database(request, caller)
         if action not in caller.allow:
-            raise Problem(403, f"This API key may not {_ACTIONS[action]}.", reason="allow")
+            raise Problem(
+                403, f"This API key is not allowed to {_ACTIONS[action]}.", reason="allow"
+            )
         return caller, database
 
     def _get_database(self, request: web.Request, caller: Caller) -> str:
@@ -213,12 +215,16 @@ class Access:
         if len(names) != 1 or not names[0]:
             raise Problem(
                 400,
-                f"Name the target database in one {DATABASE_HEADER} header.",
+                f"Specify the target database in exactly one {DATABASE_HEADER} header.",
                 reason="database_header",
             )
-        # One check for both cases, so that they look the same and take the same time.
-        if not (caller.can_use(names[0]) and names[0] in self._databases):
-            raise Problem(403, "The caller may not use this database.", reason="database")
+        # One check for both, so that they take the same time and look the same.
+        if not (caller.may_use(names[0]) and names[0] in self._databases):
+            raise Problem(
+                403,
+                "This database does not exist, or you do not have access to it.",
+                reason="database",
+            )
         return names[0]
 
 

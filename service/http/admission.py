@@ -164,7 +164,7 @@ class RateLimiter:
             headers[hdrs.RETRY_AFTER] = str(seconds)
             raise Problem(
                 429,
-                "This API key has made too many requests; try again later.",
+                "This API key has made too many requests; retry later.",
                 headers,
                 reason="rate_limit",
             )

@@ -182,7 +182,7 @@ async def _call_handler(
         if request.app[LIFECYCLE].is_stopping and request.method in WRITE_METHODS:
             raise Problem(
                 503,
-                "The service is shutting down; try again.",
+                "The service is shutting down; retry later.",
                 {hdrs.RETRY_AFTER: "5"},
                 reason="shutting_down",
             )
@@ -192,9 +192,8 @@ async def _call_handler(
     except web.HTTPException as error:
         raise _make_http_problem(error) from None
     except (Unavailable, TimedOut) as error:
-        message = str(error) or "The database did not answer in time"
-        detail = f"{message}; send the request again."
-        raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_unavailable") from None
+        detail = f"{str(error) or 'The database did not respond in time'}; retry later."
+        raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_away") from None
     except Exception as error:
         if not isinstance(error, DatabaseNotReady):  # which is in the log
             logger.exception("unhandled exception", exc_info=without_message(error))
@@ -205,14 +204,14 @@ async def _call_handler(
         raise Problem(500, detail, reason="internal") from None
 
 
-_ROUTING_ERRORS = {
-    404: ("path", "Nothing is served at this path."),
-    405: ("method", "This path does not answer this method."),
-}
-
-
-def _make_http_problem(error: web.HTTPException) -> Problem:
-    reason, detail = _ROUTING_ERRORS.get(error.status, ("http", error.reason))
+def _to_problem(error: web.HTTPException) -> Problem:
+    reason, detail = "http", error.reason
+    if error.status == 404:
+        reason, detail = "path", "Nothing is served at this path; check the base path."
+    elif isinstance(error, web.HTTPMethodNotAllowed):
+        *others, last = sorted(error.allowed_methods - {hdrs.METH_HEAD})
+        allowed = f"{', '.join(others)} or {last}" if others else last
+        reason, detail = "method", f"{error.method[:20]} is not supported here; use {allowed}."
     headers = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
     return Problem(error.status, detail, headers, reason=reason)
 

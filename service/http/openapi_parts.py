@@ -51,10 +51,9 @@ _PROBLEMS = {
     401: "The API key or the token is missing, invalid or expired.",
     403: "The caller has no access to this database, or it does not exist; or the API key is not"
     " allowed to do this; or the database refuses the record.",
-    404: "There is nothing at this path, or no record has this record key.",
+    404: "No record has this key.",
     409: f"A request with the same {IDEMPOTENCY_HEADER} is still in progress (with `Retry-After`);"
-    " or a single record is in conflict: its record key exists, or it conflicts with other"
-    " records.",
+    " or the record is in conflict: its key exists, or it conflicts with other records.",
     413: "The body is too large, or the batch has too many items.",
     415: "The media type, charset or content coding is not supported.",
     422: f"The {IDEMPOTENCY_HEADER} was already used with a different body; nothing was applied.",

@@ -49,7 +49,8 @@ class Probes:
         if not (self._has_own_port or is_loopback(request.remote)):
             raise Problem(
                 403,
-                "Metrics go to loopback alone here; set server.management_port for others.",
+                "Metrics are only served to this machine;"
+                " set server.management_port to expose them.",
                 reason="not_loopback",
             )
         self._states.sample()

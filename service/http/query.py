@@ -29,7 +29,7 @@ def read_path_key(request: web.Request) -> int:
     if key is None or key not in INT32:
         raise Problem(
             400,
-            f"Expected the key in the path to be an integer from {INT32[0]} to {INT32[-1]}.",
+            f"The key in the path must be an integer from {INT32[0]} to {INT32[-1]}.",
             reason="query",
         )
     return key
@@ -40,19 +40,20 @@ def read_page_query(request: web.Request) -> tuple[int, int, list[SortField]]:
     query = request.query
     for name in query:
         if name not in PARAMETERS:
-            raise _malformed(f"{name[:50]} is unknown; known are {', '.join(PARAMETERS)}")
+            supported = ", ".join(PARAMETERS)
+            raise _malformed(f"Unknown query parameter '{name[:50]}'; supported: {supported}")
         if len(query.getall(name)) > 1:
-            raise _malformed(f"{name} came more than once")
-    number = _read_count(query, "page", 1, INT32[-1])
-    size = _read_count(query, "pageSize", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-    return number, size, _parse_sorting(query.get("sortBy", ""))
+            raise _malformed(f"{name}: must not be repeated")
+    number = _count(query, "page", 1, INT32[-1])
+    size = _count(query, "pageSize", PAGE_ITEMS, MAX_PAGE_ITEMS)
+    return number, size, _sorting(query.get("sortBy", ""))
 
 
 def _read_count(query: Mapping[str, str], name: str, default: int, maximum: int) -> int:
     text = query.get(name, str(default))
     count = int(text) if _INTEGER.fullmatch(text) else 0
-    if not 1 <= count <= maximum:
-        raise _malformed(f"{name}: expected an integer from 1 to {maximum}")
+    if not 1 <= count <= most:
+        raise _malformed(f"{name}: must be an integer from 1 to {most}")
     return count
 
 
@@ -61,13 +62,14 @@ def _parse_sorting(text: str) -> list[SortField]:
     for part in filter(None, text.split(",")):
         name, _, direction = part.strip().partition(":")
         if name not in _FIELDS:
-            raise _malformed(f"sortBy: {name[:50]} is no field; known are {', '.join(_FIELDS)}")
+            supported = ", ".join(_FIELDS)
+            raise _malformed(f"sortBy: unknown field '{name[:50]}'; supported: {supported}")
         if direction not in ("", "asc", "desc"):
-            raise _malformed(f"sortBy: expected {name}:asc or {name}:desc")
-        # A repeated field no longer affects the order.
+            raise _malformed(f"sortBy: must be '{name}:asc' or '{name}:desc'")
+        # One that comes again changes nothing any more.
         sorting.setdefault(name, SortField(name, direction == "desc"))
     return [*sorting.values()]
 
 
 def _malformed(message: str) -> Problem:
-    return Problem(400, f"The query is malformed: {message}.", reason="query")
+    return Problem(400, f"{message}.", reason="query")

@@ -178,8 +178,8 @@ trial.website = "taken"
 refused { api.create_care_case_clinical_trial("acme", trial) }
 """
 
-EXISTS = "A record of this key exists."
-ABSENT = "There is no record of this key."
+EXISTS = "A record with this key already exists."
+ABSENT = "No record has this key."
 PAGINATION = '{"TotalCount":2,"TotalPages":2,"CurrentPage":1,"PageSize":1}'
 
 # A record with this website is refused, whatever its key.
@@ -224,7 +224,7 @@ async def test_a_generated_python_client_sends_a_batch_and_single_records(
     printed = await asyncio.to_thread(run, sys.executable, program, service.url, API_KEY, token())
 
     assert "[('17', 201, 'Created'), ('17', 200, 'Updated')]" in printed
-    assert "403 The caller may not use this database." in printed
+    assert "403 This database does not exist, or you do not have access to it." in printed
     *_, last = steps = printed.splitlines()[2:]
     assert steps[:-1] == [
         "one",
@@ -302,7 +302,7 @@ async def test_a_generated_ruby_client_sends_a_batch_and_single_records(
     assert steps == [
         "17 201 Created",
         "17 200 Updated",
-        "403 The caller may not use this database.",
+        "403 This database does not exist, or you do not have access to it.",
         "one",
         f"409 {EXISTS}",
         "Time",

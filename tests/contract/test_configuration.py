@@ -394,7 +394,7 @@ async def test_a_key_does_only_what_it_is_allowed_to(make_service: MakeService) 
     answer = await service.put([{KEY: 1}])
 
     assert answer.status == 403
-    assert "may not send batches" in answer.detail
+    assert "is not allowed to send batches" in answer.detail
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ async def test_where_there_is_no_record_there_is_404(make_service: MakeService) 
     absent = await service.ask("GET", "/7")
 
     assert absent.status == 404
-    assert absent.detail == "There is no record of this key."
+    assert absent.detail == "No record has this key."
     assert absent.envelope["error"]["instance"] == "/care-case-clinical-trials/7"
 
 
@@ -173,21 +173,21 @@ async def test_records_are_sorted_by_one_field_after_the_other(make_service: Mak
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("page=0", "page: expected an integer from 1 to 2147483647"),
-        ("page=2147483648", "page: expected"),
-        ("page=1.5", "page: expected"),
-        ("page=", "page: expected"),
-        ("pageSize=1001", "pageSize: expected an integer from 1 to 1000"),
-        ("pageSize=0", "pageSize: expected"),
-        ("pageSize=-5", "pageSize: expected"),
-        ("pageSize=5&pageSize=6", "pageSize came more than once"),
-        ("pagesize=5", "pagesize is unknown; known are page, pageSize, sortBy"),
-        ("sortBy=case_key", "case_key is no field; known are careCaseClinicalTrial_Key, "),
-        ("sortBy=case_Key:down", "expected case_Key:asc or case_Key:desc"),
-        ("sortBy=1", "1 is no field"),
-        ("sortBy=comment;drop table x", "comment;drop table x is no field"),
-        ("sortBy=case_Key:desc nulls last", "expected case_Key:asc"),
-        ("sortBy=" + "x" * 500, "x" * 50 + " is no field"),
+        ("page=0", "page: must be an integer from 1 to 2147483647"),
+        ("page=2147483648", "page: must be"),
+        ("page=1.5", "page: must be"),
+        ("page=", "page: must be"),
+        ("pageSize=1001", "pageSize: must be an integer from 1 to 1000"),
+        ("pageSize=0", "pageSize: must be"),
+        ("pageSize=-5", "pageSize: must be"),
+        ("pageSize=5&pageSize=6", "pageSize: must not be repeated"),
+        ("pagesize=5", "Unknown query parameter 'pagesize'; supported: page, pageSize, sortBy."),
+        ("sortBy=case_key", "unknown field 'case_key'; supported: careCaseClinicalTrial_Key, "),
+        ("sortBy=case_Key:down", "sortBy: must be 'case_Key:asc' or 'case_Key:desc'."),
+        ("sortBy=1", "sortBy: unknown field '1'"),
+        ("sortBy=comment;drop table x", "unknown field 'comment;drop table x'"),
+        ("sortBy=case_Key:desc nulls last", "sortBy: must be 'case_Key:asc'"),
+        ("sortBy=" + "x" * 500, "'" + "x" * 50 + "'"),
     ],
 )
 async def test_a_query_that_is_malformed_is_400_and_says_what_is_known(
@@ -300,5 +300,5 @@ async def test_a_read_that_takes_too_long_is_503_and_batches_go_on(
     for answer in answers:
         assert answer.status == 503
         assert answer.headers["Retry-After"]
-        assert "send the request again" in answer.detail
+        assert "retry later" in answer.detail
     assert (await service.put([{KEY: 1}])).statuses == [200]

@@ -86,7 +86,7 @@ async def test_a_key_that_exists_is_409_and_its_record_stays(service: ServiceUnd
     answer = await service.ask("POST", "", {KEY: 17, "comment": "another"})
 
     assert answer.status == 409
-    assert answer.detail == "A record of this key exists."
+    assert answer.detail == "A record with this key already exists."
     assert (await service.ask("GET", "/17")).envelope["data"] == FULL
 
 
@@ -182,7 +182,7 @@ async def test_put_of_a_record_that_does_not_exist_is_404_and_creates_none(
     answer = await service.ask("PUT", f"/{key}", {KEY: key})
 
     assert answer.status == 404
-    assert answer.detail == "There is no record of this key."
+    assert answer.detail == "No record has this key."
     assert await service.comments() == {}
 
 

@@ -239,7 +239,7 @@ async def test_a_database_that_cannot_be_reached_gives_each_item_503(
     answer = await service.put([{KEY: 1}, {}, {KEY: 0}], database="down")
 
     assert answer.statuses == [503, 400, 503]
-    assert "send the item again" in answer.outcomes[0][2]
+    assert "resend the item" in answer.outcomes[0][2]
     assert "secret" not in answer.body.decode()
     assert (await service.put([{KEY: 1}])).statuses == [201]
 
@@ -275,7 +275,7 @@ async def test_what_a_trigger_raises_as_if_the_database_were_ill_is_its_items_50
 
     for code, answer in zip(codes, answers, strict=True):
         assert (code, answer.statuses) == (code, [*[201] * 50, 503, *[201] * 49])
-        assert answer.outcomes[50][2].endswith("; send the item again.")
+        assert answer.outcomes[50][2].endswith("; resend the item.")
     stored = {item[KEY] for batch in batches for item in batch} - refused.keys()
     assert set(await service.comments()) == stored
 

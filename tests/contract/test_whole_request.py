@@ -276,6 +276,23 @@ async def test_a_body_that_is_not_json_is_400_naming_the_byte_after_decompressio
     assert await service.comments() == {}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "detail"),
+    [
+        ("POST", PATH, 405, "POST is not supported here; use PUT."),
+        ("GET", "/nowhere", 404, "Nothing is served at this path; check the base path."),
+    ],
+)
+async def test_an_unknown_path_or_method_is_reported_with_the_way_out(
+    make_service: MakeService, method: str, path: str, status: int, detail: str
+) -> None:
+    service = await make_service()
+
+    answer = await service.put(BATCH, method=method, path=path)
+
+    assert (answer.status, answer.detail) == (status, detail)
+
+
 async def test_a_body_malformed_at_its_end_is_400_and_nothing_is_applied(
     make_service: MakeService,
 ) -> None:

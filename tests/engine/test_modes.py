@@ -290,7 +290,7 @@ async def test_a_trigger_that_keeps_a_record_is_told(tenant: Tenant) -> None:
 
     (outcome,) = await tenant.apply(Mode.DELETE, record(1))
 
-    assert (outcome.status, outcome.body) == (409, "A trigger of the database kept the record.")
+    assert (outcome.status, outcome.body) == (409, "A database trigger prevented the deletion.")
 
 
 async def test_the_date_that_counts_is_the_one_that_was_sent(tenant: Tenant) -> None:
@@ -350,7 +350,7 @@ async def test_a_trigger_that_keeps_a_record_out_is_told(tenant: Tenant, mode: M
     (outcome,) = await tenant.apply(mode, record(key))
 
     assert (outcome.status, outcome.body) == (
-        409, "A trigger of the database kept the record out.",
+        409, "A database trigger suppressed the write.",
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ async def test_later_items_of_a_refused_key_are_not_tried() -> None:
 
     first = scheduler.next_statement()
     assert first is not None
-    chunk.refuse_next("Somebody else holds a lock")
+    chunk.refuse_next("Timed out waiting for a lock")
     scheduler.finish(first)
     second = scheduler.next_statement()
     assert second is not None
@@ -66,3 +66,7 @@ async def test_later_items_of_a_refused_key_are_not_tried() -> None:
 
     assert [first.keys, second.keys, third.keys] == [[1, 2, 1, 3], [2], [3]]
     assert [outcome.status for outcome in chunk.outcomes] == [503, 200, 503]
+    assert [outcome.body for outcome in chunk.outcomes if outcome.status == 503] == [
+        "Timed out waiting for a lock; resend the item.",
+        "Not attempted: an earlier item with the same key got 503; resend both in order.",
+    ]

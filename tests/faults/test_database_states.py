@@ -30,7 +30,7 @@ async def assert_503_then_healed(service: ServiceUnderTest, reason: str, during:
     assert answer.statuses == [503, 503]
     for _, _, body in answer.outcomes:
         assert reason in body
-        assert "send the item again" in body
+        assert "resend the item" in body
     await Ledger(service).assert_recovers()
 
 

@@ -40,6 +40,6 @@ async def test_items_are_503_while_postgresql_is_down_and_the_service_heals(
     await asyncio.to_thread(postgres.start)
 
     assert answer.statuses == [503, 503, 503]
-    assert all("send the item again" in body for _, _, body in answer.outcomes)
+    assert all("resend the item" in body for _, _, body in answer.outcomes)
     await ledger.assert_recovers()
     await ledger.assert_true()

@@ -37,7 +37,7 @@ async def test_a_setting_that_the_server_does_not_take_is_a_database_that_cannot
 
     assert answer.statuses == [503, 400, 503, 503]
     for _, status, body in answer.outcomes:
-        assert status == 400 or body == ("The database could not be reached; send the item again.")
+        assert status == 400 or body == ("The database could not be reached; resend the item.")
     causes = {getattr(record, "cause", None) for record in caplog.records} - {None}
     assert causes == {sqlstate}
     assert "migrate" not in caplog.text

@@ -34,6 +34,6 @@ async def test_metrics_go_to_strangers_on_a_port_of_their_own_alone(*, has_own_p
     if has_own_port:
         assert (await probes.metrics(request)).status == 200
     else:
-        with pytest.raises(Problem, match="loopback alone") as raised:
+        with pytest.raises(Problem, match="only served to this machine") as raised:
             await probes.metrics(request)
         assert raised.value.status == 403

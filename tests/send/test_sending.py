@@ -184,7 +184,7 @@ async def test_a_line_that_is_not_json_spoils_no_other(
         (["--token", "marker"], "the service answered 401: "),
         (
             ["--database", "marker"],
-            "403: The caller may not use this database.",
+            "403: This database does not exist, or you do not have access to it.",
         ),
         (["--url", "{url}/marker"], "the service answered 404"),
     ],
