@@ -143,4 +143,4 @@ def format_message(message: str, column: str | None) -> str:
     """Return an outcome's message: the JSON field, where PostgreSQL names it, and the reason."""
     if column in _JSON_NAMES:
         message = f"{_JSON_NAMES[column]}: {message}"
-    return shortened(message or "The database rejected the item.")
+    return shorten_message(message or "The database rejected the item.")

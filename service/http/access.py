@@ -219,7 +219,7 @@ class Access:
                 reason="database_header",
             )
         # One check for both, so that they take the same time and look the same.
-        if not (caller.may_use(names[0]) and names[0] in self._databases):
+        if not (caller.can_use(names[0]) and names[0] in self._databases):
             raise Problem(
                 403,
                 "This database does not exist, or you do not have access to it.",

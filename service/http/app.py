@@ -204,7 +204,7 @@ async def _call_handler(
         raise Problem(500, detail, reason="internal") from None
 
 
-def _to_problem(error: web.HTTPException) -> Problem:
+def _make_http_problem(error: web.HTTPException) -> Problem:
     reason, detail = "http", error.reason
     if error.status == 404:
         reason, detail = "path", "Nothing is served at this path; check the base path."

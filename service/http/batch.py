@@ -180,7 +180,7 @@ async def _apply_chunks(
             yield first, await task, not pending
     finally:
         batch.give_up("The client disconnected")
-        await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
+        await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
 
 
 async def _send_outcomes(

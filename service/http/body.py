@@ -93,7 +93,7 @@ class BodyReader:
         metrics.BODY_BYTES.labels(record.database).inc(len(body))
         return body
 
-    def _too_large(self) -> Problem:
+    def _make_too_large_problem(self) -> Problem:
         size = f"{self._max_bytes} bytes (uncompressed)"
         return Problem(413, f"The body exceeds {size}{self._advice}.", reason="body_bytes")
 
@@ -120,7 +120,7 @@ async def split_body(body: bytes | bytearray, max_items: int, max_item_bytes: in
     for chunk in split_batch(body, max_items, max_item_bytes):
         if chunk is not None:
             chunks.append(chunk)
-        if len(body) > SHORT_BODY_BYTES:
+        if len(body) > MAX_UNINTERRUPTED_BYTES:
             await asyncio.sleep(0)
     return chunks
 

@@ -165,9 +165,9 @@ _BATCH_EXAMPLES: list[tuple[str, str, list[dict[str, Any]], list[tuple[int, int,
         [(17, 201, "Created")],
     ),
     (
-        "refused",
+        "rejected",
         "One good record, and one that is rejected",
-        [RECORD, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
+        [RECORD_EXAMPLE, {KEY_FIELD: _KEY + 1, "update_User": "somebody with a very long name"}],
         [(_KEY, 200, "Updated"), (_KEY + 1, 400, "update_User: must be at most 20 characters")],
     ),
 ]

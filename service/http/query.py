@@ -44,16 +44,16 @@ def read_page_query(request: web.Request) -> tuple[int, int, list[SortField]]:
             raise _malformed(f"Unknown query parameter '{name[:50]}'; supported: {supported}")
         if len(query.getall(name)) > 1:
             raise _malformed(f"{name}: must not be repeated")
-    number = _count(query, "page", 1, INT32[-1])
-    size = _count(query, "pageSize", PAGE_ITEMS, MAX_PAGE_ITEMS)
-    return number, size, _sorting(query.get("sortBy", ""))
+    number = _read_count(query, "page", 1, INT32[-1])
+    size = _read_count(query, "pageSize", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+    return number, size, _parse_sorting(query.get("sortBy", ""))
 
 
 def _read_count(query: Mapping[str, str], name: str, default: int, maximum: int) -> int:
     text = query.get(name, str(default))
     count = int(text) if _INTEGER.fullmatch(text) else 0
-    if not 1 <= count <= most:
-        raise _malformed(f"{name}: must be an integer from 1 to {most}")
+    if not 1 <= count <= maximum:
+        raise _malformed(f"{name}: must be an integer from 1 to {maximum}")
     return count
 
 

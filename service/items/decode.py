@@ -17,10 +17,10 @@ from service.wire import (
     PREFER_HEADER,
     Int32,
     Item,
-    Keyed,
+    KeyOnlyItem,
     Outcome,
     StrictItem,
-    shortened,
+    shorten_message,
 )
 
 
@@ -157,7 +157,7 @@ class BatchDecoder:
             message = str(error)
         except RecursionError:
             message = messages.NESTED
-        return Outcome(_read_key(readable), 400, shortened(message))
+        return Outcome(_read_key(readable), 400, shorten_message(message))
 
     def _convert_item(self, raw: bytes) -> Item:
         try:
@@ -274,8 +274,8 @@ def _check_texts(item: Item) -> None:
 _NAMES = list(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
 
 
-_KEYS = msgspec.json.Decoder(list[Keyed])
-_KEY = msgspec.json.Decoder(Keyed)
+_KEYS = msgspec.json.Decoder(list[KeyOnlyItem])
+_KEY = msgspec.json.Decoder(KeyOnlyItem)
 
 
 def read_keys(body: bytes | bytearray, chunk: Chunk) -> list[int]:

@@ -171,7 +171,7 @@ def _describe_unreadable(text: bytes) -> str:
     return describe_syntax_error(*found) if found else describe_unstorable(text, _NAMES)
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """Return a number; as an integer if its value is whole, however it is written."""
     number = float(text)
     if not isfinite(number) or "_" in text:
