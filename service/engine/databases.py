@@ -42,7 +42,7 @@ class NotReplicated(asyncpg.InterfaceError):
 
 
 class Session:
-    """What is known of a connection's session at the server.
+    """State of a connection's session at the server.
 
     ``clock_offset``: seconds since 1970 by the server's clock, minus ``time.monotonic()`` here.
     ``is_unreplicated``: the wait of a commit for a standby was cut short.
@@ -101,7 +101,7 @@ class Pool:
         self.is_distributed = database.distributed
         self.schema = database.search_path[0]
         self._connections = connections
-        # So that reads, which may take long, leave connections to the writer.
+        # Long reads must leave connections to the writer.
         self.reads = asyncio.Semaphore(max(1, database.pool_max_size // 2))
 
     def sql(self, statement: str) -> str:
@@ -118,17 +118,17 @@ class Pool:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether all connections that there may be are at work."""
+        """Return whether all connections are in use and no more can be opened."""
         return self.in_use == self.max_size
 
     @property
     def max_size(self) -> int:
-        """How many connections there may be."""
+        """Maximum number of connections."""
         return self._connections.get_max_size()
 
     @property
     def in_use(self) -> int:
-        """How many connections are at work."""
+        """Number of connections in use."""
         return self._connections.get_size() - self._connections.get_idle_size()
 
     def sample(self) -> None:
@@ -138,11 +138,11 @@ class Pool:
         metrics.POOL_MAX_SIZE.labels(self.name).set(self.max_size)
 
     async def expire_connections(self) -> None:
-        """Close all connections as they come back."""
+        """Close each connection when it is released."""
         await self._connections.expire_connections()
 
     async def close(self) -> None:
-        """Close all connections, by force those that do not come back in time."""
+        """Close all connections; terminate those that are not released in time."""
         try:
             await asyncio.wait_for(self._connections.close(), CLOSE_SECONDS)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""What is stored: a record by its key, and pages of records (contract section 1, "One record")."""
+"""Reads of stored records: one by its key, or a page (contract section 1, "One record")."""
 
 import asyncio
 import codecs
@@ -14,7 +14,7 @@ from service.statements import PAGE, RECORD, with_columns
 from service.wire import Item
 
 WAIT_SECONDS = 10
-"""How long a read waits for those before it, which have their share of the connections."""
+"""Maximum wait for earlier reads, which use all connections that reads can have."""
 
 _COLUMNS = dict(zip(Item.__struct_encode_fields__, Item.__struct_fields__, strict=True))
 _KEY_FIELD = next(iter(_COLUMNS))
@@ -40,7 +40,7 @@ class Page(NamedTuple):
 
 
 async def find(pool: Pool, key: int, activity_id: str) -> Item | None:
-    """Return the record of a key, None where there is none.
+    """Return the record with this key; None if it does not exist.
 
     Raises what served() does.
     """
@@ -74,7 +74,7 @@ async def page(
 
 
 def _order(sorting: Sequence[SortField]) -> str:
-    """Return what stands behind "order by": columns by the names that we know, and nothing else."""
+    """Return the columns of "order by". Only known names reach the SQL."""
     fields = [*sorting]
     if not any(field.name == _KEY_FIELD for field in fields):
         fields.append(SortField(_KEY_FIELD, is_descending=False))

@@ -20,7 +20,7 @@ from service.telemetry import metrics
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5
-"""How long a look at receipts, or a round of deleting expired ones, may take."""
+"""Timeout of a lookup of receipts, and of one round of their cleanup."""
 
 CLEANUP_SECONDS = 600
 """How often a process deletes expired requests, with jitter."""
@@ -136,7 +136,7 @@ class RequestRegistry:
         return await with_connection(self._pool, work, CHECK_SECONDS, "")
 
     async def delete_expired_forever(self) -> None:
-        """Delete expired requests as long as the process runs."""
+        """Delete expired requests until the task is canceled."""
         while True:
             await asyncio.sleep(CLEANUP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             try:

@@ -1,4 +1,4 @@
-"""The keys that a batch names, which are never drawn for its records without one."""
+"""The explicit keys of a batch, which are never assigned to its key-0 items."""
 
 from array import array
 from bisect import bisect_left
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from service.wire import INT32
 
 WINDOW_KEYS = 512
-"""How many keys on each side of the last drawn one go with a statement: all of 100,000 would cost
-it 0.2 s."""
+"""Number of keys on each side of the last assigned one that are sent with a statement: all of
+100,000 would cost it 0.2 s."""
 
 
 class Window(NamedTuple):
-    """The reserved keys between two bounds, inclusive; None: there is none on this side."""
+    """The reserved keys between two bounds, inclusive; None: no bound on this side."""
 
     keys: list[int] | None
     first: int | None
@@ -24,13 +24,13 @@ NO_WINDOW = Window(None, None, None)
 
 
 class ReservedKeys:
-    """The distinct keys that a batch names, sorted; 4 bytes each."""
+    """The distinct explicit keys of a batch, sorted; 4 bytes each."""
 
     def __init__(self, keys: Iterable[int]) -> None:
         self._keys = array("i", sorted({key for key in keys if key in INT32}))
 
     def around(self, assigned: int) -> Window:
-        """Return those that the next drawn keys may meet, when ``assigned`` was the last."""
+        """Return those that the next assigned keys can equal, if ``assigned`` was the last."""
         if len(self._keys) <= 2 * WINDOW_KEYS:
             return Window(self._keys.tolist() or None, None, None)
         middle = bisect_left(self._keys, assigned)

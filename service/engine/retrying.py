@@ -1,4 +1,4 @@
-"""A statement on a pooled connection, again after failures that pass (contract section 2)."""
+"""Runs a statement on a pooled connection and retries transient failures (contract section 2)."""
 
 import asyncio
 import logging
@@ -31,19 +31,19 @@ FIRST_DELAY_SECONDS = 0.1
 """Doubled after every attempt and jittered; all attempts together wait about 3 seconds."""
 
 ACQUIRE_SECONDS = 10
-"""How long a statement waits for a connection, a new one's handshake included."""
+"""Maximum wait for a connection, including the handshake of a new one."""
 
 RETRY_SECONDS = 15
 """No attempt begins later than this after the first."""
 
 END_SECONDS = 6
-"""How long the end of a lost session may take."""
+"""Timeout for terminating a lost session."""
 
 CANCEL_SECONDS = 0.5
-"""How much later than the deadline the service itself cancels a statement."""
+"""Time from the deadline until the service itself cancels a statement."""
 
 CANCELLED_SECONDS = 1
-"""How long it then waits for the end, with which the rows of others are let go."""
+"""Maximum wait for the end of a canceled statement, which releases the rows of others."""
 
 UNREACHABLE = "The database could not be reached"
 NOT_REPLICATED = "The database's standby did not confirm the commit"
@@ -63,7 +63,7 @@ class Unavailable(Exception):
 
 
 class TimedOut(Exception):
-    """The statement took longer than it may, and does so no more.
+    """The statement timed out and has ended.
 
     ``is_in_doubt``: the answer of an attempt was not read, so that it may have been committed.
     """
@@ -74,11 +74,11 @@ class TimedOut(Exception):
 
 
 class DatabaseNotReady(Exception):
-    """The database lacks what a statement needs: a migration or a privilege; the log says which."""
+    """A migration or a privilege is missing; the log says which."""
 
 
 class NotEncodable(Exception):
-    """An argument of a statement that asyncpg cannot send: our fault, and no retry helps."""
+    """asyncpg cannot encode an argument: a fault of the service, which no retry fixes."""
 
 
 CONNECTION_LOST = (
@@ -88,11 +88,11 @@ CONNECTION_LOST = (
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
 )
-"""All that a statement raises whose connection is of no more use."""
+"""Errors of a statement whose connection cannot be used any more."""
 
 
 class _ConnectionLost(Exception):
-    """The connection broke when the statement had been sent; it may run on until its deadline.
+    """The connection broke after the statement was sent, which can run until its deadline.
 
     ``server_process`` is where, ``deadline`` until when by ``time.monotonic()``.
     """
@@ -105,7 +105,7 @@ class _ConnectionLost(Exception):
 
 
 class _NoConnection(Exception):
-    """No connection was to be had."""
+    """No connection could be obtained."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__()
@@ -113,13 +113,13 @@ class _NoConnection(Exception):
 
 
 Work = Callable[[PooledConnection, float, float], Awaitable[Result]]
-"""Is given the connection, the deadline by the server's clock, and the seconds until then."""
+"""Called with the connection, the deadline by the server's clock, and the seconds until then."""
 
 
 async def with_connection(
     pool: Pool, work: Work[Result], seconds: float, activity_id: str
 ) -> Result:
-    """Return what the work returns, one statement on a connection of the pool.
+    """Run one statement on a connection of the pool and return its result.
 
     The statement undoes itself when it is not done within ``seconds`` of being sent. It is sent
     again, on another connection if need be, after a refused or lost connection, and whatever
@@ -207,7 +207,7 @@ async def run_system_statement(
 
 
 def _describe_refusal(cause: Exception, pool: Pool) -> str:
-    """Return why there is no connection, in words."""
+    """Return a sentence on why no connection could be obtained."""
     if isinstance(cause, UnsafeSearchPath):
         return "The database is not safe to use; run: care-trials check-config"
     if isinstance(cause, TimeoutError) and pool.is_exhausted:
@@ -217,7 +217,7 @@ def _describe_refusal(cause: Exception, pool: Pool) -> str:
 
 
 async def _connected(pool: Pool, lost: _ConnectionLost | None) -> PooledConnection:
-    """Lend a connection, as soon as what a lost one left running has ended. Raises _Refused."""
+    """Yield a connection once the statements of lost ones have ended. Raises _NoConnection."""
     started_at = time.monotonic()
     try:
         connection = await pool.acquire(ACQUIRE_SECONDS)
@@ -239,7 +239,7 @@ async def _wait_for_deadline(lost: _ConnectionLost) -> None:
 
 
 async def _has_ended(pool: Pool, connection: PooledConnection, lost: _ConnectionLost) -> bool:
-    """End a lost session; tell whether its end was seen."""
+    """Terminate a lost session; return whether it was seen to end."""
     if pool.is_shared_by_transaction:
         return False
     try:
@@ -252,7 +252,7 @@ async def _has_ended(pool: Pool, connection: PooledConnection, lost: _Connection
 
 
 async def _wait_until_ended(pool: Pool, lost: _ConnectionLost) -> None:
-    """Wait until what was lost has ended, or until its deadline has passed."""
+    """Wait until a lost statement has ended, or its deadline has passed."""
     try:
         async with asyncio.timeout(lost.deadline - time.monotonic()):
             await pool.release(await _connected(pool, lost))

@@ -1,4 +1,4 @@
-"""What all of the engine speaks of: rows, their batch, their runs, and what became of them."""
+"""Shared types of the engine: rows, their batch, its chunks and their outcomes."""
 
 import asyncio
 import hashlib
@@ -23,9 +23,9 @@ Row = tuple[Any, ...]
 
 
 class Mode(StrEnum):
-    """What becomes of a record that exists, and of one that does not.
+    """Effect on a record that exists, and on an item whose record does not.
 
-    Their meanings stand in sql/functions/care_case_clinical_trial_apply.sql.
+    Defined in sql/functions/care_case_clinical_trial_apply.sql.
     """
 
     UPSERT = "upsert"
@@ -36,12 +36,12 @@ class Mode(StrEnum):
 
     @property
     def is_set_based(self) -> bool:
-        """Whether many rows may be tried by one statement."""
+        """Return whether many rows can be written by one statement."""
         return self in {Mode.UPSERT, Mode.NEWEST}
 
 
 class BatchKeys(NamedTuple):
-    """What is known of a batch as a whole: the keys that its items name, a digest of its bytes."""
+    """The explicit keys of a whole batch, and the digest of its body."""
 
     named_keys: Sequence[int]
     digest: UUID
@@ -49,7 +49,7 @@ class BatchKeys(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Batch:
-    """One caller's batch on its way into one database.
+    """One caller's batch for one database.
 
     Under ``key`` it can be resent; ``request_id`` identifies it in its receipts: of its key-0
     records, and of all that it creates in the mode ``create``. Only if there are such,
@@ -83,22 +83,22 @@ class Batch:
 
     @cached_property
     def request_id(self) -> UUID:
-        """The request's name; most batches do not need one."""
+        """Return the identity of the request in its receipts; most batches do not need one."""
         caller, database = self.caller, self.database
         name = f"{len(caller)} {caller} {len(database)} {database} {self.key}"
         return UUID(bytes=hashlib.sha256(name.encode()).digest()[:16])
 
     def give_up(self, message: str) -> None:
-        """Let nothing further of it start; the items that wait get 503 for this reason."""
+        """Abort the batch: pending items get 503 with this reason."""
         self.given_up = self.given_up or message
 
     def block(self) -> None:
-        """Start nothing further of it: another attempt of the same request is in progress."""
+        """Abort the batch because another attempt of the same request is in progress."""
         self.is_still_running = True
         self.give_up(get_meaning(STILL_RUNNING).message)
 
     def failed(self, key: int, sqlstate: str, message: str, column: str | None) -> Outcome:
-        """Return the outcome of an item with this SQLSTATE; the log tells of a 500, once."""
+        """Return the outcome of an item with this SQLSTATE; log a 500 once per SQLSTATE."""
         meaning = get_meaning(sqlstate)
         if meaning.status != 500:
             return Outcome(key, meaning.status, format_message(message, column))
@@ -114,7 +114,7 @@ class Batch:
 
 
 class RowChunk:
-    """Consecutive items of a batch that were handed over at once.
+    """Consecutive rows of a batch, passed to the writer together.
 
     ``places`` are those of the items in the request. Of the rows, the first ``len(outcomes)``
     are dealt with; the next ``solo_rows`` go one by one; some may be at work in a statement. Those
@@ -136,18 +136,18 @@ class RowChunk:
         self.result: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
 
     def named_keys_between(self, start: int, end: int) -> AbstractSet[int]:
-        """Return the keys that these of its items name."""
+        """Return the explicit keys of these rows."""
         if end - start == len(self.keys):
             return self.named_keys
         return set(self.keys[start:end]) - {0}
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has rows that are to be applied, and none at work."""
+        """Return whether it has pending rows and none that is running."""
         return not self.running_rows and len(self.outcomes) < len(self.rows)
 
     def add(self, outcomes: list[Outcome]) -> None:
-        """Note what became of the next rows; hand out the outcomes after the last."""
+        """Record the next outcomes; resolve the future when all rows are done."""
         self.outcomes += outcomes
         if len(self.outcomes) >= len(self.rows) and not self.result.done():
             self.result.set_result(self.outcomes)
@@ -155,7 +155,7 @@ class RowChunk:
     def refuse_next(
         self, message: str, *, advice: str = "resend the item", is_in_doubt: bool = False
     ) -> None:
-        """Return 503 for the next item, and so for later ones with its key."""
+        """Set the next outcome to 503, which later items with the same key get as well."""
         key = self.keys[len(self.outcomes)]
         if key != 0:
             self.batch.refused_keys.add(key)
@@ -169,6 +169,6 @@ class RowChunk:
         self.add([Outcome(key, 503, f"{message}; {advice}.")])
 
     def refuse_rest(self, message: str) -> None:
-        """Answer 503 for all items that are not dealt with."""
+        """Set all missing outcomes to 503."""
         for _ in range(len(self.outcomes), len(self.rows)):
             self.refuse_next(message)

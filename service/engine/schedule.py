@@ -1,9 +1,9 @@
-"""Who goes next, and what shares a statement: decided here, without I/O.
+"""Chooses the rows of the next statement. No I/O.
 
-A few slots take from each waiting batch in turn until a statement is full, but no key that is at
-work, so that the items of a key take effect in order. Where rows of different keys do not
-commute there is one slot, and a run starts when the one before it has ended. An item that must
-wait for somebody else goes alone, beside the slots.
+A few slots take rows from each waiting batch in turn until a statement is full. A key that is
+running is not taken, so items with the same key take effect in order. If rows of different keys do
+not commute, there is one slot, and a chunk starts when the one before it has ended. An item that
+must wait for somebody else's lock runs in a statement of its own ("solo"), outside the slots.
 """
 
 import time
@@ -22,29 +22,30 @@ from service.engine.statement import (
 )
 
 SLOTS = 2
-"""Statements at once, each on a connection of its own; more gained nothing on two cores."""
+"""Maximum number of shared statements at a time, each on its own connection. More gained nothing on
+two cores."""
 
 SMALL_ITEMS = 50
 RESERVED_SLOT_SECONDS = 0.05
-"""For so long after a batch of so few items came, statements of more leave one slot free, and take
-fewer rows."""
+"""After a batch with at most SMALL_ITEMS items arrived, larger statements leave one slot free for
+this time and take fewer rows."""
 
 MAX_LONG_LOCK_WAITS = 3
-"""After so many items of a batch that waited for a lock in vain, its others wait less long."""
+"""Number of lock timeouts of a batch after which its other items wait less long."""
 
 UNSHARED_SECONDS = 1
-"""How long a caller whose items failed in a shared statement runs by itself."""
+"""Time for which a caller whose items failed in a shared statement shares no more."""
 
 MANY_FAILURES = 0.1
-"""Where such a share of a caller's items failed, its statements take fewer rows meanwhile: one that
-fails may take ten times as long."""
+"""Fraction of failed items from which such a caller's statements take fewer rows: a statement that
+fails can take ten times as long."""
 
 REDUCED_ROWS = 100
-"""Rows of a statement for whose end others wait."""
+"""Maximum rows of a statement that others are waiting for."""
 
 
 class Scheduler:
-    """The batches that wait for one database, and the statements at work.
+    """The waiting batches and the running statements of one database.
 
     ``statement_rows``: rows of one statement at most; ``max_solo``: how many items may run alone at
     once, beside the slots; ``long_lock_timeout``: how long such an item waits for a lock, in
@@ -80,14 +81,14 @@ class Scheduler:
         self._slot_reserved_until = 0.0
 
     def add(self, batch: Batch) -> None:
-        """Let a batch wait for its turn; some of its runs are not dealt with."""
+        """Enqueue a batch that has pending rows."""
         if batch not in self._queue:
             self._queue.append(batch)
         if _is_small(batch):
             self._slot_reserved_until = self._now() + RESERVED_SLOT_SECONDS
 
     def next_statement(self) -> Statement | None:
-        """Return the next statement that may start now, if there is one; it counts as at work."""
+        """Return the next statement that can start now, or None; it counts as running."""
         has_slot = self.slots_in_use < (SLOTS if self.commutes else 1)
         if not has_slot and not self._has_solo:
             return None
@@ -107,7 +108,7 @@ class Scheduler:
         return statement
 
     def finish(self, statement: Statement) -> None:
-        """Let go of the statement's keys; what it has not dealt with waits again."""
+        """Release the statement's keys and requeue its unprocessed rows."""
         self._running.discard(statement)
         self._solo -= statement.is_solo
         for chunk, _, _ in statement.slices:
@@ -115,43 +116,46 @@ class Scheduler:
             self._update_solo(chunk.batch)
 
     def _update_solo(self, batch: Batch) -> None:
-        """Another run of the batch may be its next now, and one that goes alone."""
+        """Note whether the batch has a solo item that can start."""
         self._has_solo |= any(chunk.solo_rows for chunk in batch.chunks)
 
     @property
     def waiting_chunks(self) -> int:
-        """How many runs wait for their turn."""
+        """Number of waiting chunks."""
         return sum(chunk.is_waiting for batch in self._queue for chunk in batch.chunks)
 
     @property
     def slots_in_use(self) -> int:
-        """How many statements are at work, but for items that run alone."""
+        """Number of running statements, except solo items."""
         return len(self._running) - self._solo
 
     @property
     def solo_running(self) -> int:
-        """How many items run alone."""
+        """Number of running solo items."""
         return self._solo
 
     @property
     def _awaits_small(self) -> bool:
-        """Whether more small batches are to be expected."""
+        """Return whether more small batches are expected."""
         return self._now() < self._slot_reserved_until
 
     def give_up(self, message: str) -> None:
-        """Let nothing of the batches that wait start: they have waited through an outage."""
+        """Fail all waiting batches after an outage."""
         for batch in self._queue:
             batch.give_up(message)
 
     def unshare(self, batch: Batch, failures: float) -> None:
-        """Let the batch's caller run by itself for a while: such a share of its items failed."""
+        """Stop sharing statements with this caller for a while.
+
+        ``failures``: the fraction of its items that failed.
+        """
         self._unshared_until[batch.caller] = self._now() + UNSHARED_SECONDS
         self._is_slow[batch.caller] = failures >= MANY_FAILURES
 
     def _next(self, *, has_slot: bool, may_be_large: bool) -> Statement | None:
         self._has_solo = False
         slices: list[RowSlice] = []
-        # What is at work, and what those who came earlier wait for.
+        # The keys that are running, and those that earlier batches wait for.
         taken: list[AbstractSet[int]] = [statement.named_keys for statement in self._running]
         room = self._statement_rows
         for batch in self._queue:
@@ -187,7 +191,7 @@ class Scheduler:
         )
 
     def _head(self, batch: Batch) -> RowChunk | None:
-        """Return the batch's first run that may start before those in front of it have ended."""
+        """Return the batch's first chunk that can start before earlier ones have ended."""
         for chunk in batch.chunks:
             if chunk.is_waiting:
                 return chunk
@@ -200,7 +204,7 @@ class Scheduler:
     def _next_slice(
         self, chunk: RowChunk, taken: list[AbstractSet[int]], room: int
     ) -> RowSlice | None:
-        """Return the first rows of the run whose keys are free, None where the first is not."""
+        """Return the chunk's first rows whose keys are free; None if the first key is not."""
         start = len(chunk.outcomes)
         end = min(len(chunk.rows), start + room)
         if chunk.has_receipts:
@@ -219,7 +223,7 @@ class Scheduler:
     def _following_slices(
         self, row_slice: RowSlice, taken: list[AbstractSet[int]], room: int
     ) -> Iterator[RowSlice]:
-        """Yield the next runs of the batch behind a section, as long as they fit in as a whole."""
+        """Yield the batch's following chunks, as long as they fit completely."""
         behind = dropwhile(lambda other: other is not row_slice.chunk, row_slice.chunk.batch.chunks)
         for chunk in islice(behind, 1, None):
             room -= row_slice.end - row_slice.start
@@ -238,7 +242,7 @@ class Scheduler:
             row_slice = following
 
     def _may_share(self, slices: list[RowSlice], chunk: RowChunk, room: int) -> bool:
-        # Not a few rows of a large run, which would then be two.
+        # Do not split a large chunk across two statements.
         fits = len(chunk.rows) - len(chunk.outcomes) <= room
         batch, first = chunk.batch, slices[0].chunk.batch
         is_alike = batch.user == first.user and batch.mode is first.mode
@@ -252,7 +256,7 @@ class Scheduler:
         return until is not None and until >= self._now()
 
     def _room(self, batch: Batch) -> int:
-        """Return how many rows a statement that begins with this batch may have."""
+        """Return the maximum number of rows of a statement that begins with this batch."""
         is_slow = self._is_unshared(batch) and self._is_slow[batch.caller]
         is_awaited = not _is_small(batch) and self._awaits_small
         return self._reduced_rows if is_slow or is_awaited else self._statement_rows
@@ -278,7 +282,7 @@ class Scheduler:
         return chunk.batch.reserved.around(self.last_assigned)
 
     def _forget_the_done(self) -> None:
-        """Answer what is not to be tried, and let go of batches that do not wait."""
+        """Fail rows that will not be tried, and drop finished batches."""
         for batch in list(self._queue):
             if batch.is_gone():
                 batch.give_up("The client disconnected")

@@ -1,4 +1,4 @@
-"""All that is known of a SQLSTATE (contract section 1, "Response: 207"), one row each.
+"""The meaning of each SQLSTATE (contract section 1, "Response: 207").
 
 Codes and classes: PostgreSQL documentation, appendix A "PostgreSQL Error Codes".
 """
@@ -9,7 +9,7 @@ from service.wire import Item, shorten_message
 
 
 class Meaning(NamedTuple):
-    """What an error means: the status of its item, and what is done and said about it.
+    """Meaning of an error: the item's status, its message, and what the service does.
 
     ``is_transient``: it does not lie in an item, so the item is left for another statement.
     ``is_retried``: the same may succeed a moment later, so it is tried before anybody is told.
@@ -62,7 +62,7 @@ BY_CODE = {
     # It has waited long enough, and so has the caller.
     "57014": Meaning(503, "The statement took longer than the database allows", is_transient=True),
     "57P03": _transient("The database is starting up or shutting down"),
-    # Our own: care_case_clinical_trial_apply() does not run at another isolation level.
+    # Our own: care_case_clinical_trial_apply_items() does not run at another isolation level.
     "CT001": Meaning(
         500,
         "item failed: alter role … set default_transaction_isolation = 'read committed'",
@@ -101,7 +101,7 @@ UNKNOWN = "XX000"
 
 _WORKER_LOST = "08006"
 _WORKER_ERRORS = "connection marked as essential"
-"""How Citus tells, as an internal error, that a worker was lost in the middle of a statement."""
+"""Part of Citus's message for an internal error that means a lost worker."""
 
 NOT_RUNNABLE = ("42", "CT")
 """Classes of errors that lie in the statement, which fails for every row: for want of a migration,
@@ -118,7 +118,7 @@ _JSON_NAMES = dict(zip(Item.__struct_fields__, Item.__struct_encode_fields__, st
 
 
 def get_meaning(sqlstate: str) -> Meaning:
-    """Return what is known of this SQLSTATE, 500 where nothing is."""
+    """Return the meaning of this SQLSTATE; 500 if it is unknown."""
     return BY_CODE.get(sqlstate) or BY_CLASS.get(sqlstate[:2], _INTERNAL)
 
 
@@ -134,13 +134,13 @@ TRANSIENT_ARRAY = f"{{{','.join(TRANSIENT)}}}"
 
 
 def get_sqlstate(error: Exception) -> str:
-    """Return the error's SQLSTATE, where the server sent one."""
+    """Return the error's SQLSTATE; UNKNOWN if the server sent none."""
     sqlstate = getattr(error, "sqlstate", None) or UNKNOWN
     return _WORKER_LOST if sqlstate == UNKNOWN and _WORKER_ERRORS in str(error) else sqlstate
 
 
 def format_message(message: str, column: str | None) -> str:
-    """Return an outcome's message: the JSON field, where PostgreSQL names it, and the reason."""
+    """Return an outcome's message: the JSON field, if PostgreSQL names it, and the reason."""
     if column in _JSON_NAMES:
         message = f"{_JSON_NAMES[column]}: {message}"
     return shorten_message(message or "The database rejected the item.")

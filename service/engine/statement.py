@@ -1,4 +1,4 @@
-"""One statement: sections of runs, sent together, and what became of each of their items."""
+"""One statement: row slices sent together, and the outcome of each row."""
 
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -31,7 +31,7 @@ NOT_FOUND = "No record has this key."
 
 
 RECEIPTS = "care_case_clinical_trial_receipt"
-"""The table whose name tells that an error is not an item's."""
+"""The table whose name in an error shows that no item caused it."""
 
 
 class Answer(NamedTuple):
@@ -49,7 +49,7 @@ class Answer(NamedTuple):
 
     @classmethod
     def from_record(cls, record: asyncpg.Record) -> Self:
-        """Read what it returned, where an array of nothing may be null."""
+        """Return the function's result; an empty array can be null in the record."""
         states, commutes, is_by_key, assigned, sqlstates, messages, columns, stopped, beyond = (
             record
         )
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """What a statement did: outcomes of the first items, and why it stopped before the others.
+    """Result of a statement: outcomes of the first items, and why it stopped before the others.
 
     ``stopped``: the SQLSTATE for which it left the next item; ``commutes``: whether rows of
     different keys do; ``assigned``: the last key that it drew.
@@ -75,7 +75,7 @@ class Applied(NamedTuple):
 
 
 class RowSlice(NamedTuple):
-    """Rows of one run that go with a statement: ``row_slice.chunk.rows[start:end]``."""
+    """Rows of one chunk in a statement: ``chunk.rows[start:end]``."""
 
     chunk: RowChunk
     start: int
@@ -95,7 +95,7 @@ class Statement:
         window: Window = NO_WINDOW,
         is_cautious: bool = False,
     ) -> None:
-        """``is_cautious``: one after another from the start, for an item will fail."""
+        """``is_cautious``: apply the rows one at a time, because one is expected to fail."""
         self.slices = slices
         self.is_solo = is_solo
         self._must_commute = must_commute
@@ -118,7 +118,7 @@ class Statement:
         self._is_distinct = repeated == key_zero and not is_cautious
 
     def sequential_cause(self, applied: Applied) -> str | None:
-        """Return why its items were tried one after another, None where they were not."""
+        """Return why its items were tried one at a time; None if they were not."""
         if self.is_solo:
             return "solo"
         if applied.has_failures or applied.stopped is not None or self._is_cautious:
@@ -143,7 +143,7 @@ class Statement:
             places = chunk.places[start:end]
             if self.named_keys and self.batch.mode is not Mode.CREATE:
                 places = [place for place, key in zip(places, keys, strict=True) if not key]
-                # Those without a key come first.
+                # Key-0 items come first.
                 keys = [key or INT32[0] - 1 for key in keys]
             batch = self.batch
             request = (batch.request_id, batch.digest, _ranges(places), *self._window)
@@ -211,7 +211,7 @@ class Statement:
                 case "d":
                     outcomes.append(Outcome(key, 204, DELETED))
                 case "a" if chunk.batch.mode is Mode.DELETE and position < chunk.in_doubt:
-                    # An attempt whose answer was lost may have deleted it; gone is gone.
+                    # An attempt whose reply was lost may have deleted it.
                     outcomes.append(Outcome(key, 204, DELETED))
                 case "a":
                     outcomes.append(Outcome(key, 404, NOT_FOUND))
@@ -233,7 +233,7 @@ class Statement:
 
 
 def _ranges(places: Sequence[int]) -> list["asyncpg.Range[int]"]:
-    """Return the ranges of places that ascend: mostly one, which costs nothing to send."""
+    """Return ascending places as ranges: mostly one, which costs nothing to send."""
     first, last = places[0], places[-1]
     if last - first == len(places) - 1:
         return [asyncpg.Range(first, last + 1)]

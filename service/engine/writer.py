@@ -1,7 +1,4 @@
-"""One writer for each database: batches hand over runs of items, and get their outcomes.
-
-What goes next is the schedule's to decide; here statements run, and what they did is told.
-"""
+"""Writer of one database: runs the statements that the scheduler chooses, and returns outcomes."""
 
 import asyncio
 import contextvars
@@ -38,7 +35,7 @@ from service.wire import Outcome
 logger = logging.getLogger(__name__)
 
 STATEMENT_SECONDS = 3
-"""After which a statement undoes itself, but for an item that runs alone."""
+"""Deadline of a statement, after which it is rolled back; solo items have a longer one."""
 
 LOCK_SECONDS = 5
 """How long an item that runs alone waits for a lock, in attempts no longer than it may run: longer
@@ -50,15 +47,15 @@ the rest of the batch gets 503 untried: a full disk or a locked table would take
 
 SOLO_ATTEMPTS = 5
 SOLO_DELAY_SECONDS = 0.05
-"""Doubled after every attempt of an item that runs alone."""
+"""Doubled after every attempt of a solo item."""
 
 
 class Writer:
-    """Applies the runs of all batches for one database; whatever happens, each gets outcomes."""
+    """Applies the chunks of all batches for one database. Every row gets an outcome."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        # Less than the statement may take, so that waiting can be told from working.
+        # Less than the statement can take, so that a lock timeout comes first.
         lock_timeout = min(LOCK_SECONDS, 0.75 * pool.statement_seconds)
         self._lock_attempts = math.ceil(LOCK_SECONDS / lock_timeout)
         max_solo = max(1, pool.max_size - SLOTS)
@@ -77,7 +74,7 @@ class Writer:
         )
 
     def sample(self) -> None:
-        """Update the metrics of what waits and what is at work."""
+        """Update the metrics of waiting and running rows."""
         self.pool.sample()
         scheduler, name = self._scheduler, self.pool.name
         metrics.WAITING_CHUNKS.labels(name).set(scheduler.waiting_chunks)
@@ -85,7 +82,7 @@ class Writer:
         metrics.SOLO_IN_USE.labels(name).set(scheduler.solo_running)
 
     async def close(self) -> None:
-        """Close the pool; statements at work are not waited for."""
+        """Close the pool without waiting for running statements."""
         self._cleanup.cancel()
         await asyncio.gather(self._cleanup, return_exceptions=True)
         await self.pool.close()
@@ -99,7 +96,7 @@ class Writer:
             return []
         started_at = time.monotonic()
         chunk = RowChunk(batch, rows, places)
-        # Before anything is waited for, so that runs stand in the order of their calls.
+        # Before any await, so that the chunks are in the order of the calls.
         batch.chunks.append(chunk)
         if chunk.has_receipts and batch.reserved is None:
             await self._prepare(batch)
@@ -114,7 +111,7 @@ class Writer:
         return outcomes
 
     async def _prepare(self, batch: Batch) -> None:
-        """Look at the whole batch, which meanwhile does not wait for its turn."""
+        """Acquire the request and read the whole batch, before the batch is enqueued."""
         batch.reserved = ReservedKeys(())
         batch.is_preparing = True
         try:
@@ -124,7 +121,7 @@ class Writer:
         except StillRunning:
             batch.block()
         except BaseException:
-            # Its other runs are answered, too.
+            # Its other chunks must get outcomes as well.
             batch.give_up("The batch could not be read")
             self._scheduler.add(batch)
             self._wake()
@@ -133,10 +130,9 @@ class Writer:
             batch.is_preparing = False
 
     def _wake(self, chunk: RowChunk | None = None) -> Statement | None:
-        """Start what can be started, but for the statement that holds the run: it is returned.
+        """Start all statements that can start, except the one with this chunk, which is returned.
 
-        Who waits for the run executes that itself; a task, and the ways there and back, cost
-        a request of one item 4% of its time.
+        The caller executes that one itself: a task would cost a one-item request 4% of its time.
         """
         own = None
         while (statement := self._scheduler.next_statement()) is not None:
@@ -173,7 +169,7 @@ class Writer:
             self._wake()
 
     async def _apply(self, statement: Statement) -> Applied:
-        """Send the statement; an item that runs alone again, while its cause may pass."""
+        """Send the statement; retry a solo item while its failure is transient."""
         seconds = float(self.pool.statement_seconds)
         if not statement.is_solo:
             seconds = min(STATEMENT_SECONDS, seconds)
@@ -192,7 +188,7 @@ class Writer:
             await asyncio.sleep(0 if has_waited else SOLO_DELAY_SECONDS * 2**attempt)
 
     def _settle(self, statement: Statement, applied: Applied) -> None:
-        """Note what became of the first items, and how the next one is to go."""
+        """Record the outcomes, and decide how the next item is sent."""
         self._scheduler.commutes = applied.commutes
         if applied.assigned is not None:
             self._scheduler.last_assigned = applied.assigned
@@ -202,7 +198,7 @@ class Writer:
             metrics.SEQUENTIAL_STATEMENTS.labels(cause, self.pool.name).inc()
         outcomes = applied.outcomes
         for chunk, start, end in statement.slices:
-            # An answer that was read also settles what became of an attempt before it.
+            # A reply that was read also settles the fate of an earlier attempt.
             chunk.in_doubt = 0
             own, outcomes = outcomes[: end - start], outcomes[end - start :]
             if own:
@@ -221,7 +217,7 @@ class Writer:
                 break
 
     def _time_out(self, statement: Statement, *, is_in_doubt: bool) -> None:
-        """After a statement that took too long: its items one by one."""
+        """Requeue the rows of a statement that timed out, to be sent one at a time."""
         for chunk, start, end in statement.slices:
             if statement.is_solo:
                 self._refuse_item(chunk, TIMED_OUT, is_in_doubt=is_in_doubt)
@@ -229,7 +225,7 @@ class Writer:
                 chunk.solo_rows = end - start
 
     def _refuse_item(self, chunk: RowChunk, sqlstate: str, *, is_in_doubt: bool = False) -> None:
-        """Answer an item that ran alone, and was refused by the database for itself."""
+        """Set the outcome of a solo item that the database rejected."""
         batch = chunk.batch
         meaning = get_meaning(sqlstate)
         if meaning.status != 503:
@@ -249,7 +245,7 @@ class Writer:
 
 
 def _refuse(statement: Statement, message: str, *, is_in_doubt: bool) -> None:
-    """The database cannot be reached or is ill: the rest of the batches gets 503 untried."""
+    """Abort the statement's batches, because the database is unavailable or unhealthy."""
     for chunk, start, end in statement.slices:
         chunk.batch.give_up(message)
         for _ in range(start, end):
@@ -257,7 +253,7 @@ def _refuse(statement: Statement, message: str, *, is_in_doubt: bool) -> None:
 
 
 def _fail(statement: Statement, error: Exception) -> None:
-    """The statement as a whole cannot run: find for whose sake, one by one.
+    """Requeue the rows of a statement that cannot run, to find the cause one at a time.
 
     Of class 42, a migration or a privilege is missing, for all alike.
     """

@@ -1,4 +1,4 @@
-"""The writers of all tenant databases by name; each is made when it is first needed."""
+"""Registry of the writers of all tenant databases; each is created on first use."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class WriterRegistry:
             return self._writers[name]
 
     async def readiness_error(self) -> str | None:
-        """Return in words why no database takes records now, None where one does."""
+        """Return why no database accepts records; None if at least one does."""
         checks = [asyncio.create_task(self._is_current(name)) for name in self._settings]
         has_answered = False
         try:
@@ -59,10 +59,10 @@ class WriterRegistry:
         return "No database answers."
 
     async def _is_current(self, name: str) -> bool | None:
-        """Return whether a database is at the current schema; None where it does not answer."""
+        """Return whether a database's schema is up to date; None if it does not respond."""
         pool = (await self.get(name)).pool
         if pool.is_exhausted:
-            # One of them will tell; do not queue behind them.
+            # The first caller's result is enough; do not queue behind it.
             return True
         try:
             connection = await pool.acquire(self._connect_seconds)

@@ -193,7 +193,7 @@ async def _call_handler(
         raise _make_http_problem(error) from None
     except (Unavailable, TimedOut) as error:
         detail = f"{str(error) or 'The database did not respond in time'}; retry later."
-        raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_away") from None
+        raise Problem(503, detail, {hdrs.RETRY_AFTER: "2"}, reason="database_unavailable") from None
     except Exception as error:
         if not isinstance(error, DatabaseNotReady):  # which is in the log
             logger.exception("unhandled exception", exc_info=without_message(error))

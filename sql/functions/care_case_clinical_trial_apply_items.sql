@@ -100,7 +100,7 @@ begin
             case when suspect > done then greatest(suspect - 1, done + 1) end
         );
         -- In a part of the items, those with key 0 do not come first.
-        is_set_group := is_distinct and suspect >= 0 and last - done > 1 and (
+        is_set_group := is_distinct and suspect >= 0 and last - done >= care_case_clinical_trial_min_set_items_cached() and (
             last - done = pg_catalog.cardinality(items)
             or coalesce(pg_catalog.cardinality(known_keys), 0) in (0, pg_catalog.cardinality(items))
         );

@@ -45,7 +45,7 @@ async def test_a_lock_timeout_is_503_and_spoils_no_later_chunk(make_service: Mak
     (row,) = await service.fetch("select current_database() as name")
     await service.execute(f"alter database {row['name']} set lock_timeout = '50ms'")
 
-    await assert_503_then_healed(service, "holds a lock", service.locked_table())
+    await assert_503_then_healed(service, "waiting for a lock", service.locked_table())
 
 
 async def test_a_statement_given_up_for_a_slow_trigger_holds_no_rows_of_others(

@@ -86,7 +86,7 @@ async def test_no_field_value_or_credential_is_logged_at_any_level(
     logged = "\n".join(
         line for line in logged.splitlines() if "service." in line or "aiohttp" in line
     )
-    assert "refused" in logged
+    assert "rejected" in logged
     assert "marker" not in logged
 
 

@@ -181,12 +181,12 @@ async def test_a_line_that_is_not_json_spoils_no_other(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--token", "marker"], "the service answered 401: "),
+        (["--token", "marker"], "the service returned 401: "),
         (
             ["--database", "marker"],
             "403: This database does not exist, or you do not have access to it.",
         ),
-        (["--url", "{url}/marker"], "the service answered 404"),
+        (["--url", "{url}/marker"], "the service returned 404"),
     ],
     ids=["token", "database", "path"],
 )
