@@ -92,6 +92,7 @@ async def is_ready(service: ServiceUnderTest) -> bool:
         return response.status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_upgraded", [False, True], ids=["new database", "upgraded database"])
 async def test_old_and_new_serve_together_whoever_migrates(
     old_tree: Path,

@@ -126,6 +126,7 @@ def open_to_anyone() -> list[tuple[str, str]]:
     return [(method, path) for method, path in routes if path not in probes.PATHS]
 
 
+@pytest.mark.slow
 async def test_no_document_and_no_unknown_api_key_costs_three_times_a_404(
     measure: Measure,
 ) -> None:

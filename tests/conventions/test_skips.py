@@ -42,7 +42,7 @@ def test_a_line_without_a_reason_is_refused() -> None:
     ("environment", "options", "status"),
     [
         ({"CI": "true"}, [], 1),
-        ({"CI": "true"}, ["-n", "2"], 1),
+        pytest.param({"CI": "true"}, ["-n", "2"], 1, marks=pytest.mark.slow),
         ({"TEST_STRICT_SKIPS": "1"}, [], 1),
         ({"CI": "false"}, [], 0),
         ({}, [], 0),

@@ -45,6 +45,7 @@ def test_the_unit_starts_reloads_and_stops_what_the_steps_before_it_installed() 
     assert f"/usr/sbin/nologin {found('^User=(.*)$', UNIT)}\n" in head
 
 
+@pytest.mark.slow
 async def test_of_four_processes_one_may_be_killed_under_load(
     start_process: StartProcess, tmp_path: Path
 ) -> None:

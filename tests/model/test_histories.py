@@ -51,10 +51,10 @@ def assert_kept(*verdicts: Verdict) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        "two services, opposite order",
+        pytest.param("two services, opposite order", marks=pytest.mark.slow),
         "sessions ended",
         "rows locked",
-        "service frozen",
+        pytest.param("service frozen", marks=pytest.mark.slow),
     ],
 )
 async def test_one_order_explains_what_senders_were_told(plain: World, fault: str) -> None:

@@ -72,7 +72,7 @@ def assert_each_failure_told_once(folder: Path) -> None:
     assert told == [place for place, record in enumerate(RECORDS, 1) if "case_Key" in record]
 
 
-@pytest.mark.parametrize("concurrency", ["1", "4"])
+@pytest.mark.parametrize("concurrency", ["1", pytest.param("4", marks=pytest.mark.slow)])
 async def test_after_any_number_of_kills(
     make_service: MakeService, command: Command, tmp_path: Path, concurrency: str
 ) -> None:
