@@ -3,6 +3,7 @@
 Codes and classes: PostgreSQL documentation, appendix A "PostgreSQL Error Codes".
 """
 
+import re
 from typing import NamedTuple
 
 from service.wire import Item, shorten_message
@@ -114,6 +115,9 @@ STILL_RUNNING = "CT003"
 NO_RECEIPTS = "CT002"
 """Stands for a missing privilege on the receipts, which is not the item's 403."""
 
+_NULL_COLUMN = re.compile('null value in column "([^"]+)"')
+"""Start of a not-null error: a worker of Citus names the column only there."""
+
 _JSON_NAMES = dict(zip(Item.__struct_fields__, Item.__struct_encode_fields__, strict=True))
 
 
@@ -141,6 +145,8 @@ def get_sqlstate(error: Exception) -> str:
 
 def format_message(message: str, column: str | None) -> str:
     """Return an outcome's message: the JSON field, if PostgreSQL names it, and the reason."""
+    if not column and (found := _NULL_COLUMN.match(message)):
+        column = found[1]
     if column in _JSON_NAMES:
         message = f"{_JSON_NAMES[column]}: {message}"
     return shorten_message(message or "The database rejected the item.")

@@ -78,6 +78,7 @@ def test_a_code_counts_before_its_class_and_what_is_unknown_is_500() -> None:
         ("too long", None, "too long"),
         ("is null", "study_drug", "study_Drug: is null"),
         ("is null", "a column of the tenant's own", "is null"),
+        ('null value in column "case_key" of', "", 'case_Key: null value in column "case_key" of'),
         ("x" * 501, None, "x" * 499 + "…"),
     ],
 )
