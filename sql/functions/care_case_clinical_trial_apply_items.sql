@@ -66,7 +66,7 @@ declare
     done integer := 0;
     savepoints integer := 0;
     -- So many items have gone well since the last that failed, and are tried as one group.
-    good_items integer := pg_catalog.cardinality(items);
+    good_items integer := greatest(pg_catalog.cardinality(items), 32);
     last integer;
     -- The item at which a group failed; -1: one of the next group fails.
     suspect integer := 0;
