@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import logging
 import random
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
@@ -23,7 +24,7 @@ CHECK_SECONDS = 5
 """Timeout of a lookup of receipts, and of one round of their cleanup."""
 
 CLEANUP_SECONDS = 600
-"""How often a process deletes expired requests, with jitter."""
+"""Mean time between two cleanups of expired requests by one process."""
 
 CLEANUP_REQUESTS = 200
 CLEANUP_PAUSE_SECONDS = 0.1
@@ -49,7 +50,8 @@ class RequestRegistry:
     async def check_body(self, request: UUID, digest: UUID) -> None:
         """Raise AnotherBody if the request created records with another body.
 
-        Requests that ask while a look is on its way share the next one. Raises what served() does.
+        Requests that ask during a lookup share the next one. Raises what run_system_statement()
+        does.
         """
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._unchecked.append((request, digest, answer))
@@ -63,22 +65,8 @@ class RequestRegistry:
         while self._unchecked:
             asked, self._unchecked = self._unchecked, []
             requests, digests, answers = zip(*asked, strict=True)
-
-            async def work(
-                connection: PooledConnection,
-                _deadline: float,
-                seconds: float,
-                requests: tuple[UUID, ...] = requests,
-                digests: tuple[UUID, ...] = digests,
-            ) -> set[int]:
-                query = self._pool.sql(OTHER_BODIES)
-                rows = await connection.fetch(query, requests, digests, timeout=seconds)
-                return {place for (place,) in rows}
-
             try:
-                others = await run_system_statement(
-                    self._pool, work, CHECK_SECONDS, "", failure="idempotency check failed"
-                )
+                others = await self._find_other_bodies(requests, digests)
             except Exception as error:
                 for answer in answers:
                     if not answer.done():
@@ -87,6 +75,20 @@ class RequestRegistry:
                 for place, answer in enumerate(answers, 1):
                     if not answer.done():
                         answer.set_result(place in others)
+
+    async def _find_other_bodies(
+        self, requests: Sequence[UUID], digests: Sequence[UUID]
+    ) -> set[int]:
+        """Return the places, from 1, of requests that created records with another body."""
+
+        async def work(connection: PooledConnection, _deadline: float, seconds: float) -> set[int]:
+            query = self._pool.sql(OTHER_BODIES)
+            rows = await connection.fetch(query, requests, digests, timeout=seconds)
+            return {place for (place,) in rows}
+
+        return await run_system_statement(
+            self._pool, work, CHECK_SECONDS, "", failure="idempotency check failed"
+        )
 
     async def acquire(self, batch: Batch) -> None:
         """Count the batch as in progress until release(), once the same request no longer is.

@@ -14,12 +14,12 @@ from service.engine.sqlstates import TRANSIENT_ARRAY
 from service.wire import IDEMPOTENCY_HEADER, INT32, Outcome
 
 MAX_PLACE_SPAN = 2048
-"""How far apart in the request the items of one statement are at most; the look for receipts
-relies on it (sql/functions/care_case_clinical_trial_apply.sql)."""
+"""Maximum distance in the request between the items of one statement; the lookup of receipts relies
+on it (sql/functions/care_case_clinical_trial_find_receipts.sql)."""
 
 SHORT_LOCK_TIMEOUT = "80ms"
-"""Whoever holds others' rows waits no longer for a lock: less than deadlock_timeout, so that
-waiting in a circle ends before PostgreSQL kills one of them."""
+"""lock_timeout of a statement that holds others' rows: less than deadlock_timeout, so that waiting
+in a circle ends before PostgreSQL kills one of them."""
 
 CREATED, UPDATED, DELETED = "Created", "Updated", "Deleted"
 SUPPRESSED = "A database trigger suppressed the write."
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     states: str
     commutes: bool
     is_by_key: bool
-    assigned: Sequence[int]
+    assigned: Sequence[int | None]
     sqlstates: Sequence[str]
     messages: Sequence[str]
     columns: Sequence[str]
@@ -64,7 +64,7 @@ class Applied(NamedTuple):
     """Result of a statement: outcomes of the first items, and why it stopped before the others.
 
     ``stopped``: the SQLSTATE for which it left the next item; ``commutes``: whether rows of
-    different keys do; ``assigned``: the last key that it drew.
+    different keys do; ``assigned``: the last key that it assigned.
     """
 
     outcomes: list[Outcome]

@@ -185,7 +185,7 @@ begin
             good_items := 0;
         end;
     end loop;
-    messages := care_case_clinical_trial_without_shards(messages);
+    messages := case when messages is not null then care_case_clinical_trial_without_shards(messages) end;
     perform care_case_clinical_trial_finish(
         states, mode, request, known_keys, assigned, case when is_by_key then null else sequence end, deadline
     );

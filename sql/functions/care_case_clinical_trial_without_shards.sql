@@ -7,7 +7,7 @@ as $$
 declare
     shards text;
 begin
-    if messages is null or to_regclass('pg_catalog.pg_dist_shard') is null then
+    if to_regclass('pg_catalog.pg_dist_shard') is null then
         return messages;
     end if;
     shards := '_(' || (select string_agg(shard.shardid::text, '|') from pg_dist_shard as shard) || ')"';

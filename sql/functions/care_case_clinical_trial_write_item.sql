@@ -67,7 +67,7 @@ begin
     where stored.update_date <= latest
     returning
         stored.care_case_clinical_trial_key,
-        case when is_partitioned is not true then stored.xmax = 0 end
+        case when not is_partitioned then stored.xmax = 0 end
     into key, is_new;
     if key is null then
         return care_case_clinical_trial_unwritten_state(sent, latest);
