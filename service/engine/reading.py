@@ -42,7 +42,7 @@ class Page(NamedTuple):
 async def find(pool: Pool, key: int, activity_id: str) -> Item | None:
     """Return the record with this key; None if it does not exist.
 
-    Raises what served() does.
+    Raises what run_system_statement() does.
     """
     rows = await _read(pool, RECORD, (key,), activity_id)
     return Item(*rows[0]) if rows else None
@@ -61,7 +61,8 @@ async def page(
 
     The key breaks ties. A single record can have any number of bytes.
 
-    Raises KeyError for a field that records do not have, PageTooLarge, and what served() does.
+    Raises KeyError for a field that records do not have, PageTooLarge, and what
+    run_system_statement() does.
     """
     statement = PAGE.replace("{order}", _order(sorting))
     max_bytes = max_bytes if limit > 1 else sys.maxsize

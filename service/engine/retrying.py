@@ -217,7 +217,7 @@ def _describe_refusal(cause: Exception, pool: Pool) -> str:
 
 
 async def _connected(pool: Pool, lost: _ConnectionLost | None) -> PooledConnection:
-    """Yield a connection once the statements of lost ones have ended. Raises _NoConnection."""
+    """Return a connection once the statements of lost ones have ended. Raises _NoConnection."""
     started_at = time.monotonic()
     try:
         connection = await pool.acquire(ACQUIRE_SECONDS)

@@ -25,7 +25,7 @@ Row = tuple[Any, ...]
 class Mode(StrEnum):
     """Effect on a record that exists, and on an item whose record does not.
 
-    Defined in sql/functions/care_case_clinical_trial_apply.sql.
+    Defined in sql/functions/care_case_clinical_trial_apply_items.sql.
     """
 
     UPSERT = "upsert"
@@ -54,9 +54,9 @@ class Batch:
     Under ``key`` it can be resent; ``request_id`` identifies it in its receipts: of its key-0
     records, and of all that it creates in the mode ``create``. Only if there are such,
     ``read_keys_and_digest`` is called, and the batch acquires its request, for which it waits up to
-    ``wait_seconds``. ``is_gone`` tells whether nobody waits for its outcomes any more, so that
-    nothing further of it is to start; ``has_more``, whether it has more than one run. After a
-    503, later items with a key in ``refused_keys`` get 503 as well.
+    ``wait_seconds``. ``is_gone`` returns True once nobody waits for its outcomes, after which it
+    starts nothing more; ``has_more``: it has more than one chunk. After a 503, later items with a
+    key in ``refused_keys`` get 503 as well.
     """
 
     database: str
@@ -117,8 +117,8 @@ class RowChunk:
     """Consecutive rows of a batch, passed to the writer together.
 
     ``places`` are those of the items in the request. Of the rows, the first ``len(outcomes)``
-    are dealt with; the next ``solo_rows`` go one by one; some may be at work in a statement. Those
-    before ``in_doubt`` may be done already: the answer of a statement that had them was lost.
+    are processed; the next ``solo_rows`` go one at a time; ``running_rows`` are in a statement.
+    Rows before ``in_doubt`` may already be committed: the reply was lost.
     """
 
     def __init__(self, batch: Batch, rows: list[Row], places: Sequence[int]) -> None:

@@ -14,8 +14,8 @@ class Meaning(NamedTuple):
 
     ``is_transient``: it does not lie in an item, so the item is left for another statement.
     ``is_retried``: the same may succeed a moment later, so it is tried before anybody is told.
-    ``is_stale``: a connection raises it that knows what was dropped and made anew since, such as
-    a type after a restore; another may not.
+    ``is_stale``: the connection may remember something that was dropped and recreated since, such
+    as a type after a restore; a new connection does not.
     ``message``: why, for the caller of a 503 and for the operator of a 500.
     """
 

@@ -38,12 +38,12 @@ STATEMENT_SECONDS = 3
 """Deadline of a statement, after which it is rolled back; solo items have a longer one."""
 
 LOCK_SECONDS = 5
-"""How long an item that runs alone waits for a lock, in attempts no longer than it may run: longer
-than any statement, of another service too, may hold one for the sake of other items."""
+"""Total lock wait of a solo item, in attempts within its time limit. No statement of this or
+another service holds a lock for that long for the sake of other items."""
 
 MAX_CONSECUTIVE_REJECTIONS = 8
-"""After so many items that ran alone and were refused by the database, with no success between,
-the rest of the batch gets 503 untried: a full disk or a locked table would take hours."""
+"""Number of solo items in a row that the database rejected after which the rest of the batch gets
+503 untried: with a full disk or a locked table it would take hours."""
 
 SOLO_ATTEMPTS = 5
 SOLO_DELAY_SECONDS = 0.05

@@ -197,7 +197,7 @@ def _split_items(array: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _has_date_to_check(item: Item) -> bool:
-    """Tell whether a date's offset may move it out of the years 1 to 9999."""
+    """Return whether a date's offset can move it out of the years 1 to 9999."""
     entry, update = item.entry_date, item.update_date
     return (entry is not None and not 1 < entry.year < 9999) or (
         update is not None and not 1 < update.year < 9999
@@ -205,7 +205,7 @@ def _has_date_to_check(item: Item) -> bool:
 
 
 def _is_about_form(error: ValidationError) -> bool:
-    """Tell whether another form of a date or of an integer may be what msgspec complains of."""
+    """Return whether msgspec may have rejected only the form of a date or of an integer."""
     reason = str(error)
     return "RFC3339" in reason or "timezone" in reason or "got `float`" in reason
 

@@ -27,7 +27,7 @@ from service.items.json_scanner import (
 from service.json_text import KINDS
 
 PROBE_BYTES = 16 * 1024
-"""How much of the body tells the size of its items."""
+"""Bytes of the body from which the size of its items is estimated."""
 
 CHUNK_BYTES = 512 * 1024
 """What a chunk has at most, but for its last item."""

@@ -153,7 +153,7 @@ def _decode_record(text: Any) -> Any:
     try:
         record = _JSON.decode(text)
     except (ValueError, RecursionError) as error:
-        # Of _number: the JSON itself cannot be invalid, since any value is allowed.
+        # From _parse_number: the JSON itself cannot be invalid, since any value is allowed.
         is_number = isinstance(error, msgspec.ValidationError)
         reason = "number out of range" if is_number else _describe_unreadable(bytes(text))
         return Refused(reason, bytes(text).decode(errors="replace").strip())
